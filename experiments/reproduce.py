@@ -38,6 +38,7 @@ from provision.leasing.reconciler import Reconciler
 from provision.leasing.release import lease_deletion_message
 from provision.leasing.request import LeaseRequest, slot_in_words
 from provision.leasing.reserve import choose_slots
+from provision.models import Host
 from provision.sites.base import LeasingSite, SimulatedServers
 from provision.words import number_with_noun
 
@@ -109,7 +110,8 @@ def reproduce(
     lease_request, stages, site = reproduction.lease_request, Stages(view), reproduction.site
     with stages.stage("doctor"):
         _run_preflight_checks(reproduction, reconciler, view)
-    runs = _prepare_runs(reproduction, reconciler)
+    host = _expected_host(reproduction, reconciler)
+    runs = _prepare_runs(reproduction, host)
     active = reconciler.journal.active_lease(lease_request.name)
     if active and (why := lease_deletion_message(reconciler, active)):
         with stages.stage("release"):
@@ -128,7 +130,7 @@ def reproduce(
             predictions = _show_predictions(runs, view)
     if not active:
         with stages.stage("slots"):
-            times = _expected_times(reproduction, runs, predictions)
+            times = _expected_times(host.node_type, runs, predictions)
             view.print_line(times.summary)
             reproduction = _with_lease_length(reproduction, times, view.print_line)
             lease_request = reproduction.lease_request
@@ -140,11 +142,13 @@ def reproduce(
         confirm(slot)
     finished = _run_on_lease(reproduction, runs, reconciler, stages)
     if times and not reproduction.keep:
-        _record_lease(reproduction, reconciler, times, stages)
+        _record_lease(reproduction, reconciler, host.node_type, times, stages)
     return finished
 
 
-def _record_lease(reproduction: Reproduction, reconciler: Reconciler, times: ExpectedTimes, stages: Stages) -> None:
+def _record_lease(
+    reproduction: Reproduction, reconciler: Reconciler, node_type: str, times: ExpectedTimes, stages: Stages
+) -> None:
     """Record and show what the lease has cost, and what was predicted before it began."""
     name = reproduction.lease_request.name
     past = [one for one in past_leases(reconciler.journal.entries(), reconciler.clock.now()) if one.name == name]
@@ -153,7 +157,7 @@ def _record_lease(reproduction: Reproduction, reconciler: Reconciler, times: Exp
         return
     record = LeaseRecord(
         name=name,
-        node_type=reproduction.lease_request.requirements.node_type or "",
+        node_type=node_type,
         su_per_hour=past[-1].su_per_hour,
         predicted_setup_s=times.leases.setup.total_seconds(),
         predicted_run_s=predicted_run_s,
@@ -205,11 +209,12 @@ def _configure(site: LeasingSite, machines: Sequence[Machine], setup: Setup, vie
 
 def planned_operations(reproduction: Reproduction, reconciler: Reconciler) -> list[str]:
     """Return one line for each operation that ``reproduce`` would perform, and change nothing. Raises LeaseTooLong."""
-    runs, name = _prepare_runs(reproduction, reconciler), reproduction.lease_request.name
+    host, name = _expected_host(reproduction, reconciler), reproduction.lease_request.name
+    runs = _prepare_runs(reproduction, host)
     left = [(run, rows) for run in runs if (rows := run.rows_left())]
     lines: list[str] = []
     if left and not reconciler.journal.active_lease(name):
-        times = _expected_times(reproduction, runs, ())
+        times = _expected_times(host.node_type, runs, ())
         lines.append(times.summary)
         reproduction = _with_lease_length(reproduction, times, lines.append)
     else:
@@ -226,15 +231,13 @@ def planned_operations(reproduction: Reproduction, reconciler: Reconciler) -> li
     ]
 
 
-def _expected_times(
-    reproduction: Reproduction, runs: Sequence[PreparedRun], predictions: Sequence[Prediction]
-) -> ExpectedTimes:
+def _expected_times(node_type: str, runs: Sequence[PreparedRun], predictions: Sequence[Prediction]) -> ExpectedTimes:
     """Return the expected times of the rows that have no result yet, and of the lease's setup."""
     results, target = runs[0].options.results, runs[0].target
     stored = StoredTimes.read(results, predictions)
     left = {run.suite.suite: [row.spec for row in run.rows_left()] for run in runs}
     specs = {suite: rows for suite, rows in left.items() if rows}
-    leases = earlier_leases(read_records(results), reproduction.lease_request.requirements.node_type)
+    leases = earlier_leases(read_records(results), node_type)
     gpus = target.max_nodes * len(target.node.gpus)
     return expected_times(specs, target.node, gpus, stored, own_jobs=True, leases=leases)
 
@@ -274,10 +277,14 @@ def _run_preflight_checks(reproduction: Reproduction, reconciler: Reconciler, vi
         raise PreflightFailed("; ".join(failed))
 
 
-def _prepare_runs(reproduction: Reproduction, reconciler: Reconciler) -> list[PreparedRun]:
-    """Prepare the runs for the node that will be leased, from the site's description of this node."""
+def _expected_host(reproduction: Reproduction, reconciler: Reconciler) -> Host:
+    """Return the site's description of a host like those that will be leased."""
+    return matching_hosts(reconciler.query(reproduction.site.hosts), reproduction.lease_request.requirements)[0]
+
+
+def _prepare_runs(reproduction: Reproduction, host: Host) -> list[PreparedRun]:
+    """Prepare the runs for the node that will be leased."""
     count = reproduction.lease_request.requirements.count
-    host = matching_hosts(reconciler.query(reproduction.site.hosts), reproduction.lease_request.requirements)[0]
     target = expected_target(expected_node(host), count, reproduction.setup.image_variant)
     return [_with_recorded_data(prepare(options, target)) for options in reproduction.suites]
 

@@ -28,7 +28,7 @@ class LeaseRecord(Record):
     """A lease on which suites were reproduced from its beginning to its release."""
 
     name: str = Field(description="name of the lease")
-    node_type: str = Field(description="type of its nodes; empty: any")
+    node_type: str = Field(description="type of its nodes")
     su_per_hour: float | None = Field(description="price of all nodes, service units an hour; None: unknown")
     predicted_setup_s: float = Field(description="predicted time in which no suite runs, s")
     predicted_run_s: float = Field(description="predicted time of the suites, s")
@@ -108,7 +108,7 @@ def append_record(results: Path, record: LeaseRecord) -> None:
         file.write(record.model_dump_json() + "\n")
 
 
-def earlier_leases(records: Iterable[LeaseRecord], node_type: str | None) -> EarlierLeases:
+def earlier_leases(records: Iterable[LeaseRecord], node_type: str) -> EarlierLeases:
     """Return the medians over earlier leases of that node type; without any, what is assumed."""
     found = [record for record in records if record.node_type == node_type]
     if not found:

@@ -14,6 +14,7 @@ from tests.support.results.semesters import time_noise
 EVIDENCE = ROOT / "experiments" / "evidence"
 SUMMARY = re.compile(r"^(?:[\w ]+): median(?: error)? ([\d.]+)%, worst ([\d.]+)% of (\d+) cases$", re.MULTILINE)
 SCRIPT_TIMES = re.compile(r"^step: mean ([\d.]+)%, median ([\d.]+)%, worst [\d.]+% of (\d+) cases$", re.MULTILINE)
+COUNTS = {5: "five", 7: "seven", 8: "eight"}
 TIMES_HOW_TO = "how-to/predict-times.md"
 TIMES = re.compile(r"^Error: mean ([\d.]+)%, worst ([\d.]+)%;", re.MULTILINE)
 
@@ -141,7 +142,7 @@ def test_the_page_states_the_stored_errors_of_unmeasured_operations() -> None:
 
 def test_the_pages_state_the_stored_errors_of_published_times() -> None:
     found = json.loads((EVIDENCE / "prediction_published" / "times.json").read_text())
-    names = ("error", "allocation_error", "neusight_error", "roofline_error", "factor_error")
+    names = ("error", "allocation_error", "clearing_error", "neusight_error", "roofline_error", "factor_error")
     for one in found["means"].values():
         cells = [one["labels"], *(f"{100 * one[name]:.1f} %" for name in names)]
         assert f"| {' | '.join(map(str, cells))} |" in page()
@@ -149,10 +150,38 @@ def test_the_pages_state_the_stored_errors_of_published_times() -> None:
     how_to = page(TIMES_HOW_TO)
     assert f"the mean error is {ours['h100_80gb']} on an H100 80GB, {ours['v100_32gb']} on a V100 32GB (PCIe)" in how_to
     assert f"{ours['a100_80gb']} on an A100 80GB (PCIe) and {ours['l4_24gb']} on an L4" in how_to
-    allocations = found["means"]["a100_80gb"]["allocation_error"]
-    assert f"mean error on the A100 is {100 * allocations:.1f} %" in how_to
+    clearing = found["means"]["a100_80gb"]["clearing_error"]
+    assert f"mean error on the A100 is {100 * clearing:.1f} %" in how_to
     assert f"a mean error of {100 * found['means']['a100_80gb']['backward_error']:.1f} %" in page()
     assert f"published measurements of {len(found['labels'])} trainings" in page()
+
+
+def test_forward_passes_of_published_times_are_the_stored_ones() -> None:
+    found = json.loads((EVIDENCE / "prediction_published" / "times.json").read_text())
+    forward = {one["training"]: one for one in found["labels"] if one["card"] == "a100_80gb"}
+    longer = sorted(one["measured_s"][0] / one["predicted_s"][0] - 1 for one in forward.values())
+    slow = [round(100 * one) for one in longer if one > 0.1]
+    words = f"{COUNTS[len(slow)]} of {COUNTS[len(longer)]} forward passes took {slow[0]} to {slow[-1]} % longer"
+    others = f"the others {-100 * longer[0]:.0f} % less to {100 * longer[-len(slow) - 1]:.0f} % more"
+    assert f"On the A100, {words} than predicted, and {others}." in page()
+    two, one = forward["opt_13-2048-2"], forward["opt_13-2048-1"]
+    allocated = f"allocates {two['allocated_gib'][0]:.0f} GiB, and {two['uncleared_gib']:.0f} GiB of it"
+    assert f"With two texts, the forward pass of OPT {allocated} have to be cleared." in page()
+    assert one["uncleared_gib"] == forward["bert_large-512-8"]["uncleared_gib"] == 0
+    assert f"With one text, it allocates {one['allocated_gib'][0]:.0f} GiB, and nothing" in page()
+    sums = {each["training"]: each for each in found["forward_operations"] if each["card"] == "a100_80gb"}
+    for name in ("opt_13-2048-1", "opt_13-2048-2"):
+        measured_ms, operations_ms = (f"{1000 * sums[name][key]:.0f} ms" for key in ("measured_s", "operations_s"))
+        assert re.search(f"has operations of {operations_ms}, (but|and) its forward pass took {measured_ms}", page())
+    assert f"BERT with eight texts also lost {1000 * sums['bert_large-512-8']['rest_s']:.0f} ms" in page()
+
+
+def test_errors_of_published_linear_layers_are_the_stored_ones() -> None:
+    layers = json.loads((EVIDENCE / "prediction_published" / "times.json").read_text())["linear_layers"]
+    errors = {name: 100 * fmean(abs(one[f"{name}_error"]) for one in layers) for name in ("bias", "none")}
+    assert f"measured {COUNTS[len(layers)]} linear layers alone" in page()
+    assert f"with a bias, these layers have a mean error of {errors['bias']:.1f} %" in page()
+    assert f"without a bias, they have a mean error of {errors['none']:.1f} %" in page()
 
 
 def test_the_page_states_the_stored_errors_of_pytorchs_estimator() -> None:

@@ -160,6 +160,16 @@ def test_the_predicted_setup_time_of_a_lease_is_that_of_earlier_leases_of_the_no
     assert other.leases == NO_LEASES
 
 
+def test_a_lease_for_any_node_type_is_recorded_with_the_type_of_its_nodes(
+    journaled_lease, make_reproduction, reconciler, tmp_path
+):
+    given = make_reproduction()
+    requirements = replace(given.lease_request.requirements, node_type=None, gpu_model="A100")
+    any_type = replace(given, lease_request=replace(given.lease_request, requirements=requirements))
+    reproduce(any_type, reconciler, LineRecorder(), lambda slot: None)
+    assert [one.node_type for one in read_records(tmp_path)] == [HOST.node_type]
+
+
 @pytest.mark.parametrize("problem", [ConfigureFailed("disk full"), Interrupted("SIGINT"), KeyboardInterrupt()])
 def test_the_lease_is_released_however_the_last_stage_ends(
     problem, recorded_stages, make_reproduction, reconciler, events, monkeypatch

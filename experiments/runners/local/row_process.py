@@ -19,6 +19,8 @@ ROW_VARIABLE = "TESTBED_ROW"
 WORKER_VARIABLE = "TESTBED_WORKER"
 """Environment variable with the module that runs the row; the row's notebook reads it."""
 NOTEBOOK_LOG = "notebook.log"
+HUGE_PAGES_VARIABLE = "THP_MEM_ALLOC_ENABLE"
+"""PyTorch's variable for transparent huge pages (c10/core/impl/alloc_cpu.cpp)."""
 
 
 def start(row_folder: Path, worker: str, environment: Mapping[str, str]) -> warm_start.Process:
@@ -39,9 +41,11 @@ def environment_of_modules() -> dict[str, str]:
     """Return this process's environment for programs that run modules of this checkout from any folder.
 
     Programs of the Python environment are first on PATH, activated or not: PyTorch compiles extensions with its ninja,
-    and another version of ninja compiles all of them again.
+    and another version of ninja compiles all of them again. PyTorch requests huge pages for large tensors in host
+    memory, unless the variable is set: an optimizer on the host fills more than 100 GiB.
     """
     return {
+        HUGE_PAGES_VARIABLE: "1",
         **os.environ,
         "PYTHONPATH": _prepend_folder(str(CODE_FOLDER), "PYTHONPATH"),
         "PATH": _prepend_folder(str(Path(sys.executable).parent), "PATH"),

@@ -60,6 +60,30 @@ class Label(Stated):
         return self.forward_ms + self.backward_ms
 
 
+class LinearLayer(Stated):
+    """A linear layer with a bias, whose forward pass the source measured alone. rows: tokens; columns: outputs."""
+
+    card: str
+    rows: int
+    columns: int
+    depth: int
+    ms: float
+
+
+class ForwardOperations(Stated):
+    """The operations of a label's forward pass, each measured alone by the source: of a layer, and after the layers."""
+
+    card: str
+    training: str
+    layers: int
+    layer_ms: tuple[float, ...]
+    head_ms: tuple[float, ...]
+
+    @property
+    def total_ms(self) -> float:
+        return self.layers * sum(self.layer_ms) + sum(self.head_ms)
+
+
 class PublishedTimes(Stated):
     """The contents of times.yaml."""
 
@@ -67,6 +91,8 @@ class PublishedTimes(Stated):
     cards: dict[str, Board]
     models: dict[str, Model]
     labels: tuple[Label, ...]
+    linear_layers: tuple[LinearLayer, ...]
+    forward_operations: tuple[ForwardOperations, ...]
 
     def card(self, name: str) -> Card:
         """Return the card of the catalog with the peak rates of the measured board."""
@@ -80,17 +106,30 @@ class PublishedTimes(Stated):
 
 
 class TrainingOperations(BaseModel):
-    """The operations of a training's forward and backward pass, each with the number of its executions."""
+    """The operations of a training's forward and backward pass, each with the number of its executions.
+
+    reserved_gib: memory that the allocator has reserved at the end of an iteration.
+    """
 
     training: str
     model: str
     phases: dict[str, dict[str, int]]
     allocated_gib: dict[str, float]
+    reserved_gib: float
 
     def recorded(self, name: str) -> RecordedPhase:
         """Return the pass called ``name``: forward or backward."""
         assert name in PASSES
         return RecordedPhase("forward" if name == "forward" else "backward", 0, self.phases[name])
+
+    def uncleared_gib(self, card: Card) -> float:
+        """Return how much freed memory the forward pass needs again before the driver has had time to clear it.
+
+        Memory that the iteration before has reserved is freed at once, but cleared in the background. Only the rest of
+        the card is available at once.
+        """
+        needed = self.reserved_gib + self.allocated_gib["forward"] + card.context_gib
+        return max(0.0, needed - card.memory_gib)
 
 
 def published_times() -> PublishedTimes:

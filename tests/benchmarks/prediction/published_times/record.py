@@ -55,6 +55,7 @@ def record_training(label: Label, model: Model, phantom: Phantom) -> TrainingOpe
         model=type(network).__name__,
         phases={"forward": dict(forward.operations), "backward": dict(backward.operations)},
         allocated_gib=allocated,
+        reserved_gib=reserved[3] / GIB,
     )
 
 

@@ -47,7 +47,7 @@ def test_a_recurrent_layer_keeps_memory_for_the_backward_pass_and_needs_a_worksp
         ("4 x 4, stride 2", 52_428_947, 52_428_947, 60_817_967),
         ("3 channels", 0, 0, 0),
         ("transposed", 52_428_947, 52_428_947, 60_817_967),
-        ("1 x 1 in 16 bit", 38_535_424, 38_535_424, None),
+        ("1 x 1 in 16 bit", 38_535_315, None, None),
         ("depthwise", 0, 0, 0),
         ("depthwise, channels last", 0, 0, 12_845_056),
         ("depthwise, 40 channels", 0, 0, 294_912),

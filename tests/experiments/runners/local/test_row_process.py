@@ -136,3 +136,11 @@ def test_a_results_folder_that_cannot_be_written_is_a_user_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written to"), lock_folder(tmp_path / "file" / "run"):
         pass
+
+
+@pytest.mark.parametrize(("set_by_user", "value"), [(None, "1"), ("0", "0")])
+def test_rows_use_huge_pages_unless_the_user_sets_the_variable(set_by_user, value, monkeypatch):
+    monkeypatch.delenv(row_process.HUGE_PAGES_VARIABLE, raising=False)
+    if set_by_user:
+        monkeypatch.setenv(row_process.HUGE_PAGES_VARIABLE, set_by_user)
+    assert row_process.environment_of_modules()[row_process.HUGE_PAGES_VARIABLE] == value
