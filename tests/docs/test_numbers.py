@@ -156,7 +156,7 @@ def test_the_pages_state_the_stored_errors_of_published_times() -> None:
     assert f"published measurements of {len(found['labels'])} trainings" in page()
 
 
-def test_forward_passes_of_published_times_are_the_stored_ones() -> None:
+def test_the_page_states_the_stored_times_of_published_forward_passes() -> None:
     found = json.loads((EVIDENCE / "prediction_published" / "times.json").read_text())
     forward = {one["training"]: one for one in found["labels"] if one["card"] == "a100_80gb"}
     longer = sorted(one["measured_s"][0] / one["predicted_s"][0] - 1 for one in forward.values())
@@ -176,7 +176,7 @@ def test_forward_passes_of_published_times_are_the_stored_ones() -> None:
     assert f"BERT with eight texts also lost {1000 * sums['bert_large-512-8']['rest_s']:.0f} ms" in page()
 
 
-def test_errors_of_published_linear_layers_are_the_stored_ones() -> None:
+def test_the_page_states_the_stored_errors_of_published_linear_layers() -> None:
     layers = json.loads((EVIDENCE / "prediction_published" / "times.json").read_text())["linear_layers"]
     errors = {name: 100 * fmean(abs(one[f"{name}_error"]) for one in layers) for name in ("bias", "none")}
     assert f"measured {COUNTS[len(layers)]} linear layers alone" in page()
