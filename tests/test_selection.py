@@ -13,7 +13,7 @@ from tests.testbed.conftest import CLOUDS
 
 
 @pytest.mark.xdist_group("one worker")
-def test_the_scheduler_gets_the_group_of_a_test(request):
+def test_the_xdist_group_of_a_test_is_passed_to_the_scheduler(request):
     grouped = request.config.getoption("loadgroup", False)
     assert request.node.nodeid.endswith("@one worker") == grouped
 
@@ -23,7 +23,7 @@ def test_slow_tests_run_first(request):
     assert fast == sorted(fast)
 
 
-def test_no_more_workers_than_requested_start_openstack_services(request):
+def test_openstack_services_start_in_no_more_workers_than_requested(request):
     leasing = [item for item in request.session.items if item.get_closest_marker("openstack")]
     groups = {item.get_closest_marker("xdist_group").args[0] for item in leasing}
     assert len(groups) == min(CLOUDS, len(leasing))
@@ -32,7 +32,7 @@ def test_no_more_workers_than_requested_start_openstack_services(request):
 
 
 @pytest.mark.parametrize("place", FILES)
-def test_a_place_in_the_list_of_slow_tests_exists(place):
+def test_every_entry_in_the_list_of_slow_tests_exists(place):
     file, _, test = place.partition("::")
     assert f"def {test or 'test_'}" in (Path(__file__).parent / file).read_text()
 
@@ -52,7 +52,7 @@ def test_a_slow_test_can_start_any_program(tmp_path):
     assert subprocess.run([PYTHON, "-c", "", "experiments.prediction.tracer"]).returncode == 0
 
 
-def test_make_lets_python_keep_its_compiled_modules():
+def test_make_lets_python_store_compiled_modules():
     show = ["make", "--silent", "--eval", "show: ; @echo [$$PYTHONDONTWRITEBYTECODE]", "show"]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     assert subprocess.run(show, cwd=CODE_FOLDER, env=environment, capture_output=True, text=True).stdout == "[]\n"

@@ -45,7 +45,7 @@ def lint_imports(tmp_path):
     return lambda: subprocess.run([linter, "--no-cache"], cwd=tmp_path, env=environment, capture_output=True).returncode
 
 
-def test_no_import_violates_a_contract(lint_imports):
+def test_no_import_violates_an_import_contract(lint_imports):
     assert lint_imports() == 0
 
 
@@ -63,13 +63,13 @@ def test_no_import_violates_a_contract(lint_imports):
         ("experiments/runners/plan.py", "import fabric"),
     ],
 )
-def test_an_import_that_points_upward_is_found(module, planted, lint_imports, tmp_path):
+def test_an_import_from_a_higher_layer_is_found(module, planted, lint_imports, tmp_path):
     with (tmp_path / module).open("a") as file:
         file.write(f"\n{planted}\n")
     assert lint_imports() == 1
 
 
-def test_the_services_of_the_testbed_are_prepared_with_only_the_standard_library():
+def test_preparing_the_testbed_s_services_needs_only_the_standard_library():
     """`make testbed-env` runs at the same time as `make env`, when no package is installed yet."""
     command = [sys.executable, "-S", "-c", "import tests.testbed.openstack.local_openstack"]
     environment = {**os.environ, "PYTHONPATH": str(CODE_FOLDER)}

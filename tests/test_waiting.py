@@ -1,4 +1,4 @@
-"""The tests wait for a service as long as it lives, and no longer."""
+"""The tests wait for a service as long as its process runs, up to a time limit."""
 
 import subprocess
 
@@ -22,13 +22,13 @@ def service(tmp_path):
     started[0].wait()
 
 
-def test_a_service_that_ends_is_named_with_its_log_at_once(service, tmp_path):
+def test_a_service_that_ends_unexpectedly_is_named_at_once_with_its_log(service, tmp_path):
     process = service("echo no such database; exit 3")
     with pytest.raises(RuntimeError, match="keystone ended with exit code 3:\nno such database"):
         wait_until_up("keystone", process, tmp_path / "log", lambda: False)
 
 
-def test_the_wait_for_a_service_that_lives_ends_at_the_limit(service, tmp_path):
+def test_the_wait_for_a_service_that_still_runs_ends_at_the_time_limit(service, tmp_path):
     asked = []
     process = service("echo slowly; sleep 60")
     wait_until_up("keystone", process, tmp_path / "log", lambda: asked.append(1) or len(asked) > 3)

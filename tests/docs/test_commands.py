@@ -76,12 +76,12 @@ def test_a_block_that_does_not_run_states_the_reason() -> None:
     assert not unknown
 
 
-def test_the_documentation_has_blocks_that_run_and_blocks_of_each_reason_not_to() -> None:
+def test_the_documentation_has_blocks_that_run_and_blocks_with_each_reason_for_not_running() -> None:
     assert len(RUN) >= 5
     assert {block.note.partition(":")[0] for block in ALL} >= {"", "exit", "needs", "slow"}
 
 
-def test_options_of_commands_that_do_not_run_here_exist() -> None:
+def test_documented_commands_that_cannot_run_here_use_only_existing_options() -> None:
     wrong = []
     for block, words in _lines():
         if words[0] == "testbed":
@@ -93,7 +93,7 @@ def test_options_of_commands_that_do_not_run_here_exist() -> None:
     assert not wrong
 
 
-def test_make_targets_of_the_documentation_exist() -> None:
+def test_every_make_target_that_the_documentation_names_exists() -> None:
     targets = set(TARGET.findall((ROOT / "Makefile").read_text()))
     wrong = [(block.place, words[1]) for block, words in _lines() if words[0] == "make" and words[1] not in targets]
     assert not wrong
@@ -111,7 +111,7 @@ def test_the_first_pages_say_how_long_the_main_command_takes_and_show_its_output
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
-def test_the_first_pages_link_the_labs_the_guide_and_chameleon(page: str) -> None:
+def test_the_first_pages_have_links_to_the_labs_the_guide_and_chameleon(page: str) -> None:
     text = (ROOT / page).read_text()
     for address in ("teaching-on-testbeds/llm-chi", "mvsjober/fine-tuning-examples", "chameleoncloud.org"):
         assert re.search(rf"\]\(https://[^)]*{address}\)", text)
@@ -128,7 +128,7 @@ def test_the_first_pages_link_the_labs_the_guide_and_chameleon(page: str) -> Non
         ("how-to/lab-versions.md", "runs"),
     ],
 )
-def test_pages_on_what_was_never_tested_say_so_before_their_first_section(page: str, section: str) -> None:
+def test_pages_about_untested_machines_say_so_before_their_first_section(page: str, section: str) -> None:
     introduction, _, _ = (ROOT / "docs" / page).read_text().partition("\n## ")
     assert re.search(
         rf"\bn(ever|o row)\b[^.]*: see\s\[limits\]\(\.\./limits\.md#{section}\)", introduction, re.IGNORECASE

@@ -38,7 +38,7 @@ def summaries(table: str) -> list[Summary]:
     return [Summary(*found) for found in SUMMARY.findall((EVIDENCE / table).read_text())]
 
 
-def test_errors_of_the_training_runs_are_the_stored_ones() -> None:
+def test_the_page_states_the_stored_errors_of_the_training_runs() -> None:
     peak, reserved, ranks_peak, ranks_reserved = summaries("prediction_h200/comparison.md")
     assert f"{peak.cases} training runs were measured on an H200" in page()
     assert f"| one GPU, median | {peak.median} % | {reserved.median} % |" in page()
@@ -47,19 +47,19 @@ def test_errors_of_the_training_runs_are_the_stored_ones() -> None:
     assert f"| two GPUs, largest | {ranks_peak.largest} % | {ranks_reserved.largest} % |" in page()
 
 
-def test_errors_of_the_scripts_are_the_stored_ones() -> None:
+def test_the_page_states_the_stored_memory_errors_of_the_scripts() -> None:
     peak, reserved = summaries("prediction_h100/scripts.md")
     assert f"{peak.cases} unchanged training scripts were measured" in page()
     assert f"| median | {peak.median} % | {reserved.median} % |" in page()
     assert f"| largest | {peak.largest} % | {reserved.largest} % |" in page()
 
 
-def test_errors_of_the_loops_are_the_stored_ones() -> None:
+def test_the_page_states_the_stored_errors_of_the_training_loops() -> None:
     peak, _ = summaries("prediction_h100/loops.md")
     assert f"The median error of the peak is {peak.median} %. The largest error is {peak.largest} %" in page()
 
 
-def test_the_number_of_published_measurements_is_the_stored_one() -> None:
+def test_the_page_states_the_stored_number_of_published_measurements() -> None:
     known, other = summaries("prediction_published/published.md")
     assert f"with {int(known.cases) + int(other.cases)} measurements that other people published" in page()
 
@@ -71,14 +71,14 @@ def test_the_number_of_published_measurements_is_the_stored_one() -> None:
         ("prediction_h200", "Compared with {rows} measured steps on an H200, the mean error is {mean} %"),
     ],
 )
-def test_errors_of_step_times_are_the_stored_ones(folder: str, sentence: str) -> None:
+def test_the_page_states_the_stored_errors_of_step_times(folder: str, sentence: str) -> None:
     text = (EVIDENCE / folder / "step_times.md").read_text()
     ((mean, largest),) = TIMES.findall(text)
     rows = text.count("\n| ") - 1
     assert f"{sentence.format(rows=rows, mean=mean)} and the largest {largest} %." in page()
 
 
-def test_errors_on_the_machine_of_the_table_are_the_stored_ones() -> None:
+def test_the_page_states_the_stored_errors_on_the_machine_where_operations_were_measured() -> None:
     found = json.loads((EVIDENCE / "prediction_h200" / "calibrated" / "step_times.json").read_text())
     by_host = mean_errors_by_host([(abs(one["error"]), one["limited_by"]) for one in found["rows"]])
     largest = f"{len(found['rows'])} steps have a mean error of {100 * found['mean_error']:.1f} % and a largest of"
@@ -86,7 +86,7 @@ def test_errors_on_the_machine_of_the_table_are_the_stored_ones() -> None:
     assert f"{by_host[False]} on average if the GPU limits the step, {by_host[True]} if the host does." in page()
 
 
-def test_errors_of_the_hosts_time_of_passes_are_the_stored_ones() -> None:
+def test_the_page_states_the_stored_errors_of_host_times_in_forward_and_backward_passes() -> None:
     found = json.loads((EVIDENCE / "prediction_h200" / "host_times.json").read_text())
     rows = len({one["row"] for one in found["rows"]})
     assert f"the forward and the backward pass of {rows} rows on another machine, whose host needs" in page()
@@ -95,12 +95,12 @@ def test_errors_of_the_hosts_time_of_passes_are_the_stored_ones() -> None:
     assert f"mean error is {forward} for a forward pass and {backward} for a backward pass." in page()
 
 
-def test_the_constants_of_the_hosts_time_are_those_of_the_code() -> None:
+def test_the_page_states_the_same_constants_for_host_times_as_the_code() -> None:
     assert f"in a backward pass {HOST_FACTORS['backward']} times the sum" in page()
     assert f"the host also needs {1000 * HOST_FACTORS['kernel choices']} ms, in which cuBLAS or cuDNN" in page()
 
 
-def test_errors_of_the_times_of_scripts_are_the_stored_ones() -> None:
+def test_the_page_states_the_stored_time_errors_of_the_scripts() -> None:
     text = (EVIDENCE / "prediction_h200" / "scripts.md").read_text()
     ((mean, median, cases),) = SCRIPT_TIMES.findall(text)
     lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
@@ -119,7 +119,7 @@ def mean_errors_by_host(errors: list[tuple[float, str]]) -> dict[bool, str]:
     }
 
 
-def test_errors_on_several_gpus_are_the_stored_ones() -> None:
+def test_the_page_states_the_stored_errors_of_step_times_on_several_gpus() -> None:
     found = json.loads((EVIDENCE / "prediction_h200" / "several_gpus.json").read_text())
     mean, worst = (f"{100 * found['errors'][name]:.1f} %" for name in ("mean", "worst"))
     sentence = f"Compared with {len(found['rows'])} measured steps on several H200 GPUs, the mean error is {mean}"
@@ -130,7 +130,7 @@ def test_errors_on_several_gpus_are_the_stored_ones() -> None:
     assert f"for {known_host['rows']} of the steps, the mean error is {100 * known_host['mean']:.1f} %" in page()
 
 
-def test_the_constants_of_times_on_several_gpus_are_those_of_the_code() -> None:
+def test_the_page_states_the_same_constants_for_times_on_several_gpus_as_the_code() -> None:
     assert f"reach {100 * LINK_SHARE:.0f} % of the link's peak rate" in page()
     assert f"the host needs {1000 * HOST_FACTORS['shards']:.2f} ms for the hooks" in page()
     assert f"which takes {1e6 * HOST_FACTORS['views']:.1f} µs each time" in page()
@@ -164,7 +164,7 @@ def test_errors_on_another_machine_with_two_gpus_are_the_stored_ones() -> None:
     assert f"Compared with these {len(several)} steps on two GPUs, the mean error is {100 * mean:.1f} %" in page()
 
 
-def test_errors_of_estimated_operations_are_the_stored_ones() -> None:
+def test_the_page_states_the_stored_errors_of_unmeasured_operations() -> None:
     errors = json.loads((EVIDENCE / "prediction_h100" / "estimated_operations.json").read_text())
     every, products, attention = (
         f"{100 * errors[name]['median']:.2f} %" for name in ("all", "matrix products", "attention")
@@ -172,7 +172,7 @@ def test_errors_of_estimated_operations_are_the_stored_ones() -> None:
     assert f"the median error is {every}: for matrix products {products}, for attention {attention}" in page()
 
 
-def test_errors_of_published_times_are_the_stored_ones() -> None:
+def test_the_pages_state_the_stored_errors_of_published_times() -> None:
     found = json.loads((EVIDENCE / "prediction_published" / "times.json").read_text())
     names = ("error", "allocation_error", "clearing_error", "neusight_error", "roofline_error", "factor_error")
     for one in found["means"].values():
@@ -188,7 +188,7 @@ def test_errors_of_published_times_are_the_stored_ones() -> None:
     assert f"published measurements of {len(found['labels'])} trainings" in page()
 
 
-def test_forward_passes_of_published_times_are_the_stored_ones() -> None:
+def test_the_page_states_the_stored_times_of_published_forward_passes() -> None:
     found = json.loads((EVIDENCE / "prediction_published" / "times.json").read_text())
     forward = {one["training"]: one for one in found["labels"] if one["card"] == "a100_80gb"}
     longer = sorted(one["measured_s"][0] / one["predicted_s"][0] - 1 for one in forward.values())
@@ -208,7 +208,7 @@ def test_forward_passes_of_published_times_are_the_stored_ones() -> None:
     assert f"BERT with eight texts took {1000 * sums['bert_large-512-8']['rest_s']:.0f} ms longer" in page()
 
 
-def test_errors_of_published_linear_layers_are_the_stored_ones() -> None:
+def test_the_page_states_the_stored_errors_of_published_linear_layers() -> None:
     layers = json.loads((EVIDENCE / "prediction_published" / "times.json").read_text())["linear_layers"]
     errors = {name: 100 * fmean(abs(one[f"{name}_error"]) for one in layers) for name in ("bias", "none")}
     assert f"measured {COUNTS[len(layers)]} linear layers, each on its own" in page()
@@ -216,14 +216,14 @@ def test_errors_of_published_linear_layers_are_the_stored_ones() -> None:
     assert f"without a bias, they have a mean error of {errors['none']:.1f} %" in page()
 
 
-def test_errors_of_pytorchs_estimator_are_the_stored_ones() -> None:
+def test_the_page_states_the_stored_errors_of_pytorchs_estimator() -> None:
     found = json.loads((EVIDENCE / "prediction_h100" / "step_times.json").read_text())
     estimated = [one for one in found["rows"] if one["torch_s"]]
     words = f"RuntimeEstimator runs on {len(estimated)} of the {len(found['rows'])} rows and has a mean error of"
     assert f"{words} {100 * found['torch_errors']['mean']:.0f} %" in page()
 
 
-def test_errors_of_the_times_of_whole_runs_are_the_stored_ones() -> None:
+def test_the_page_states_the_stored_errors_of_the_times_of_whole_runs() -> None:
     errors = json.loads((EVIDENCE / "prediction_h200" / "wall_times.json").read_text())["errors"]
     rows, remaining = errors["Sums of rows"], errors["Remaining time after a quarter of the rows"]
     mean, worst = f"{100 * rows['mean']:.1f} %", f"{100 * rows['worst']:.1f} %"
@@ -237,11 +237,11 @@ def test_errors_of_the_times_of_whole_runs_are_the_stored_ones() -> None:
     assert f"its mean error is {left_over} in the five whole runs" in page()
 
 
-def test_the_noise_of_times_is_that_of_the_stored_runs() -> None:
+def test_the_page_states_the_noise_of_times_in_the_stored_runs() -> None:
     assert f"The noise of the stored runs is {100 * time_noise():.1f} %." in page("how-to/follow-runs.md")
 
 
-def test_errors_of_programs_of_other_people_are_those_of_their_table():
+def test_the_page_states_the_stored_errors_of_programs_of_other_people():
     peak, reserved = summaries("prediction_h200/foreign.md")
     section = page().partition("### Programs of other people")[2].partition("###")[0]
     assert f"| median | {peak.median} % | {reserved.median} % |" in section

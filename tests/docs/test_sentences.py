@@ -13,7 +13,7 @@ SUITES = [suite_named(name) for name in suite_names()]
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.suite)
-def test_the_table_has_each_sentence_with_its_statements(suite) -> None:
+def test_the_table_shows_each_sentence_with_its_statements(suite) -> None:
     rows = list(sentence_rows(suite))
     assert [row[0] for row in rows if row[0]] == [sentence.says for sentence in sentences_of(suite)]
     statements = [statement for sentence in sentences_of(suite) for statement in sentence.statements]
@@ -35,14 +35,14 @@ def evaluation(**verdict: str) -> Evaluation:
     return Evaluation(run=run(), verdicts=(Verdict.model_validate(stated | verdict),))
 
 
-def test_the_best_grade_is_shown_and_of_equal_grades_that_of_the_first_card() -> None:
+def test_the_verdict_with_the_best_grade_is_shown_and_the_first_card_wins_a_tie() -> None:
     predicted = evaluation(status="fail", grade="predicted", value="90 GiB")
     emulated = evaluation(status="pass", grade="emulated", value="80 GiB")
     card, best = best_verdicts([("x", predicted), ("y", emulated), ("z", emulated)])["a"]
     assert (card, best.grade, best.value) == ("y", "emulated", "80 GiB")
 
 
-def test_the_reason_shown_is_that_of_a_run_with_a_value() -> None:
+def test_without_a_verdict_the_reason_comes_from_a_run_that_measured_a_value() -> None:
     empty = evaluation(status="not evaluated", value="", reason="a has not run")
     slow = evaluation(status="not evaluated", value="7 s", reason="seconds of another card")
     assert best_verdicts([("x", empty), ("x", slow)])["a"][1].reason == "seconds of another card"

@@ -50,7 +50,7 @@ def test_every_field_of_a_suite_is_on_its_page(generated_pages: Path) -> None:
     assert all(f"`{name}`" in (generated_pages / "reference/fields/suite.md").read_text() for name in Row.model_fields)
 
 
-def test_every_field_of_a_file_has_a_description(generated_pages: Path) -> None:
+def test_every_field_in_the_generated_tables_has_a_description(generated_pages: Path) -> None:
     """Every line of a table of fields ends with a description."""
     found = [page for name in ("fields", "schemas") for page in (generated_pages / "reference" / name).glob("*.md")]
     lines = [(page.name, line) for page in found for line in page.read_text().splitlines()]

@@ -43,7 +43,7 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
             self.end_headers()
 
         def log_message(self, *_):
-            """Be quiet."""
+            """Log nothing."""
 
     server = HTTPServer(("127.0.0.1", 0), Hook)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

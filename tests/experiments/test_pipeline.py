@@ -54,7 +54,7 @@ def test_the_default_card_and_size_depend_on_the_gpu_of_the_machine(machine, tmp
     assert recorded_options(tmp_path, rows=("reduced-batch",)) == expected
 
 
-def test_a_miniature_on_a_machine_with_a_gpu_says_why(machine, tmp_path):
+def test_a_run_of_miniatures_on_a_machine_with_a_gpu_says_why_its_models_are_tiny(machine, tmp_path):
     machine(sample_rows.T4)
     run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path), view := RecordingView())
     assert "size tiny, because device NVIDIA T4 has 14.6 GiB, a100_80gb needs 79.2 GiB" in view.text.getvalue()
@@ -67,12 +67,12 @@ def test_a_gpu_without_bfloat16_hardware_causes_a_warning(machine, tmp_path):
         assert ("computes bfloat16 in software" in view.text.getvalue()) == warned
 
 
-def test_explicit_options_are_not_changed(machine, tmp_path):
+def test_options_that_the_user_gives_are_not_changed(machine, tmp_path):
     machine(H200)
     assert recorded_options(tmp_path, rows=("xxl",), card="h100_94gb", size="tiny") == ("h100_94gb", "tiny")
 
 
-def test_the_run_id_has_the_chosen_options():
+def test_the_default_run_id_contains_the_options_that_identify_the_run():
     resolved = RunOptions(SUITE, card="a100_80gb", size="tiny")
     assert default_run_id(resolved) == f"{SUITE}-a100_80gb-tiny-verdict"
     other = replace(
@@ -92,7 +92,7 @@ def test_the_run_id_has_the_chosen_options():
     assert default_run_id(slurm).endswith("-verdict-mine-pretrained")
 
 
-def test_rows_are_scaled_down_to_the_gpus_of_a_node(machine, tmp_path):
+def test_the_option_gpus_per_node_limits_the_gpus_of_each_node_on_which_rows_run(machine, tmp_path):
     options = RunOptions(SLURM, rows=("neo-1gpu", "neo-8gpu-ddp"), gpus_per_node=2, results=tmp_path)
     done = run_suite(options, RecordingView())
     assert done.folder.name == f"{SLURM}-v100_32gb-tiny-verdict-2gpus"
@@ -102,7 +102,7 @@ def test_rows_are_scaled_down_to_the_gpus_of_a_node(machine, tmp_path):
     assert (outcome.status, outcome.grade) == ("pass", "predicted"), "a prediction is of all ranks"
 
 
-def test_a_run_of_predictions_evaluates_them_and_runs_no_row(machine, tmp_path):
+def test_a_run_of_predictions_evaluates_the_predictions_and_runs_no_row(machine, tmp_path):
     options = RunOptions(SUITE, card="h100_94gb", predict_only=True, results=tmp_path)
     done = run_suite(options, RecordingView())
     assert FakeRunner.ran == []
@@ -123,7 +123,7 @@ def run_two_suites(*suites, view=None, **options):
     return list(run_suites(options_per_suite(suites, RunOptions(suites[0], **options)), view or RecordingView()))
 
 
-def test_several_suites_have_a_folder_each_and_latest_is_the_last(machine, tmp_path):
+def test_each_of_several_suites_has_a_folder_and_the_link_latest_leads_to_the_last(machine, tmp_path):
     first, second = run_two_suites(SUITE, SLURM, rows=("xxl", "neo-1gpu"), results=tmp_path)
     assert FakeRunner.ran == ["xxl", "neo-1gpu"]
     assert (first.evaluation.run.suite, second.evaluation.run.suite) == (SUITE, SLURM)
@@ -144,7 +144,7 @@ def test_nothing_is_run_or_written_if_one_of_several_suites_is_invalid(machine, 
     assert not (tmp_path / "results").exists()
 
 
-def test_no_row_runs_if_one_of_several_folders_has_other_options(machine, tmp_path):
+def test_no_row_runs_if_the_folder_of_one_of_several_suites_has_results_with_other_options(machine, tmp_path):
     run_two_suites(SLURM, rows=("neo-1gpu",), results=tmp_path)
     folder = RunFolder(tmp_path / f"{SLURM}-v100_32gb-tiny-verdict")
     folder.write_run(folder.read_run().model_copy(update={"size": "full"}))
@@ -170,7 +170,7 @@ def test_a_run_writes_report_and_verdicts_and_the_link_latest(machine, tmp_path)
     assert done.evaluation.run.rows == ("baseline", "xxl")
 
 
-def test_a_cluster_is_contacted_before_anything_is_predicted_or_written(machine, tmp_path, monkeypatch):
+def test_the_connection_to_a_cluster_is_checked_before_anything_is_predicted_or_written(machine, tmp_path, monkeypatch):
     done = run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path), RecordingView())
     profile = profile_named("mahti").model_copy(update={"host": "nosuch.invalid", "account": "project_1"})
     cluster = Cluster(SshShell(SshConfigHost("nosuch.invalid")), profile)
@@ -183,7 +183,7 @@ def test_a_cluster_is_contacted_before_anything_is_predicted_or_written(machine,
     assert view.lines == []
 
 
-def test_running_again_runs_only_what_is_missing(machine, tmp_path):
+def test_a_repeated_run_runs_only_rows_without_a_result(machine, tmp_path):
     run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path), RecordingView())
     view = RecordingView()
     done = run_suite(RunOptions(SUITE, rows=("xxl", "baseline"), results=tmp_path), view)
@@ -194,7 +194,7 @@ def test_running_again_runs_only_what_is_missing(machine, tmp_path):
     assert FakeRunner.ran == ["xxl", "baseline", "xxl"]
 
 
-def test_a_row_with_other_versions_runs_again_and_its_old_result_is_stored(machine, tmp_path, monkeypatch):
+def test_a_row_runs_again_with_other_library_versions_and_its_old_result_is_stored(machine, tmp_path, monkeypatch):
     options = RunOptions(SUITE, rows=("xxl",), results=tmp_path)
     folder = RunFolder(run_suite(options, RecordingView()).folder)
     monkeypatch.setattr(software, "versions", lambda: {"torch": "99.0"})
@@ -208,7 +208,7 @@ def test_a_row_with_other_versions_runs_again_and_its_old_result_is_stored(machi
     assert read_result(earlier).outcome == "fits"
 
 
-def test_a_result_that_this_machine_cannot_repeat_is_used_again(machine, tmp_path, monkeypatch):
+def test_an_outdated_result_of_a_row_that_cannot_run_on_this_machine_is_kept(machine, tmp_path, monkeypatch):
     machine(sample_rows.GPU)
     options = RunOptions(SUITE, rows=("xxl",), results=tmp_path, card="a100_80gb", size="full")
     folder = RunFolder(run_suite(options, RecordingView()).folder)
@@ -236,7 +236,7 @@ def test_a_run_at_full_size_shows_the_times_of_stored_runs(machine, tmp_path, mo
     assert not [line for line in view.lines if line.startswith("time on")]
 
 
-def test_rows_that_share_a_gpu_are_announced_and_no_times_are_promised(machine, tmp_path, monkeypatch):
+def test_rows_that_share_a_gpu_are_announced_and_no_expected_times_are_shown(machine, tmp_path, monkeypatch):
     machine(H200, cpus=8)
     monkeypatch.setattr(gpus, "used_gib", lambda indices: dict.fromkeys(indices, 0.5))
     rows = ("baseline", "xxl", "xxl-lora")
@@ -336,7 +336,7 @@ def reviews(tmp_path):
     return folder
 
 
-def test_rows_of_a_cluster_have_the_path_of_the_data_at_the_cluster(cluster, reviews, tmp_path):
+def test_rows_that_run_on_a_cluster_have_the_path_of_the_data_on_the_cluster(cluster, reviews, tmp_path):
     cluster()
     run_suite(
         RunOptions(SLURM, data=str(reviews), size="tiny", rows=("neo-8gpu-ddp",), results=tmp_path), RecordingView()
@@ -346,7 +346,7 @@ def test_rows_of_a_cluster_have_the_path_of_the_data_at_the_cluster(cluster, rev
     assert spec.data == f"{tmp_path}/there/cache/data/{spec.data_sha256}-imdb"
 
 
-def test_data_of_the_user_is_rejected_for_nodes_without_a_shared_folder(cluster, reviews, tmp_path):
+def test_data_of_the_user_is_rejected_for_several_nodes_without_a_shared_folder(cluster, reviews, tmp_path):
     cluster(shared_folder=False)
     with pytest.raises(InputError, match=r"^--data .*reviews: the nodes of Puhti share no folder; allowed: a URL$"):
         run_suite(RunOptions(SLURM, data=str(reviews), size="tiny", results=tmp_path), RecordingView())

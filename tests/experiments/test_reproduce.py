@@ -88,7 +88,7 @@ def make_reproduction(tmp_path):
     return make
 
 
-def test_reproduce_runs_all_stages_in_order_and_asks_to_confirm_the_cost(
+def test_the_command_reproduce_runs_all_stages_in_order_and_asks_the_user_to_confirm_the_cost(
     recorded_stages, make_reproduction, reconciler, events
 ):
     asked: list[Any] = []
@@ -130,7 +130,7 @@ def journaled_lease(recorded_stages, reconciler, monkeypatch):
     monkeypatch.setattr(chain, "time", SimpleNamespace(monotonic=iter(range(0, 10_000, 240)).__next__))
 
 
-def test_the_service_units_of_a_lease_are_recorded_beside_those_that_were_predicted(
+def test_the_used_and_the_predicted_service_units_of_a_lease_are_recorded(
     journaled_lease, make_reproduction, reconciler, tmp_path
 ):
     view = LineRecorder()
@@ -143,7 +143,7 @@ def test_the_service_units_of_a_lease_are_recorded_beside_those_that_were_predic
     assert record.words.startswith("lease llm_cc: 3.73 service units of ")
 
 
-def test_the_setup_of_the_next_lease_is_that_of_earlier_leases_of_the_node_type(
+def test_the_predicted_setup_time_of_a_lease_is_that_of_earlier_leases_of_the_node_type(
     journaled_lease, make_reproduction, reconciler, tmp_path
 ):
     reproduce(make_reproduction(), reconciler, LineRecorder(), lambda slot: None)
@@ -171,7 +171,7 @@ def test_a_lease_for_any_node_type_is_recorded_with_the_type_of_its_nodes(
 
 
 @pytest.mark.parametrize("problem", [ConfigureFailed("disk full"), Interrupted("SIGINT"), KeyboardInterrupt()])
-def test_the_lease_is_released_however_a_stage_ends(
+def test_the_lease_is_released_however_the_last_stage_ends(
     problem, recorded_stages, make_reproduction, reconciler, events, monkeypatch
 ):
     def fail(*_):
@@ -197,7 +197,9 @@ def test_an_unrelated_lease_of_the_same_name_is_not_released(
     assert "release" not in events
 
 
-def test_with_keep_the_lease_remains_and_the_next_run_uses_it(recorded_stages, make_reproduction, reconciler, events):
+def test_the_option_keep_leaves_the_lease_and_the_next_command_uses_it(
+    recorded_stages, make_reproduction, reconciler, events
+):
     asked: list[Any] = []
     reproduce(make_reproduction(keep=True), reconciler, LineRecorder(), asked.append)
     assert reconciler.journal.active_lease("llm_cc")
@@ -206,7 +208,9 @@ def test_with_keep_the_lease_remains_and_the_next_run_uses_it(recorded_stages, m
     assert len(asked) == 1
 
 
-def test_a_plan_lists_the_stages_and_runs_none(recorded_stages, make_reproduction, reconciler, events, monkeypatch):
+def test_a_dry_run_lists_the_stages_and_runs_no_stage(
+    recorded_stages, make_reproduction, reconciler, events, monkeypatch
+):
     monkeypatch.setattr(
         leasing,
         "planned_calls",
@@ -276,7 +280,7 @@ def test_a_lease_longer_than_the_budget_is_rejected_before_any_request(
     assert events == []
 
 
-def test_a_failed_check_of_doctor_ends_the_command_with_the_fix(
+def test_a_failed_check_of_doctor_ends_the_command_and_is_reported_with_a_fix(
     recorded_stages, make_reproduction, reconciler, events, monkeypatch
 ):
     monkeypatch.setattr(chain, "check_site", lambda *_: [Check("quota", "failed", "delete a server")])
@@ -294,7 +298,7 @@ def test_nothing_is_leased_if_every_row_has_its_result(
     assert events == ["doctor"]
 
 
-def test_a_run_whose_lease_ended_itself_or_was_deleted_ends_and_names_the_place_of_its_results(
+def test_if_the_lease_ended_itself_or_was_deleted_the_command_ends_and_says_where_results_are(
     recorded_stages, make_reproduction, reconciler, events, monkeypatch
 ):
     opened = reconciler.journal.open_lease("llm_cc", "CHI@UC")
@@ -331,7 +335,7 @@ def test_without_confirmation_nothing_is_leased(recorded_stages, make_reproducti
     assert events == ["doctor"]
 
 
-def test_the_variant_is_that_of_the_image_and_of_the_rows(tmp_path, monkeypatch):
+def test_the_option_versions_chooses_the_image_of_the_node_and_the_versions_of_the_rows(tmp_path, monkeypatch):
     """Fakes: the site, and the reproduction itself."""
     asked = []
 

@@ -48,7 +48,7 @@ def other_value(name: str):
     return {str: "another", int: 3, Path: Path("another"), bool: not kind.default, float: 3.0}[plain]
 
 
-def test_every_option_has_all_its_properties():
+def test_every_option_has_a_default_a_help_text_and_its_uses():
     for field in fields(RunOptions):
         assert field.default is not MISSING, field.name
         assert (field.name in OPTIONS) == (field.name not in NO_OPTION)
@@ -56,21 +56,21 @@ def test_every_option_has_all_its_properties():
     assert OPTION_USES.keys() == {field.name for field in fields(RunOptions)}
 
 
-def test_run_json_has_exactly_the_recorded_options():
+def test_the_file_run_json_has_exactly_the_options_that_are_marked_as_recorded():
     assert Run.model_fields.keys() - ORIGIN == {*RECORDED_OPTIONS}
 
 
-def test_options_that_identify_a_run_or_are_shown_are_recorded():
+def test_every_option_that_identifies_a_run_or_is_shown_is_recorded():
     assert {*IDENTITY_OPTIONS, *SHOWN_OPTIONS} <= {*RECORDED_OPTIONS}
 
 
-def test_a_row_s_spec_has_every_option_that_changes_it():
+def test_the_specification_of_a_row_has_every_option_that_changes_it():
     shared = RowSpec.model_fields.keys() & Run.model_fields.keys()
     assert shared == {"suite", "recipe_version", "card", "size", "length", "weights", "data", "data_sha256", "input"}
 
 
 @pytest.mark.parametrize("command", [run, reproduce_command])
-def test_commands_take_every_option(command):
+def test_the_commands_accept_every_option(command):
     left_out = {"site", "profile", "account", "in_container", "share_gpus", "predict_only"}
     left_out = left_out if command is reproduce_command else set()
     parameters = inspect.signature(command).parameters
@@ -79,7 +79,7 @@ def test_commands_take_every_option(command):
         assert parameters[name].default == RunOptions.__dataclass_fields__[name].default
 
 
-def test_the_makefile_has_every_option_with_a_value():
+def test_the_makefile_has_a_variable_for_every_option_that_takes_a_value():
     text = (CODE_FOLDER / "Makefile").read_text()
     variables = re.findall(r"^(?:TARGET|NAMES) +:= (.*)$", text, re.MULTILINE)
     expected = {
@@ -105,7 +105,7 @@ def test_make_rejects_values_with_special_characters(words, message):
     assert re.search(message, ran.stderr)
 
 
-def test_make_ends_with_2_and_prints_the_code_of_the_command(tmp_path):
+def test_make_ends_with_exit_code_2_and_prints_the_exit_code_of_the_command(tmp_path):
     """Fake: an environment whose python ends with 3."""
 
     def make(*words: str) -> subprocess.CompletedProcess[str]:
@@ -130,7 +130,7 @@ def two_runs(name: str) -> tuple[Run, Run]:
 
 
 @pytest.mark.parametrize("name", [name for name in IDENTITY_OPTIONS if name != "suite"])
-def test_a_run_with_another_option_does_not_continue_a_folder(tmp_path, name):
+def test_a_run_with_other_options_does_not_continue_in_the_folder_of_an_earlier_run(tmp_path, name):
     before, now = two_runs(name)
     folder = RunFolder(tmp_path)
     folder.write_run(before)
@@ -147,7 +147,7 @@ def test_comparisons_show_different_options(tmp_path, monkeypatch, name):
     assert name.replace("_", " ") in [difference.what for difference in compare(a, b).differences]
 
 
-def test_junit_has_every_option_that_is_shown(tmp_path):
+def test_the_junit_file_has_every_option_that_is_shown(tmp_path):
     page = write_report(tiny_run(tmp_path)).page
     properties = ET.parse(page.with_name("junit.xml")).getroot().iter("property")
     assert {*SHOWN_OPTIONS} <= {one.get("name") for one in properties}
@@ -165,14 +165,14 @@ def test_a_run_with_an_earlier_field_name_is_read(tmp_path):
     assert Run.model_validate_json(text) == in_memory.run("a")
 
 
-def test_no_code_names_a_lab():
+def test_no_code_contains_the_name_of_a_lab():
     code = [*CODE_FOLDER.glob("experiments/**/*.py"), *CODE_FOLDER.glob("provision/**/*.py"), CODE_FOLDER / "Makefile"]
     words = [name if "_" in name else f'"{name}' for name in suite_names()]
     found = [(path.name, word) for path in code for word in words if word in path.read_text()]
     assert found == []
 
 
-def test_every_lab_is_in_one_group_and_both_have_all():
+def test_the_group_both_has_every_lab_of_the_groups_single_and_multi():
     assert [suite.suite for suite in suites_in_group("single")] == ["single_gpu_blip2", "single_gpu_litgpt"]
     assert [suite.suite for suite in suites_in_group("multi")] == ["multi_gpu_litgpt", "slurm_hf_trainer"]
     assert [name for name in suite_names() if suite_named(name).group == "extra"] == ["beyond", "ladder"]

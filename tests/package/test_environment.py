@@ -41,7 +41,7 @@ def write_lock_of_one_package(folder: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_a_lock_has_the_versions_of_its_list_and_a_hash_for_each(name: str) -> None:
+def test_a_lock_file_has_the_versions_of_its_package_list_and_a_hash_for_each(name: str) -> None:
     """If this fails, run make lock."""
     listed = {line for line in LISTS[name].read_text().splitlines() if "==" in line and not line.startswith("torch==")}
     lock = (CONTAINERS / "locks" / f"{name}.txt").read_text()
@@ -49,7 +49,7 @@ def test_a_lock_has_the_versions_of_its_list_and_a_hash_for_each(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["current", "as-taught"])
-def test_a_lock_names_the_version_of_pytorch(name: str) -> None:
+def test_a_comment_of_a_lock_file_names_the_version_of_pytorch(name: str) -> None:
     (torch,) = [line for line in LISTS[name].read_text().splitlines() if line.startswith("torch==")]
     assert f"# {torch}\n" in (CONTAINERS / "locks" / f"{name}.txt").read_text()
 
@@ -65,7 +65,7 @@ def test_an_interrupted_environment_is_created_again(tmp_path: Path) -> None:
     assert create(folder, lock).stdout == ""
 
 
-def test_a_file_with_another_hash_is_rejected(tmp_path: Path) -> None:
+def test_a_package_whose_file_has_another_hash_is_rejected(tmp_path: Path) -> None:
     lock, folder = write_lock_of_one_package(tmp_path, "iniconfig"), tmp_path / "env"
     lock.write_text(re.sub("[0-9a-f]{64}", "0" * 64, lock.read_text()))
     done = create(folder, lock)
@@ -75,7 +75,7 @@ def test_a_file_with_another_hash_is_rejected(tmp_path: Path) -> None:
     assert not (folder / ".made").exists()
 
 
-def test_the_environment_of_make_is_linked_and_has_the_command_testbed(tmp_path: Path) -> None:
+def test_the_environment_that_make_creates_is_linked_and_has_the_command_testbed(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     for name in ("Makefile", "containers", "experiments", "provision"):

@@ -16,7 +16,7 @@ PINNED_ACTION = re.compile(r"uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.stem)
-def test_every_package_of_a_lock_has_a_hash(lock):
+def test_every_package_of_a_lock_file_has_a_hash(lock):
     entries = re.sub(r"\\\n\s*", "", lock.read_text()).splitlines()
     packages = [entry for entry in entries if entry.strip() and not entry.startswith("#")]
     assert packages
@@ -24,7 +24,7 @@ def test_every_package_of_a_lock_has_a_hash(lock):
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
-def test_actions_are_pinned_by_commit_and_keep_no_credentials(workflow):
+def test_github_actions_are_pinned_by_commit_and_keep_no_credentials(workflow):
     used = [line.strip(" -") for line in workflow.read_text().splitlines() if "uses:" in line]
     assert not [line for line in used if not PINNED_ACTION.fullmatch(line)]
     steps = [step for job in yaml.safe_load(workflow.read_text())["jobs"].values() for step in job["steps"]]
@@ -42,7 +42,7 @@ def test_the_image_installs_packages_by_hash_only():
     assert all("--require-hashes" in one for one in installs if one not in own)
 
 
-def test_every_lock_that_can_be_raised_is_looked_up_for_vulnerabilities():
+def test_every_lock_file_whose_versions_can_be_raised_is_checked_for_vulnerabilities():
     (line,) = re.findall(r"^AUDITED *:= (.*)$", (CODE_FOLDER / "Makefile").read_text(), re.MULTILINE)
     assert {lock.stem for lock in LOCKS} - set(line.split()) == {"as-taught", "openstack", "tempest"}
     steps = yaml.safe_load((CODE_FOLDER / ".github" / "workflows" / "audit.yml").read_text())["jobs"]["audit"]["steps"]
@@ -64,7 +64,7 @@ def test_a_release_is_built_without_a_cache_that_a_branch_could_write():
     "value", ["x; echo Y", "x$$(echo Y)", "x`echo Y`", "a|b", "a&b", "a>b", 'a" ; echo Y; "', "it's"]
 )
 @pytest.mark.parametrize("variable", ["suite", "row", "results", "start", "data"])
-def test_make_gives_the_shell_nothing_to_run_from_a_variable(variable, value):
+def test_make_rejects_variables_with_characters_that_the_shell_would_interpret(variable, value):
     done = subprocess.run(
         ["make", "-n", "list", f"{variable}={value}"], cwd=CODE_FOLDER, capture_output=True, text=True
     )
@@ -73,7 +73,7 @@ def test_make_gives_the_shell_nothing_to_run_from_a_variable(variable, value):
     assert done.stdout == ""
 
 
-def test_make_names_a_folder_with_a_space(tmp_path):
+def test_make_rejects_a_folder_with_a_space_and_names_it(tmp_path):
     folder = tmp_path / "a folder"
     folder.mkdir()
     shutil.copy(CODE_FOLDER / "Makefile", folder)
@@ -85,7 +85,7 @@ def test_make_names_a_folder_with_a_space(tmp_path):
         assert f"has a space: {folder}" in done.stderr
 
 
-def test_make_takes_values_with_spaces_and_options_in_quotes():
+def test_make_accepts_values_with_spaces_and_options_in_quotes():
     words = ["row=xxl xxl-sgd", "card=a100_80gb", "results=my-runs", 'args=--notify "json://a?b&c"']
     done = subprocess.run(["make", "-n", "run-single", *words], cwd=CODE_FOLDER, capture_output=True, text=True)
     assert "--row xxl --row xxl-sgd --results my-runs" in done.stdout, done.stderr

@@ -95,7 +95,7 @@ def test_a_command_whose_extra_is_not_installed_names_the_extra_in_one_line(
     assert f"[{extra}]" in done.stderr
 
 
-def test_a_row_is_predicted_with_the_sources_in_the_wheel(full_environment: Environment) -> None:
+def test_a_row_is_predicted_with_the_c_sources_in_the_wheel(full_environment: Environment) -> None:
     """The phantom device's library is compiled once for each version of its sources, so the wheel uses an earlier one.
 
     This saves the test a compilation.
@@ -109,7 +109,7 @@ def test_a_row_is_predicted_with_the_sources_in_the_wheel(full_environment: Envi
     assert list(cache.glob("phantom-*.so")) == [library]
 
 
-def test_a_miniature_is_run_and_reported(full_environment: Environment) -> None:
+def test_the_installed_package_runs_a_miniature_and_writes_its_report(full_environment: Environment) -> None:
     done = full_environment.run(
         "testbed",
         "run",
@@ -136,7 +136,7 @@ def test_a_lease_without_an_account_shows_its_plan_and_names_what_is_missing(ful
     assert "Traceback" not in done.stderr
 
 
-def test_the_playbook_is_found_and_complete(full_environment: Environment) -> None:
+def test_the_installed_package_finds_its_complete_playbook(full_environment: Environment) -> None:
     found = full_environment.run("python", "-c", "from provision.configure.playbook import PLAYBOOK; print(PLAYBOOK)")
     playbook = Path(found.stdout.strip())
     assert playbook.is_relative_to(full_environment.packages), found.stderr
@@ -146,7 +146,9 @@ def test_the_playbook_is_found_and_complete(full_environment: Environment) -> No
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_the_image_is_built_of_the_same_bytes_as_from_a_checkout(full_environment: Environment, tmp_path: Path) -> None:
+def test_the_installed_package_and_a_checkout_build_the_image_from_the_same_bytes(
+    full_environment: Environment, tmp_path: Path
+) -> None:
     code = (
         "from pathlib import Path; from provision.configure.build_context import write_build_context;"
         "write_build_context(Path('context.tar.gz'))"

@@ -5,7 +5,7 @@ import re
 from provision import errors
 
 
-def test_the_docstring_draws_every_error_under_its_base():
+def test_the_tree_in_the_docstring_has_every_error_class_under_its_base_class():
     drawn = {}
     above = ["ProvisionError"]
     for line in errors.__doc__.splitlines():

@@ -25,13 +25,13 @@ def other_process(tmp_path):
         process.kill()
 
 
-def test_a_folder_is_removed_with_its_content(tmp_path):
+def test_a_temporary_folder_is_removed_with_its_content(tmp_path):
     with TemporaryFolder("test", tmp_path) as folder:
         (folder / "within").mkdir()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_folder_of_a_killed_process_is_removed_by_the_next(tmp_path, other_process):
+def test_the_temporary_folder_of_a_killed_process_is_removed_by_the_next_process(tmp_path, other_process):
     process, folder = other_process
     (folder / "file.txt").write_text("left")
     process.send_signal(signal.SIGKILL)
@@ -40,7 +40,7 @@ def test_the_folder_of_a_killed_process_is_removed_by_the_next(tmp_path, other_p
         assert list(tmp_path.iterdir()) == [own]
 
 
-def test_the_folder_of_a_process_that_runs_and_files_of_others_stay(tmp_path, other_process):
+def test_temporary_folders_of_running_processes_and_files_of_others_are_not_removed(tmp_path, other_process):
     _, folder = other_process
     (tmp_path / "llm-testbed-link").symlink_to(tmp_path)
     (tmp_path / "llm-testbed-file").write_text("kept")
@@ -48,7 +48,7 @@ def test_the_folder_of_a_process_that_runs_and_files_of_others_stay(tmp_path, ot
         assert {folder, own, tmp_path / "llm-testbed-link", tmp_path / "llm-testbed-file"} == set(tmp_path.iterdir())
 
 
-def test_a_folder_that_was_removed_before_it_was_locked_is_created_again(tmp_path, monkeypatch):
+def test_a_temporary_folder_that_was_removed_before_it_was_locked_is_created_again(tmp_path, monkeypatch):
     made, make = [], TemporaryFolder.__init__.__globals__["tempfile"].mkdtemp
 
     def removed_at_first(**options):

@@ -8,7 +8,7 @@ from provision.ssh.login import KeyPair, key_pair
 from tests.support.services.sshd import new_key
 
 TEST_TIMEOUT_S = 300
-"""The limit of a test. The start of services is not part of it; the tests wait for them as long as they live."""
+"""Time limit of a test, without the start of services: a test waits for a service as long as its process runs."""
 CLOUDS = 2
 """How many workers start OpenStack services in a run that has other tests too. A start takes ten seconds of a core."""
 MARKERS = {"chameleon": "openstack", "openstack": "openstack", "slurm": "slurm", "node": "node", "chain": "chain"}

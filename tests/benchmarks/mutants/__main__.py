@@ -48,8 +48,10 @@ def main() -> None:
     parser.add_argument(
         "--limit-s", type=float, default=300, help="seconds for a mutant's tests (default: %(default)s)"
     )
-    parser.add_argument("--at-most", type=int, help="test so many mutants, and continue in the next call")
-    parser.add_argument("--again", action="store_true", help="also test survivors again, after new tests")
+    parser.add_argument("--at-most", type=int, help="maximum number of mutants of this call; the next call continues")
+    parser.add_argument(
+        "--again", action="store_true", help="also test again the mutants that survived, after you have added tests"
+    )
     parser.add_argument("--out", type=Path, help="file for the figures")
     options = parser.parse_args()
     parts = tomllib.loads((HERE / "mutants.toml").read_text())

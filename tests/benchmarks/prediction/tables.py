@@ -39,7 +39,7 @@ def measured(folder: Path) -> list[Result]:
 
 
 def compared(results: Sequence[Result]) -> list[tuple[Result, Prediction]]:
-    """Return these cases with their predictions. Prints each case as soon as its prediction ends, also if it fails."""
+    """Return these cases with their predictions. Prints each case as soon as its prediction ends, even if it fails."""
     found: dict[str, Prediction] = {}
 
     def watch(spec: RowSpec, prediction: Prediction, cached: bool) -> None:

@@ -1,4 +1,4 @@
-"""Run an unchanged program on a GPU: its memory until a prediction of it would stop, and the time of later steps."""
+"""Run an unchanged program on a GPU: measure its memory until a prediction would stop, and the time of later steps."""
 
 import importlib
 import itertools

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.tool_speed.row_stages FILE RUN STORED
 
-RUN: the folder of a run whose rows ran one after another. STORED: an earlier run of the same rows, in any form; the
-outcomes and the peaks are compared with its.
+RUN: the folder of a run whose rows ran one after another. STORED: an earlier run of the same rows, in any form; its
+outcomes and peaks are compared with those of RUN.
 """
 
 import argparse

@@ -63,7 +63,7 @@ def main() -> None:
             found = earliest_slots(nodes, calendar, requirements, NOW)
             seconds.append(process_time() - begin)
         medians_s[name] = median(seconds)
-        print(f"{name}: {len(found)} blocks in {medians_s[name]:.2f} s")
+        print(f"{name}: {len(found)} slots in {medians_s[name]:.2f} s")
     if options.out:
         facts = {
             "command": f"python -m tests.benchmarks.tool_speed.slot_search --runs {options.runs}",

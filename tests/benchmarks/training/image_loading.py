@@ -142,7 +142,9 @@ def main() -> None:
     parser.add_argument("--size", default="full" if torch.cuda.is_available() else "tiny")
     parser.add_argument("--micro-steps", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--pixels", type=int, help="side of the images before they are prepared; else the model's own")
+    parser.add_argument(
+        "--pixels", type=int, help="side of the images in pixels before they are prepared (default: that of the model)"
+    )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     spec = row_spec(SUITE, options.row, CARD, options.size, "verdict")

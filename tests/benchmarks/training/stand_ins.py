@@ -32,7 +32,11 @@ def measured_rows(names: Sequence[str]) -> list[Result]:
 
 def predicted_peaks(results: Sequence[Result]) -> list[tuple[float, float]]:
     """Return for each result the peak, GiB, predicted for the card, and for the GPU that emulated this card."""
-    specs = [spec for result in results for spec in (_peak(result, result.spec.card), _peak(result, _gpu(result)))]
+    specs = [
+        spec
+        for result in results
+        for spec in (_row_for_card(result, result.spec.card), _row_for_card(result, _gpu(result)))
+    ]
     peaks = [prediction.peak_gib for prediction in predict(specs, cache_folder())]
     return list(zip(peaks[::2], peaks[1::2], strict=True))
 
@@ -64,7 +68,7 @@ def _gpu(result: Result) -> str:
     return card
 
 
-def _peak(result: Result, card: str) -> RowSpec:
+def _row_for_card(result: Result, card: str) -> RowSpec:
     return result.spec.model_copy(update={"card": card, "length": "peak"})
 
 

@@ -9,7 +9,7 @@ fitted to all other runs. A run of length verdict may end after different number
 compared. After a quarter of the rows of a run, the remaining time is estimated from these rows.
 
 Whole runs: those in wall_runs.jsonl, from their start to the end of their last row, compared with wall_predicted.json,
-which was written before they ran (see the benchmark runs). Writes wall_times.md and wall_times.json into
+which was written before they ran (see runs.py). Writes wall_times.md and wall_times.json into
 experiments/evidence/prediction_h200, without a GPU.
 """
 
@@ -81,7 +81,7 @@ def compare_row(run: Run, result: Result, step_s: float, outside: OutsideSteps) 
 
 
 def compare_stored(stored: StoredTimes, newest: Sequence[FinishedRun]) -> list[Compared]:
-    """Compare each stored row whose step is predicted, also of ``newest`` runs."""
+    """Compare each stored row whose step is predicted, including those of the runs ``newest``."""
     found, fits, steps = [], {}, step_seconds()
     for run, result in [*stored.results, *((one.run, row) for one in newest for row in one.rows)]:
         step_s = steps.get((f"{run.suite}/{result.spec.row}", result.spec.card))
@@ -146,7 +146,7 @@ def state_of(row: Result, elapsed_s: float) -> RowState:
 
 
 def rows_seconds(times: Sequence[RowTime], gpus: int) -> TimeRange:
-    """Return the time of rows that share GPUs, without what occurs once a run."""
+    """Return the time of rows that share GPUs, without what occurs once in a run."""
     sides, needed = zip(*(time[:3] for time in times), strict=True), [time.gpus for time in times]
     return TimeRange(*(makespan_s(list(zip(side, needed, strict=True)), gpus) for side in sides))
 
@@ -185,7 +185,7 @@ def compare_all_whole(runs: Sequence[FinishedRun]) -> Iterator[dict[str, Any]]:
 
 
 def whole_cells(one: Mapping[str, Any]) -> list[str]:
-    """Return the cells of a whole run."""
+    """Return the table cells of a whole run."""
     interval = f"{one['low_s']:.0f} to {one['high_s']:.0f}"
     times = f"{one['expected_s']:.0f}", interval, f"{one['measured_s']:.0f}", percent(one["error"])
     return [one["run"], one["rows"], WAYS[one["way"]], *times, percent(one["remaining_error"])]

@@ -5,8 +5,8 @@
 Reads the stored runs at full size whose rows report their stages, and runs of newer code: row_stages.json and
 wall_runs.jsonl. Writes experiments/history/outside_steps.json, which names the runs. The seconds of a row's parts have
 the smallest sum of absolute errors over all stages of all rows, so that single rows of a slow host hardly change them.
-Seconds that occur once a run or between rows are medians over the runs of newer code, because older code needed longer.
-The error is that of 80 % of the rows, each with seconds that were fitted to the other runs.
+Seconds that a run needs once, or between its rows, are medians over the runs of newer code, because older code needed
+longer. The error is the one that 80 % of the rows do not exceed, each with seconds that were fitted to the other runs.
 """
 
 import json
@@ -43,7 +43,7 @@ class TimedStage(NamedTuple):
 
 
 class Edges(NamedTuple):
-    """Seconds of a run that occur once, and between rows."""
+    """The seconds that a run needs once, and those that it needs between rows."""
 
     prepare_s: float
     libraries_s: float
@@ -131,7 +131,7 @@ def row_errors(stages: Sequence[TimedStage]) -> Iterator[float]:
 
 
 def longer_shares(stored: StoredTimes) -> Iterator[tuple[StepKind, float]]:
-    """Yield for each row of length verdict where its number of steps was: 0 at the lowest, 1 at the highest."""
+    """Yield where each row of length verdict ended between its lowest (0) and its highest (1) number of steps."""
     for run, result in stored.results:
         if (run.size, run.length, result.outcome) != ("full", "verdict", "fits") or result.speed is None:
             continue

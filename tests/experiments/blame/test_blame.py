@@ -65,7 +65,7 @@ def test_the_package_that_changed_a_value_is_found_in_six_steps(package_index):
     assert any("step 1 (at most" in line for line in lines)
 
 
-def test_a_package_that_breaks_a_row_is_found(package_index):
+def test_a_package_that_makes_a_row_fail_is_found(package_index):
     wheel(package_index, "pack03", "2.0", "float('nan')")
     observe = Observer(lambda values: fake_observation(0, "error") if values["pack03"] != 0 else fake_observation(10))
     found = run_blame(observe)
@@ -81,7 +81,7 @@ def test_two_packages_that_change_a_value_only_together_are_both_named(package_i
     assert [one.package for one in found.culprits] == ["pack02", "pack11"]
 
 
-def test_packages_that_require_each_other_change_together(package_index):
+def test_packages_that_require_each_other_are_changed_together(package_index):
     wheel(package_index, "pack04", "1.0", needs=["pack05<2"])
     wheel(package_index, "pack04", "2.0", "1", needs=["pack05>=2"])
     asked: list[dict[str, str]] = []
@@ -110,7 +110,7 @@ def test_a_package_that_only_one_environment_has_is_found(package_index):
     assert [(one.package, one.before, one.now) for one in found.culprits] == [("extra", "1.0", "")]
 
 
-def test_a_step_that_cannot_be_tested_is_left_out(package_index):
+def test_the_search_continues_if_an_environment_of_a_step_cannot_be_tested(package_index):
     wheel(package_index, "pack09", "2.0", "1")
 
     def observe(method, environment):
@@ -142,7 +142,7 @@ def test_a_new_environment_reuses_compiled_files_whose_source_is_the_same_file(p
     assert compiled.samefile(old.site_packages / "__pycache__" / compiled.name)
 
 
-def test_packages_that_only_pytorch_needs_are_added_and_pins_stay(package_index):
+def test_dependencies_of_pytorch_are_installed_and_pinned_versions_stay(package_index):
     wheel(package_index, "torch", "2.0", needs=["fake-cuda==12.4", "pack00>=2"])
     wheel(package_index, "fake_cuda", "12.4")
     found = create_environment(pins({"torch": "2.0", "pack00": "1.0"})).packages()
@@ -160,7 +160,7 @@ def test_an_interrupted_environment_is_created_again(package_index):
     assert create_environment(pins(OLD)).python.exists()
 
 
-def test_two_environments_without_a_difference_are_an_error_with_the_reason(package_index):
+def test_environments_with_the_same_packages_or_values_are_an_error_with_the_reason(package_index):
     with pytest.raises(InputError, match="prediction: nothing differs"):
         run_blame(Observer())
     with pytest.raises(InputError, match="the same versions"):

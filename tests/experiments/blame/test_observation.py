@@ -4,7 +4,7 @@ from experiments.blame.observation import Observation, find_difference, rejectio
 from tests.support.results.fake_index import fake_observation
 
 
-def test_an_environment_has_the_result_of_the_end_with_the_nearer_value():
+def test_an_environment_counts_as_good_or_bad_by_the_nearer_of_both_values():
     found = find_difference(fake_observation(10.0), fake_observation(12.0), None)
     assert found
     assert found.sentence == "row: peak memory 10 GiB → 12 GiB (+20 %)"
@@ -12,11 +12,11 @@ def test_an_environment_has_the_result_of_the_end_with_the_nearer_value():
     assert found.side(fake_observation(0, "error")) is None
 
 
-def test_a_difference_within_rounding_does_not_count():
+def test_values_that_differ_only_by_rounding_have_no_difference():
     assert find_difference(fake_observation(10.0), fake_observation(10.0005), None) is None
 
 
-def test_an_observation_that_an_earlier_version_stored_is_read():
+def test_an_observation_stored_by_an_earlier_version_can_be_read():
     stored = fake_observation(10.0).model_dump_json().replace('"measured"', '"figures"')
     assert Observation.model_validate_json(stored) == fake_observation(10.0)
 
@@ -29,7 +29,7 @@ def test_a_row_that_is_rejected_differs_from_one_that_fits():
     assert found.side(rejection_of(["row"], "package torch is missing")) is None
 
 
-def test_the_status_of_a_statement_decides_before_its_value():
+def test_a_changed_status_of_a_statement_counts_before_a_changed_value():
     failed = fake_observation(12.0).model_copy(update={"statuses": {"row/peak_gib": "fail"}})
     flipped = find_difference(fake_observation(10.0), failed, "row/peak_gib")
     assert flipped

@@ -14,14 +14,14 @@ from tests.support.results.fake_index import wheel
 RUN = EVIDENCE / "single_gpu_blip2-h100_94gb-full-verdict"
 
 
-def test_a_lock_has_hashes_but_no_build_of_pytorch():
+def test_pins_of_a_lock_file_have_hashes_except_for_pytorch():
     found = pins_of("current", "--bad")
     assert len(found["transformers"].hashes) >= 1
     assert found["torch"].hashes == ()
     assert pins_of("as-taught", "--good")["transformers"].version.startswith("4.")
 
 
-def test_names_are_normalized_and_other_lines_are_rejected(tmp_path):
+def test_package_names_are_normalized_and_lines_without_an_exact_version_are_rejected(tmp_path):
     assert read_pins("Py_YAML==6.0\n# comment\n", "a.txt") == {"py-yaml": Pin("6.0")}
     (tmp_path / "loose.txt").write_text("torch>=2\n")
     with pytest.raises(InputError, match=r"'torch>=2' is not an exact version"):

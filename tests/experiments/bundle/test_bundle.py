@@ -43,7 +43,7 @@ def test_a_genuine_run_is_accepted(run, tmp_path):
     assert checked.evaluation is not None
 
 
-def test_another_peak_of_a_row_on_the_cpu_contradicts_its_prediction():
+def test_a_changed_peak_of_a_row_on_the_cpu_contradicts_its_prediction():
     run = EVIDENCE / "slurm_hf_trainer-v100_32gb-full-verdict"
     result = RunFolder(run).results()["neo-inference-cpu"]
     (prediction,) = (one for one in predictions_for(run) if one.spec.row == "neo-inference-cpu")
@@ -52,7 +52,7 @@ def test_another_peak_of_a_row_on_the_cpu_contradicts_its_prediction():
     assert list(prediction_contradictions(higher, prediction)) == ["peak 3.00 GiB, predicted 2.62 GiB"]
 
 
-def test_a_result_of_a_shared_gpu_states_its_steps_and_no_speed():
+def test_a_result_from_a_shared_gpu_is_rejected_if_it_states_a_speed():
     result = next(one for one in RunFolder(EVIDENCE / f"{LAB}-full-verdict").results().values() if one.speed)
     speed, device = result.speed, result.device.model_copy(update={"shared": True})
     assert speed
@@ -103,7 +103,7 @@ def test_a_bundle_with_an_edited_file_is_rejected_by_its_checksum(genuine_bundle
         read_bundle(tmp_path / "edited.zip")
 
 
-def test_a_missing_row_scores_no_point(genuine_bundle, tmp_path, capsys):
+def test_a_row_that_is_not_in_the_bundle_gets_no_points(genuine_bundle, tmp_path, capsys):
     code = main(
         [
             "grade",
@@ -126,7 +126,7 @@ def test_a_missing_row_scores_no_point(genuine_bundle, tmp_path, capsys):
     assert "alice.zip: accepted, 1 of 2 points" in capsys.readouterr().out
 
 
-def test_a_run_of_another_card_is_rejected(genuine_bundle):
+def test_a_run_for_another_card_than_the_requested_one_is_rejected(genuine_bundle):
     assert check_bundle(genuine_bundle, card="h100_94gb").problems == (
         "the run is for a100_80gb; requested: h100_94gb",
     )
@@ -175,20 +175,20 @@ def test_an_archive_that_hides_its_size_is_rejected(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"not an archive", b"PK\x03\x04" + bytes(100)])
-def test_a_file_that_is_no_archive_is_rejected(content, tmp_path):
+def test_a_file_that_is_not_an_archive_is_rejected(content, tmp_path):
     (tmp_path / "text.zip").write_bytes(content)
     with pytest.raises(BadBundle, match="not a bundle"):
         read_bundle(tmp_path / "text.zip")
 
 
-def test_a_result_that_is_no_json_is_rejected_with_the_reason(genuine_bundle, tmp_path):
+def test_a_result_that_is_not_json_is_rejected_with_the_reason(genuine_bundle, tmp_path):
     forger = Forger(genuine_bundle)
     forger.contents["run.json"] = b"{"
     (problem,) = check_bundle(write_zip(tmp_path / "broken.zip", forger.contents)).problems
     assert "run.json: not a run of schema version 1" in problem
 
 
-def test_a_bundle_has_no_secret_and_is_the_same_each_time(tmp_path, monkeypatch):
+def test_a_bundle_contains_no_secret_and_has_the_same_bytes_each_time(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/alice")
     folder = tmp_path / "run"
     folder.mkdir()

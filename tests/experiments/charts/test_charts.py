@@ -22,7 +22,7 @@ def attributes(content: str, name: str) -> list[float]:
     return [float(value) for value in re.findall(rf'<rect[^>]* {name}="([\d.]+)%"', content)]
 
 
-def test_parts_of_a_chart_s_bar_follow_one_another_to_scale():
+def test_the_parts_of_a_bar_are_adjacent_and_drawn_to_scale():
     chart = bar_chart(BARS, "GiB", "memory")
     starts, widths = attributes(chart.content, "x"), attributes(chart.content, "width")
     assert widths[1] == pytest.approx(3 * widths[0], rel=1e-3)
@@ -31,7 +31,7 @@ def test_parts_of_a_chart_s_bar_follow_one_another_to_scale():
     assert list(chart.legend) == ["parameters", "gradients", "reserved", "measured"]
 
 
-def test_a_limit_beyond_all_bars_is_in_the_chart():
+def test_a_limit_that_exceeds_all_bars_is_inside_the_chart():
     content = bar_chart(BARS, "GiB", "memory", Limit(100.0, "card: 100 GiB")).content
     assert re.findall(r'class="limit" x1="([\d.]+)%"', content) == [f"{100 / 1.03:.5g}"]
     assert "card: 100 GiB" in content
@@ -50,7 +50,7 @@ def test_ticks_are_round_numbers_within_the_axis(highest, expected):
     assert tick_values(highest, 5) == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_line_of_a_chart_leaves_out_repeated_and_missing_values():
+def test_a_curve_has_no_points_for_repeated_and_missing_values():
     assert line_path([0, 1, 2, 3, 4], [0, 0, 0, 10, 10], 4, 10) == "M0 1000l500 0l250 -1000l250 0"
     assert line_path([0, 1, 2], [5, None, 10], 2, 10) == "M0 500M1000 0"
     assert line_path([0], [5], 1, 10) == "M0 500"
@@ -68,11 +68,11 @@ def test_every_chart_is_a_complete_document_with_escaped_text():
 
 
 @pytest.mark.parametrize("values", [[None, None], [0.0, 0.0]])
-def test_a_panel_without_a_value_above_zero_is_drawn(values):
+def test_a_panel_whose_values_are_all_missing_or_zero_is_drawn(values):
     assert "<path" in line_chart([Panel("busy", "", [Line("GPU", values)])], [0, 0], "s", "load").content
 
 
-def test_areas_of_a_treemap_are_the_sizes_and_fill_it_without_overlap():
+def test_areas_in_a_treemap_are_proportional_to_sizes_and_fill_it_without_overlap():
     sizes = [6, 6, 4, 3, 2, 2, 1]
     boxes = squarify(sizes, Box(10, 20, 6, 4))
     assert [box.width * box.height for box in boxes] == pytest.approx(sizes)
@@ -86,7 +86,7 @@ def test_areas_of_a_treemap_are_the_sizes_and_fill_it_without_overlap():
             assert beside or top >= other[3] - 1e-9 or bottom <= other[1] + 1e-9
 
 
-def test_a_treemap_has_each_group_in_one_piece_and_no_group_without_size():
+def test_a_treemap_draws_each_group_as_one_rectangle_and_leaves_out_empty_groups():
     groups = {
         "gradients": [],
         "parameters": [Tile("a.b.c", "b.c", "x.py:1", 3.0)],

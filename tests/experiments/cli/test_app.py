@@ -29,7 +29,7 @@ from tests.support.services.sshd import new_key
 
 
 @pytest.mark.parametrize("arguments", [["run"], ["run", SUITE, "--size", "huge"], ["nope"], ["run", SUITE, "--nope"]])
-def test_wrong_usage_exits_with_2(testbed, arguments):
+def test_wrong_usage_ends_with_exit_code_2(testbed, arguments):
     code, _, err = testbed(*arguments)
     assert code == 2
     assert err.startswith("testbed: ")
@@ -63,11 +63,11 @@ def test_help_is_quick_and_imports_no_large_library():
 
 
 def test_commands_and_the_worker_do_not_import_torch():
-    rooms = (
+    modules = (
         "experiments.cli.app, experiments.pipeline, experiments.report, experiments.cli.tables,"
         "experiments.notebooks.row, experiments.runners.slurm.job, experiments.training.worker"
     )
-    code = f"import sys, {rooms}; print('torch' in sys.modules)"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=CODE_FOLDER, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
@@ -103,14 +103,14 @@ def test_a_missing_package_is_reported_in_one_line_with_what_to_install(testbed,
     )
 
 
-def test_rows_and_predictions_need_the_packages_of_training(testbed, monkeypatch, tmp_path):
+def test_running_rows_and_predicting_need_the_packages_of_training(testbed, monkeypatch, tmp_path):
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
     code, _, err = testbed("run", SUITE, "--row", "xxl", "--results", tmp_path, "--no-predict")
     assert (code, err) == (2, "testbed: package 'torch' is not installed; pip install 'llm-testbed[train]'\n")
     assert testbed("predict", f"{SUITE}/xxl")[::2] == (code, err)
 
 
-def test_extras_have_the_packages_that_messages_name():
+def test_each_extra_that_a_message_names_has_the_missing_package():
     with (CODE_FOLDER / "pyproject.toml").open("rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]
     distributions = {"blazarclient": "python-blazarclient", "chi": "python-chi", "openstack": "openstacksdk"}
@@ -149,7 +149,7 @@ def test_a_flavor_with_a_virtual_gpu_boots_the_vgpu_image_unless_an_image_is_req
 
 
 @pytest.mark.parametrize("arguments", [("--batch", "1"), ("--lora-r", "4"), ("--activation-checkpointing",)])
-def test_options_of_a_custom_training_need_a_model_even_with_their_default(testbed, arguments):
+def test_an_option_of_a_custom_training_needs_a_model_even_if_given_with_its_default(testbed, arguments):
     code, _, err = testbed("predict", f"{SUITE}/xxl", *arguments)
     assert (code, err) == (2, f"testbed: {arguments[0]}: needs --model; a row has its own settings\n")
 

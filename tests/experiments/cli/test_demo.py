@@ -54,7 +54,7 @@ def test_a_lease_that_starts_later_is_pending(testbed):
     assert (code, "llm_you is PENDING\n" in out) == (0, True)
 
 
-def test_a_lease_that_an_earlier_version_stored_is_shown(testbed, tmp_path):
+def test_a_lease_stored_by_an_earlier_version_is_shown(testbed, tmp_path):
     testbed("lease", "--site", "demo", "--no-wait", "--yes")
     file = tmp_path / "state" / "demo" / "site.json"
     stored = file.read_text()
@@ -72,7 +72,7 @@ def test_real_leases_are_shown_first_and_the_demonstration_has_its_own_journal(t
     assert BANNER in testbed("release", "llm_you", "--yes")[2]
 
 
-def test_every_check_passes_and_reproduce_shows_its_plan(testbed):
+def test_every_check_passes_and_the_command_reproduce_shows_its_plan(testbed):
     code, out, err = testbed("doctor", "--site", "demo")
     assert (code, out.splitlines()[-1], err) == (0, "none of 15 failed", BANNER)
     code, out, err = testbed("reproduce", "--site", "demo", "--dry-run")
@@ -83,7 +83,7 @@ def test_every_check_passes_and_reproduce_shows_its_plan(testbed):
     assert len(times) == 1
 
 
-def test_status_since_a_day_adds_up_the_costs_of_past_leases(testbed):
+def test_the_command_status_with_the_option_since_adds_up_the_costs_of_past_leases(testbed):
     assert testbed("status", "--since", "2020-01-01") == (0, "0 leases: 0.0 service units\n", "")
     assert testbed("lease", "--site", "demo", "--yes")[0] == 0
     code, out, _ = testbed("status", "--since", "2020-01-01")

@@ -89,19 +89,19 @@ def invalid_files(tmp_path, monkeypatch, machine):
 
 
 @pytest.mark.parametrize(("name", "param"), TYPED, ids=_id)
-def test_an_invalid_value_is_named_with_the_allowed_ones(error_of, name, param):
+def test_the_error_for_an_invalid_value_names_it_and_the_allowed_values(error_of, name, param):
     error = error_of(name, displayed_name(param), "no-such-thing")
     assert error.startswith(f"{displayed_name(param)} no-such-thing: allowed: {describe_allowed_values(param)}")
 
 
 @pytest.mark.parametrize(("name", "param"), CHOICES, ids=_id)
-def test_a_misspelled_choice_is_corrected(error_of, name, param):
+def test_the_error_for_a_misspelled_choice_suggests_the_correct_one(error_of, name, param):
     value = allowed_choices(param)[-1]
     assert error_of(name, displayed_name(param), f"{value}x").endswith(f"; did you mean {value}?")
 
 
 @pytest.mark.parametrize(("name", "param"), BOUNDED, ids=_id)
-def test_a_number_below_the_minimum_is_rejected_with_the_minimum(error_of, name, param):
+def test_the_error_for_a_number_below_the_minimum_names_the_minimum(error_of, name, param):
     assert error_of(name, displayed_name(param), f"{param.min - 1:g}").endswith(f" from {param.min:g}")
 
 
@@ -111,7 +111,7 @@ def test_an_option_without_its_value_is_named(error_of, name, param):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_unknown_option_and_a_surplus_word_are_named(error_of, name):
+def test_an_unknown_option_and_a_surplus_argument_are_named(error_of, name):
     assert error_of(name, "--no-such-option").startswith("unknown option --no-such-option")
     if not any(param.nargs == -1 for param in load_command(name).params):
         required = [
@@ -184,7 +184,7 @@ def test_an_empty_path_is_rejected(error_of, name, param):
     assert error_of(name, displayed_name(param), "").startswith(f"{displayed_name(param)} '': allowed: a path")
 
 
-def test_an_error_of_a_file_that_is_not_in_the_command_line_shows_a_traceback(monkeypatch, capsys):
+def test_a_missing_file_that_is_not_in_the_command_line_shows_a_traceback(monkeypatch, capsys):
     def broken():
         raise FileNotFoundError(2, "No such file or directory", "/somewhere/else")
 
@@ -197,7 +197,7 @@ def test_a_value_of_several_lines_is_reported_in_one_line(error_of):
     assert error_of("predict", "--precision", "bf16\n-true").startswith("--precision bf16 -true: allowed: ")
 
 
-def test_the_example_of_a_time_is_in_the_future(error_of):
+def test_the_example_in_the_error_for_an_invalid_time_is_in_the_future(error_of):
     example = error_of("slots", "--start", "tomorrow").split("allowed: ")[1].split(TIME)[0]
     assert datetime.fromisoformat(f"{example}{TIME}") > datetime.now(UTC)
 

@@ -63,7 +63,7 @@ def test_a_report_is_written_although_the_folder_has_a_fifo_or_device(stored_run
     assert (stored_run / "report.html").stat().st_size > 10_000
 
 
-def test_a_report_does_not_wait_for_a_fifo_in_a_neighbor_run(stored_run):
+def test_a_report_does_not_wait_for_a_fifo_in_another_run_of_the_folder(stored_run):
     shutil.copytree(stored_run, stored_run.with_name("other"))
     _replace(stored_run.with_name("other") / "verdict.json", "fifo")
     assert main(["report", str(stored_run)]) == 0
@@ -90,7 +90,7 @@ def test_a_report_does_not_write_through_a_link_to_a_file_outside(stored_run, tm
     assert not (stored_run / "report.html").is_symlink()
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_partial_one(tmp_path):
+def test_a_write_that_fails_leaves_the_old_file_and_no_partial_file(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(IsADirectoryError, match="folder"):
         write_atomically(tmp_path / "folder", "text")
@@ -98,7 +98,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_partial_one(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["two\nlines.txt", "back\\slash.txt", os.fsdecode(b"tab\xe9.txt"), "sp ace.txt"])
-def test_sha256sum_and_evaluate_read_checksums_of_any_file_name(stored_run, name):
+def test_the_program_sha256sum_and_the_command_evaluate_can_read_checksums_of_any_file_name(stored_run, name):
     (stored_run / name).write_text("text")
     write_atomically(stored_run / "SHA256SUMS", folder_checksums(stored_run), errors="surrogateescape")
     assert changed_files(stored_run) == ()
@@ -153,7 +153,7 @@ def test_a_journal_that_is_a_fifo_or_too_deeply_nested_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("character", ["\x1b", "\x9b", "\u202e", "\u2066", "\u2028", "\x07", os.fsdecode(b"\xff")])
-def test_characters_that_change_a_terminal_are_shown_as_escapes(stored_run, capsys, character):
+def test_characters_that_control_a_terminal_are_shown_as_escapes(stored_run, capsys, character):
     assert main(["evaluate", f"no{character}such"]) == 2
     error = capsys.readouterr().err
     assert character not in error
@@ -161,7 +161,7 @@ def test_characters_that_change_a_terminal_are_shown_as_escapes(stored_run, caps
 
 
 @pytest.mark.parametrize("character", ["\x1b", "\x9b", "\u202e", "\u2066", "\u2028", "\x07"])
-def test_results_that_would_change_a_terminal_or_a_page_are_shown_with_escapes(stored_run, capsys, character):
+def test_results_that_would_control_a_terminal_or_change_a_page_are_shown_with_escapes(stored_run, capsys, character):
     stored = json.loads((stored_run / "run.json").read_text())
     (stored_run / "run.json").write_text(json.dumps({**stored, "host": f"{character}]0;title", "command": character}))
     assert main(["evaluate", str(stored_run), "--all"]) == 0
@@ -186,7 +186,9 @@ def test_results_that_would_change_a_terminal_or_a_page_are_shown_with_escapes(s
     ids=lambda change: next(iter(change)),
 )
 @pytest.mark.parametrize("line", ["evaluate RUN", "report RUN", "bundle RUN", "logs xxl RUN"])
-def test_a_run_with_paths_as_names_too_many_rows_or_invalid_numbers_is_rejected(stored_run, capsys, line, change):
+def test_a_run_whose_names_are_paths_or_that_has_too_many_rows_or_invalid_numbers_is_rejected(
+    stored_run, capsys, line, change
+):
     stored = json.loads((stored_run / "run.json").read_text())
     (stored_run / "run.json").write_text(json.dumps({**stored, **change}))
     assert main(line.replace("RUN", str(stored_run)).split()) == 2
@@ -205,7 +207,7 @@ def test_a_log_that_is_not_a_regular_file_is_not_printed(stored_run, capsys, kin
     assert "no log.txt" in capsys.readouterr().err
 
 
-def test_a_log_on_a_terminal_cannot_change_it_and_in_a_pipe_is_unchanged(stored_run):
+def test_a_log_is_printed_with_escapes_on_a_terminal_and_unchanged_in_a_pipe(stored_run):
     log = stored_run / "single_gpu_blip2" / "xxl" / "log.txt"
     log.parent.mkdir(parents=True)
     content = b"one\x1b]0;title\x07\x1b[2J\n\x1b[31mred\x1b[0m\r50%\r100%\n\xff"
@@ -229,7 +231,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIO
 
 
 @pytest.mark.parametrize("line", ["compare RUN RUN", "report RUN", "list single_gpu_blip2"])
-def test_every_text_is_written_to_a_terminal_and_to_files_without_utf_8(stored_run, line):
+def test_every_text_can_be_written_to_a_terminal_or_file_that_does_not_support_utf_8(stored_run, line):
     done = _command(*line.replace("RUN", "run").split(), env=ASCII, cwd=stored_run.parent, stdout=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.isascii()
@@ -251,7 +253,7 @@ def test_a_closed_pipe_gives_the_exit_code_of_sigpipe_and_no_error():
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_closed_streams_are_not_an_error():
+def test_closed_standard_streams_are_not_an_error():
     words = [sys.executable, "-m", "experiments", "list"]
     line = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *words]
     assert subprocess.run(line, env={**os.environ, "PYTHONPATH": str(CODE_FOLDER)}, timeout=100).returncode == 0

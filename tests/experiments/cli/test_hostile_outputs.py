@@ -57,7 +57,7 @@ def test_a_database_that_is_not_a_regular_file_is_rejected(folder_with_outputs, 
     assert capsys.readouterr().err == f"testbed: --database {target}: not a regular file\n"
 
 
-def test_a_fifo_that_somebody_reads_gets_the_output(tmp_path):
+def test_a_fifo_that_another_program_reads_gets_the_output(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
     with open_output(tmp_path / "fifo") as file:
@@ -66,7 +66,7 @@ def test_a_fifo_that_somebody_reads_gets_the_output(tmp_path):
     os.close(reader)
 
 
-def test_names_that_are_not_utf_8_are_written_as_they_are(tmp_path):
+def test_file_names_that_are_not_utf_8_are_written_unchanged(tmp_path):
     with open_output(tmp_path / "out.csv") as file:
         file.write(os.fsdecode(b"x\xe9"))
     assert (tmp_path / "out.csv").read_bytes() == b"x\xe9"

@@ -54,7 +54,7 @@ def testbed(monkeypatch, tmp_path, capsys, site):
     return run
 
 
-def test_slots_are_as_long_and_large_as_the_labs_need(testbed):
+def test_slots_have_the_length_and_the_nodes_that_the_labs_need(testbed):
     code, out, err = testbed("slots", "--limit", "1", "--json")
     assert (code, err) == (0, "")
     (slot,) = json.loads(out)
@@ -63,7 +63,7 @@ def test_slots_are_as_long_and_large_as_the_labs_need(testbed):
     assert begin >= datetime.now(UTC).replace(second=0, microsecond=0)
 
 
-def test_reservations_of_others_have_exact_times(testbed, site):
+def test_bookings_are_listed_with_exact_times(testbed, site):
     start = datetime.now(UTC).replace(minute=7, second=0, microsecond=0) + HOUR
     site.booked = [Booking("2", start, start + 2 * HOUR), Booking("1", start - 9 * HOUR, start - 8 * HOUR)]
     code, out, _ = testbed("slots", "--bookings", "--json")
@@ -76,7 +76,7 @@ def test_reservations_of_others_have_exact_times(testbed, site):
     assert (code, "node-2" in out, f"{start:%Y-%m-%d %H:%M} to" in out, "node-1" in out) == (0, True, True, False)
 
 
-def test_lease_without_waiting_shows_start_end_and_node(testbed, site):
+def test_the_command_lease_without_waiting_shows_start_end_and_node(testbed, site):
     site.lease_status = "PENDING"
     start = (datetime.now(UTC) + 24 * HOUR).replace(minute=0, second=0, microsecond=0)
     flags = ["--key", "KEY", "--no-wait", "--yes", "--start", f"{start:%Y-%m-%dT%H:%MZ}", "--hours", "2"]
@@ -93,7 +93,7 @@ def test_lease_without_waiting_shows_start_end_and_node(testbed, site):
 
 
 @pytest.mark.parametrize(("model", "capability"), [("P100", "6.0"), ("V100", "7.0")])
-def test_an_old_gpu_causes_a_warning(testbed, site, model, capability):
+def test_a_lease_of_a_gpu_without_bfloat16_causes_a_warning(testbed, site, model, capability):
     site.machines = hosts_of(2, gpu_model=model, gpu_memory_gib=16.0, node_type=f"gpu_{model.lower()}")
     for command in (["slots"], ["lease", "--key", "KEY", "--dry-run"]):
         _, _, err = testbed(*command, "--node-type", f"gpu_{model.lower()}")
@@ -101,7 +101,7 @@ def test_an_old_gpu_causes_a_warning(testbed, site, model, capability):
         assert f"{model} 16GB computes bfloat16 in software, which is slow (compute capability {capability}, " in err
 
 
-def test_a_gpu_with_bfloat16_causes_no_warning(testbed):
+def test_a_lease_of_a_gpu_with_bfloat16_causes_no_warning(testbed):
     assert "warning" not in testbed("lease", "--key", "KEY", "--dry-run")[2]
 
 
@@ -184,7 +184,7 @@ def test_a_lease_of_another_account_is_named_and_not_released(testbed, site):
     assert len(site.held) == 1
 
 
-def test_status_shows_the_leases_of_other_sites_if_one_does_not_answer(testbed, site):
+def test_the_command_status_shows_the_leases_of_other_sites_if_one_does_not_answer(testbed, site):
     for name in ("llm_a", "llm_b"):
         assert testbed("lease", "--name", name, "--key", "KEY", "--start", "now", "--no-wait", "--yes")[0] == 0
         site.account = replace(IDENTITY, project="CHI-000002", project_id="p2")
@@ -205,7 +205,7 @@ def test_the_account_is_named_by_an_option_of_every_command(testbed, monkeypatch
     assert os.environ["OS_CLOUD"] == "uc_research"
 
 
-def test_without_leases_status_and_orphans_print_that_there_are_none(testbed):
+def test_the_commands_status_and_orphans_print_that_nothing_is_leased_if_there_is_no_lease(testbed):
     assert testbed("status") == (0, "no active lease\n", "")
     assert json.loads(testbed("status", "--json")[1]) == []
     assert testbed("orphans") == (0, "no leaked resources\n", "")
@@ -226,7 +226,9 @@ def test_the_plan_of_reproduce_is_printed(testbed, tmp_path):
     )
 
 
-def test_reproduce_runs_rows_with_the_given_weights_data_input_and_gpus_per_node(testbed, tmp_path, monkeypatch):
+def test_the_command_reproduce_runs_rows_with_the_given_weights_data_input_and_gpus_per_node(
+    testbed, tmp_path, monkeypatch
+):
     planned = []
     original = reproduction.planned_operations
     monkeypatch.setattr(
@@ -261,7 +263,7 @@ def test_without_the_optional_packages_the_message_names_what_to_install(
     assert (code, out, err) == (2, "", expected)
 
 
-def test_a_message_is_sent_about_a_lease_that_ends_soon(testbed, monkeypatch):
+def test_a_message_about_a_lease_that_ends_soon_is_sent(testbed, monkeypatch):
     sent = []
     monkeypatch.setattr("experiments.notify.send._try_to_send", lambda service, title, text: sent.append(title) or True)
     assert testbed("lease", "--key", "KEY", "--start", "now", "--no-wait", "--yes", "--hours", "2")[0] == 0

@@ -53,7 +53,7 @@ def prediction(needed_gib: float) -> ScriptPrediction:
     )
 
 
-def test_frames_of_the_interpreter_are_not_shown_as_lines_of_the_script(capsys):
+def test_memory_is_not_attributed_to_frames_of_the_interpreter(capsys):
     inner = LineMemory(line="<frozen runpy>:88", category="params", size_gib=1.0)
     own = LineMemory(line="train.py:3", category="params", size_gib=1.0)
     console().print(script_predictions_view([prediction(40.0).model_copy(update={"lines": (inner,)})]))
@@ -77,7 +77,7 @@ def requested_traces(monkeypatch):
     return asked
 
 
-def test_everything_after_the_dashes_is_the_command_of_the_script(requested_traces, capsys):
+def test_everything_after_two_dashes_is_the_command_of_the_script(requested_traces, capsys):
     assert (
         main(["predict", "--card", "a100_80gb,v100_32gb", "--steps", "3", "--", "python", "x.py", "--card", "y"]) == 0
     )
@@ -91,7 +91,7 @@ def test_everything_after_the_dashes_is_the_command_of_the_script(requested_trac
     assert ["a100_80gb", "10.00", "40.00", "78.60", "+38.60", "fits"] in lines
 
 
-def test_without_the_option_every_card_is_predicted_and_json_has_the_smallest_that_fits(requested_traces, capsys):
+def test_every_card_is_predicted_unless_cards_are_given_and_json_names_the_smallest_that_fits(requested_traces, capsys):
     assert main(["predict", "--json", "--", "python", "x.py"]) == 0
     assert "h200_141gb" in requested_traces[0][1]
     data = json.loads(capsys.readouterr().out)
@@ -100,7 +100,7 @@ def test_without_the_option_every_card_is_predicted_and_json_has_the_smallest_th
 
 
 @pytest.mark.parametrize(("limit", "code"), [("40", 0), ("39.9", 1)])
-def test_a_limit_in_gib_decides_the_exit_code(requested_traces, capsys, limit, code):
+def test_the_exit_code_depends_on_whether_the_peak_exceeds_a_limit_in_gib(requested_traces, capsys, limit, code):
     assert main(["predict", "--max-gib", limit, "--", "python", "x.py"]) == code
     assert ("40.00 GiB are needed, more than --max-gib 39.9" in capsys.readouterr().err) == bool(code)
 
@@ -115,7 +115,7 @@ def test_a_script_that_fails_gives_its_exit_code(monkeypatch, capsys, code, expe
     assert "the script itself failed" in capsys.readouterr().err
 
 
-def test_the_page_is_one_file_without_scripts(requested_traces, tmp_path):
+def test_the_page_of_a_prediction_is_one_file_without_javascript(requested_traces, tmp_path):
     page = tmp_path / "page.html"
     assert main(["predict", "--page", str(page), "--", "python", "<b>.py"]) == 0
     text = page.read_text()
@@ -145,12 +145,12 @@ def test_options_that_exclude_each_other_are_an_error_in_one_line(requested_trac
     assert requested_traces == []
 
 
-def test_fit_rejects_more_than_one_suite_or_row(capsys):
+def test_the_command_fit_rejects_more_than_one_suite_or_row(capsys):
     assert main(["fit", "python", "x.py"]) == 2
     assert "fit python x.py: allowed: one SUITE/ROW; write a script's command after --" in capsys.readouterr().err
 
 
-def test_the_smallest_card_is_named_first_and_the_peak_is_that_of_this_card(capsys):
+def test_the_smallest_card_that_fits_is_named_first_and_the_shown_peak_is_on_this_card(capsys):
     fits = prediction(40.0).model_copy(update={"peak_gib": 9.0})
     larger = prediction(60.0).model_copy(
         update={"peak_gib": 55.0, "cards": (card_prediction("mi100_32gb", 31.2, 60.0),)}

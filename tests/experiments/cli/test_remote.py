@@ -67,14 +67,14 @@ def test_an_error_is_reported_in_one_line(row, tmp_path, capfd, monkeypatch, arg
 
 
 @pytest.mark.parametrize("follow", [[], ["-f"]])
-def test_a_row_that_ended_without_a_log_is_not_waited_for(row, tmp_path, capfd, follow):
+def test_the_command_does_not_wait_for_the_log_of_a_row_that_ended_without_one(row, tmp_path, capfd, follow):
     (row / RESULT_FILE).write_text("{}")
     assert main(["logs", *follow, "a", str(tmp_path / "run")]) == 2
     assert "no output in log.txt at this machine; the row has ended" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("follow", [[], ["-f"]])
-def test_a_run_in_compact_form_has_no_logs(row, tmp_path, capfd, follow):
+def test_a_run_stored_in_compact_form_is_rejected_because_it_has_no_logs(row, tmp_path, capfd, follow):
     (tmp_path / "run" / RESULTS_FILE).touch()
     assert main(["logs", *follow, "a", str(tmp_path / "run")]) == 2
     assert "the run is stored in compact form, without logs" in capfd.readouterr().err

@@ -88,7 +88,7 @@ def test_a_row_in_only_one_run_has_no_changed_outcome(tmp_path):
     assert not comparison.model_copy(update={"verdicts": ()}).verdict_changed
 
 
-def test_rows_and_statuses_that_got_worse_are_first(testbed, tmp_path, worse_run_folder):
+def test_a_comparison_lists_rows_and_statuses_that_got_worse_first(testbed, tmp_path, worse_run_folder):
     first = h200_run(tmp_path / "first")
     assert [row.row for row in compare(first, worse_run_folder).rows_worse_first][:2] == [
         "xxl-sgd",
@@ -109,7 +109,7 @@ def test_rows_and_statuses_that_got_worse_are_first(testbed, tmp_path, worse_run
     assert rows.index("xxl-sgd") < rows.index("reduced-precision") < rows.index("baseline")
 
 
-def test_reasons_of_statements_not_evaluated_are_counted_and_all_shows_each(testbed, tmp_path):
+def test_reasons_without_a_verdict_are_counted_and_the_option_all_shows_each(testbed, tmp_path):
     folder = tiny_run(tmp_path / "tiny").path
     (one,) = reevaluate(folder)
     left = [verdict for verdict in one.evaluation.verdicts if verdict.status == "not evaluated"]
@@ -132,6 +132,6 @@ def test_an_evaluation_shows_failures_and_errors_before_passes(testbed, tmp_path
     assert {"fail", "pass"} <= set(found)
 
 
-def test_json_of_a_comparison_has_its_changes(testbed, tmp_path, worse_run_folder):
+def test_the_json_of_a_comparison_has_its_changes(testbed, tmp_path, worse_run_folder):
     out = testbed("compare", h200_run(tmp_path / "first").path, worse_run_folder.path, "--json")[1]
     assert json.loads(out)["verdicts"]

@@ -128,7 +128,7 @@ def test_a_run_shows_verdicts_and_where_the_report_is(testbed, tmp_path):
     assert "not evaluated" in out
 
 
-def test_several_suites_end_with_their_counts_and_reports(testbed, tmp_path):
+def test_a_run_of_several_suites_ends_with_their_counts_and_reports(testbed, tmp_path):
     _, out, _ = testbed("run", SUITE, SLURM, "--row", "reduced-batch", "--row", "neo-1gpu", "--results", tmp_path)
     folders = [f"{SUITE}-a100_80gb-tiny-verdict", f"{SLURM}-v100_32gb-tiny-verdict"]
     counts = out[out.rindex("suite ") :]
@@ -140,7 +140,7 @@ def test_several_suites_end_with_their_counts_and_reports(testbed, tmp_path):
     ]
 
 
-def test_the_worst_of_several_suites_is_the_exit_code(testbed, monkeypatch, tmp_path):
+def test_the_exit_code_is_that_of_the_worst_of_several_suites(testbed, monkeypatch, tmp_path):
     outcomes: dict[str, Outcome] = {SUITE: "fits", SLURM: "error"}
     made = fake_worker.fake_result
     monkeypatch.setattr(fake_worker, "fake_result", lambda spec, _: made(spec, outcomes[spec.suite]))
@@ -159,7 +159,7 @@ def test_errors_are_shown_last_with_their_reason(testbed, monkeypatch, tmp_path)
     assert f"{SLURM}: error: One GPU: fits (fake worker: error)" in output
 
 
-def test_a_run_as_json_has_nothing_else_on_standard_output(testbed, tmp_path):
+def test_a_run_with_the_option_json_prints_only_json_on_standard_output(testbed, tmp_path):
     code, out, err = testbed("run", SUITE, "--row", "reduced-batch", "--results", tmp_path, "--json")
     (done,) = json.loads(out)
     assert done["exit_code"] == code == 0
@@ -167,7 +167,7 @@ def test_a_run_as_json_has_nothing_else_on_standard_output(testbed, tmp_path):
     assert "size tiny for a100_80gb, on a machine of the tests" in err
 
 
-def test_a_run_with_an_error_exits_with_3(testbed, monkeypatch, tmp_path):
+def test_a_run_with_an_error_ends_with_exit_code_3(testbed, monkeypatch, tmp_path):
     def raise_error(self, rows):
         raise RuntimeError("the floor gave way")
 
@@ -177,7 +177,7 @@ def test_a_run_with_an_error_exits_with_3(testbed, monkeypatch, tmp_path):
     assert "the floor gave way" in err
 
 
-def test_the_option_group_runs_every_lab_of_the_group_and_excludes_a_suite(testbed, tmp_path):
+def test_the_option_group_runs_every_lab_of_a_group_and_cannot_be_combined_with_a_suite(testbed, tmp_path):
     rows = ("--row", "tiny-baseline", "--row", "reduced-batch")
     _, out, _ = testbed("run", "--group", "single", *rows, "--results", tmp_path, "--json")
     assert [done["run"]["suite"] for done in json.loads(out)] == ["single_gpu_blip2", "single_gpu_litgpt"]

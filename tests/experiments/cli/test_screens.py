@@ -126,7 +126,7 @@ NOT_SCREENS = {"run": "test_a_run_shows_the_stored_screen has its events, withou
 """Commands whose screen has no command line here, and why."""
 
 
-AT = Progress(
+PROGRESS = Progress(
     phase="optimizer step",
     step=2,
     micro_steps=9,
@@ -144,7 +144,7 @@ OBSERVED = Observation(
         for gpu in range(2)
     ),
     rows=(
-        MonitoredRow(f"{RUN_ID}/multi_gpu_openllama/fsdp", "RUNNING", "", AT),
+        MonitoredRow(f"{RUN_ID}/multi_gpu_openllama/fsdp", "RUNNING", "", PROGRESS),
         MonitoredRow(f"{RUN_ID}/multi_gpu_openllama/deepspeed-offload", "PENDING", "Resources"),
     ),
     unreachable=("llm_cc-node-2: not reached",),
@@ -247,7 +247,7 @@ def test_the_demonstration_shows_the_stored_screen(width, monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_mistakes_show_the_stored_screen(width, relative_folders, machine, monkeypatch):
+def test_mistakes_of_the_user_show_the_stored_screen(width, relative_folders, machine, monkeypatch):
     monkeypatch.chdir(machine)
     check_screen("mistakes", width, session(MISTAKES, width, relative_folders))
 
@@ -258,7 +258,7 @@ def test_history_and_grading_show_the_stored_screen(width, relative_folders, mac
     check_screen("semester", width, session(SEMESTER, width, relative_folders))
 
 
-def test_every_command_has_a_screen():
+def test_every_command_has_a_stored_screen():
     lines = (*COMMAND_LINES.values(), *DEMO, *SEMESTER, *MACHINE_LINES)
     commands = {line.split()[0] for line in lines if not line.endswith("--help")}
     assert [name for name in COMMANDS if name not in commands and name not in NOT_SCREENS] == []
@@ -301,7 +301,7 @@ def test_running_rows_show_the_stored_screen(width):
     specs = [run.spec(suite_named(SUITE), row) for row in ("xxl-activation-checkpointing", "xxl-sgd", "xxl-lora")]
     waits = "queued (Resources: downloading facebook/opt-6.7b, 3.1 of 12.4 GB)"
     states = [
-        RowState(specs[0], 3723.0, AT),
+        RowState(specs[0], 3723.0, PROGRESS),
         RowState(specs[1], 9.0, None, "ending"),
         RowState(specs[2], 0.0, None, waits),
     ]
@@ -309,7 +309,7 @@ def test_running_rows_show_the_stored_screen(width):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_checks_show_the_stored_screen(width):
+def test_the_checks_of_doctor_show_the_stored_screen(width):
     checks = [
         Check("local tools", "ok", "ssh, ssh-keygen"),
         Check("compiler", "failed", "no C++ compiler; install it (apt install g++)", ("testbed predict",)),

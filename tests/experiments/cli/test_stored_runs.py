@@ -26,7 +26,7 @@ def test_the_exit_code_depends_on_the_verdicts(testbed, monkeypatch, finished_fo
     assert testbed("evaluate", finished_folder)[0] == expected
 
 
-def test_evaluating_as_json_gives_the_verdicts(testbed, finished_folder):
+def test_the_command_evaluate_can_print_the_verdicts_as_json(testbed, finished_folder):
     code, out, _ = testbed("evaluate", finished_folder, "--json")
     (evaluated,) = json.loads(out)
     assert code == 0
@@ -34,7 +34,7 @@ def test_evaluating_as_json_gives_the_verdicts(testbed, finished_folder):
     assert evaluated["changes"] == []
 
 
-def test_runs_are_evaluated_together(testbed):
+def test_several_runs_can_be_evaluated_together(testbed):
     one, two = (EVIDENCE / f"slurm_hf_trainer-a100_40gb-full-verdict{end}" for end in ("", "-2gpus"))
     statuses = []
     for folders in ((one,), (two,), (one, two), (two, one)):
@@ -63,7 +63,7 @@ def test_a_folder_without_a_run_cannot_be_evaluated_reported_or_compared(testbed
         assert "run's folder" in err
 
 
-def test_a_report_is_written_again(testbed, finished_folder):
+def test_the_command_report_writes_the_report_of_a_run_again(testbed, finished_folder):
     (finished_folder / "report.html").unlink()
     assert testbed("report", finished_folder) == (0, f"{finished_folder}/report.html\n", "")
     assert (finished_folder / "report.html").is_file()

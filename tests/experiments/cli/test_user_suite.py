@@ -35,7 +35,7 @@ def test_the_template_is_printed_and_checked(testbed):
     assert "claim/adapters-need-little-state" in printed
 
 
-def test_each_error_of_a_file_is_a_line_with_file_and_line_number_and_the_exit_code_is_2(testbed, tmp_path):
+def test_each_error_in_a_suite_file_is_one_line_with_its_line_number_and_the_exit_code_is_2(testbed, tmp_path):
     text = TEMPLATE_FILE.read_text().replace("  workers: 0\n", "").replace("optimizer: sgd", "optimizr: sgd")
     (tmp_path / "my_lab.yaml").write_text(text)
     code, out, err = testbed("check", "my_lab.yaml")
@@ -55,12 +55,12 @@ def test_each_error_of_a_file_is_a_line_with_file_and_line_number_and_the_exit_c
 
 
 @pytest.mark.parametrize("arguments", [(), ("my_lab.yaml", "--template")])
-def test_check_needs_a_file_or_the_template(testbed, arguments):
+def test_the_command_check_needs_a_file_or_the_template(testbed, arguments):
     code, _, err = testbed("check", *arguments)
     assert (code, err) == (2, "testbed: check: needs either the file of a suite or --template\n")
 
 
-def test_a_suite_file_is_listed_and_run_and_evaluated_after_it_was_deleted(testbed, tmp_path):
+def test_a_suite_file_can_be_listed_and_run_and_its_run_evaluated_after_the_file_was_deleted(testbed, tmp_path):
     code, listed, _ = testbed("list", "--suite-file", "my_lab.yaml", "--json")
     assert [row["row"] for row in json.loads(listed)] == ["full", "sgd", "lora"]
     code, _, err = testbed("run", "--suite-file", "my_lab.yaml", "--size", "tiny")
@@ -103,7 +103,7 @@ def test_an_invalid_path_is_reported_in_one_line(testbed, command):
     assert "nowhere.yaml: no suite file found; allowed: " in err
 
 
-def test_the_schema_of_a_suite_has_the_keys_of_settings_at_their_place(testbed):
+def test_the_schema_of_a_suite_refers_to_settings_wherever_settings_are_allowed(testbed):
     schema = json.loads(testbed("schema", "suite")[1])
     assert schema["properties"]["common"]["$ref"] == "#/$defs/Settings"
     row = schema["$defs"]["Row"]["properties"]
@@ -114,7 +114,7 @@ def test_the_schema_of_a_suite_has_the_keys_of_settings_at_their_place(testbed):
     assert testbed("schema", "suit")[2].startswith("testbed: unknown schema 'suit'; allowed: suite, ")
 
 
-def test_the_template_and_the_labs_are_valid_by_the_schema(testbed):
+def test_the_template_and_the_labs_are_valid_according_to_the_schema(testbed):
     jsonschema = pytest.importorskip("jsonschema")
     from experiments.suites.suite import LABS
     from experiments.suites.yaml_schema import read_yaml

@@ -34,7 +34,7 @@ def test_unpacked_and_packed_again_evidence_is_the_same(folder: Path, tmp_path: 
     assert RunFolder(tmp_path / "run").results() == RunFolder(folder).results()
 
 
-def test_a_report_can_be_written_from_both_forms(tmp_path: Path) -> None:
+def test_a_report_can_be_written_from_packed_and_from_unpacked_evidence(tmp_path: Path) -> None:
     folder = EVIDENCE / "single_gpu_blip2-a100_80gb-full-as-taught"
     pack_again, run = tmp_path / "compact" / "run", tmp_path / "full" / "run"
     unpack(folder, run)
@@ -48,7 +48,7 @@ def written(folder: Path) -> Path:
     return folder
 
 
-def test_a_result_in_a_row_folder_replaces_the_packed_one(tmp_path: Path) -> None:
+def test_a_result_in_the_folder_of_its_row_is_preferred_to_the_packed_result(tmp_path: Path) -> None:
     folder = h200_run(tmp_path / "run")
     pack(folder.path, tmp_path / "packed")
     (tmp_path / "packed" / "results.jsonl").rename(folder.path / "results.jsonl")
@@ -60,7 +60,7 @@ def test_a_result_in_a_row_folder_replaces_the_packed_one(tmp_path: Path) -> Non
     assert after == before != {}
 
 
-def test_a_line_without_a_valid_result_is_named(tmp_path: Path) -> None:
+def test_a_line_of_packed_results_without_a_valid_result_is_named(tmp_path: Path) -> None:
     unpack(RUNS[0], tmp_path / "run")
     pack(tmp_path / "run", tmp_path / "packed")
     with (tmp_path / "packed" / "results.jsonl").open("a") as lines:

@@ -11,14 +11,14 @@ def stored_predictions() -> dict[str, PublishedPrediction]:
     return {one.id: one for one in map(PublishedPrediction.model_validate_json, lines)}
 
 
-def test_every_case_was_predicted_and_the_stored_table_is_current():
+def test_every_published_measurement_was_predicted_and_the_stored_table_is_current():
     known, found = cases(), stored_predictions()
     assert [case.id for case in known] == list(found)
     assert [one.id for one in found.values() if one.problem] == []
     assert (FOLDER / "published.md").read_text() == table(known, found)
 
 
-def test_every_large_deviation_is_explained_and_no_run_that_fit_is_predicted_out_of_memory():
+def test_every_large_error_is_explained_and_no_training_is_predicted_to_run_out_of_memory():
     found = stored_predictions()
     large = {
         case.id

@@ -1,4 +1,4 @@
-"""Published times of training steps: the labels are complete, the stored table is current, and faults change it."""
+"""Published times of training steps: each has its data, the stored table is current, and faults change it."""
 
 import json
 from functools import partial
@@ -46,7 +46,7 @@ def before() -> dict[str, dict[str, float]]:
     return predicted_means()
 
 
-def test_every_label_names_a_card_and_a_model_and_its_training_was_recorded():
+def test_every_published_time_names_a_card_and_a_model_and_its_training_was_recorded():
     operations = read_operations()
     assert len(TIMES.labels) == 26
     assert {label.card for label in TIMES.labels} == set(TIMES.cards)
@@ -58,7 +58,7 @@ def test_every_label_names_a_card_and_a_model_and_its_training_was_recorded():
         assert sum(one.phases["backward"].values()) > sum(one.phases["forward"].values()) > 500
 
 
-def test_the_board_replaces_the_peak_rates_of_the_catalog_and_nothing_else():
+def test_the_source_s_peak_rates_replace_those_of_the_catalog_and_nothing_else():
     card = TIMES.card("v100_32gb")
     assert (card.peak_tflops["fp32"], card.bandwidth_gb_s) == (14.0, 900)
     assert TIMES.card("a100_80gb").bandwidth_gb_s == 1935
@@ -70,7 +70,7 @@ def test_the_stored_table_is_current():
     assert json.loads((FOLDER / "times.json").read_text()) == json.loads(json.dumps(found))
 
 
-def test_the_accuracy_goals_are_reached_and_that_of_the_a100_with_two_constants_only(before):
+def test_all_accuracy_goals_are_reached_but_that_of_the_a100_only_with_two_constants(before):
     everywhere = {(card, name) for card in ("h100_80gb", "v100_32gb") for name in OURS}
     assert goals_reached(before) == everywhere | {("a100_80gb", "clearing_error")}
     assert before["a100_80gb"]["backward_error"] < before["a100_80gb"]["goal"]
@@ -90,13 +90,13 @@ def test_with_the_bias_of_linear_layers_the_goal_of_the_v100_is_missed_and_the_e
     assert after["h100_80gb"]["error"] > before["h100_80gb"]["error"]
 
 
-def test_the_source_s_own_linear_layers_are_predicted_better_without_a_bias():
+def test_linear_layers_measured_by_the_source_are_predicted_better_without_a_bias():
     layers = summarize(TIMES, compare_labels(TIMES, read_operations()))["linear_layers"]
     assert {one["card"] for one in layers} == {"h100_80gb"}
     assert mean_error(one["none_error"] for one in layers) < 0.25 * mean_error(one["bias_error"] for one in layers)
 
 
-def test_products_with_a_bias_become_those_without_and_other_operations_stay():
+def test_products_with_a_bias_are_replaced_by_products_without_a_bias_and_other_operations_are_kept():
     layer = TIMES.linear_layers[0]
     key = layer_key(layer)
     product, other = without_bias(key), '["aten::relu.default",{"type":"Float","sizes":[2]}]'
@@ -106,12 +106,12 @@ def test_products_with_a_bias_become_those_without_and_other_operations_stay():
     assert counts == {product: 5, other: 1}
 
 
-def test_the_layers_have_the_recorded_operations():
+def test_the_operation_of_each_published_linear_layer_was_recorded_in_a_training():
     recorded = {key for one in read_operations().values() for key in one.phases["forward"]}
     assert {layer_key(layer) for layer in TIMES.linear_layers} <= recorded
 
 
-def test_the_rest_of_a_forward_pass_is_measured_time_that_no_operation_takes():
+def test_the_rest_of_a_forward_pass_is_its_measured_time_minus_the_time_of_its_operations():
     found = summarize(TIMES, compare_labels(TIMES, read_operations()))["forward_operations"]
     rest_ms = {(one["card"], one["training"]): 1000 * one["rest_s"] for one in found}
     layers = {(one.card, one.training): one for one in TIMES.forward_operations}["a100_80gb", "opt_13-2048-2"]
@@ -120,7 +120,7 @@ def test_the_rest_of_a_forward_pass_is_measured_time_that_no_operation_takes():
     assert abs(rest_ms["a100_80gb", "opt_13-2048-1"]) < 10 < 100 < rest_ms["a100_80gb", "bert_large-512-8"]
 
 
-def test_only_memory_that_the_rest_of_the_card_does_not_provide_has_to_be_cleared_before():
+def test_memory_has_to_be_cleared_only_if_the_unreserved_memory_of_the_card_is_too_small():
     training = TrainingOperations(
         training="", model="", phases={}, allocated_gib={"forward": 30.0, "backward": 1.0}, reserved_gib=40.0
     )
@@ -152,7 +152,7 @@ def change_bandwidth(card, factor, monkeypatch):
 
 
 @pytest.mark.parametrize("family", ["matrix products", "element-wise", "reductions", "copies"])
-def test_without_a_family_of_operations_the_errors_change_and_without_a_large_one_an_accuracy_goal_is_missed(
+def test_errors_change_without_a_family_of_operations_and_without_a_large_family_a_goal_is_missed(
     family, before, monkeypatch
 ):
     complete = phase.phase_time
@@ -174,7 +174,7 @@ def test_with_a_host_twice_as_slow_an_accuracy_goal_is_missed(before, monkeypatc
     assert ("h100_80gb", "error") in goals_reached(before) - goals_reached(predicted_means())
 
 
-def test_the_sources_own_errors_are_copied_and_not_computed():
+def test_errors_that_the_source_states_are_copied_and_not_computed():
     labels = {(label.card, label.training): label.neusight_percent for label in TIMES.labels}
     for one in json.loads((FOLDER / "times.json").read_text())["labels"]:
         assert one["neusight_error"] == labels[one["card"], one["training"]] / 100
@@ -186,13 +186,13 @@ def comparison(measured_s: float, gpu_s: float, host_s: float, allocated_gib: fl
     return Comparison(TIMES.labels[0], (one,))
 
 
-def test_a_pass_takes_the_longer_of_the_host_s_time_with_allocations_and_the_gpu_s_time():
+def test_the_time_of_a_pass_is_the_longer_of_the_host_time_with_allocations_and_the_gpu_time():
     one = comparison(1.0, gpu_s=0.5, host_s=0.2, allocated_gib=10.0, uncleared_gib=5.0).passes[0]
     costs = [AllocationCost(), AllocationCost(0.03), AllocationCost(0.05), AllocationCost(0.05, 0.02)]
     assert [one.predicted_s(cost) for cost in costs] == pytest.approx([0.5, 0.5, 0.7, 0.8])
 
 
-def test_leave_one_out_fits_the_constants_of_a_label_to_all_other_labels():
+def test_leave_one_out_uses_the_constants_that_are_fitted_to_all_other_published_times():
     slow = [comparison(0.2 + 0.02 * gib, 0.1, 0.2, gib) for gib in (10.0, 20.0, 30.0)]
     fast = comparison(0.1, 0.1, 0.05, 10.0)
     full = [comparison(0.2 + 0.02 * gib + 0.01 * 5, 0.1, 0.2, gib, 5.0) for gib in (10.0, 20.0)]

@@ -24,7 +24,7 @@ def stored_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     return folder
 
 
-def test_a_run_without_results_is_renewed_with_all_current_rows(
+def test_a_run_of_predictions_is_renewed_with_all_current_rows_of_its_suite(
     stored_run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     predicted: list[tuple[str, ...]] = []
@@ -41,7 +41,7 @@ def test_a_run_without_results_is_renewed_with_all_current_rows(
     assert capsys.readouterr().out == f"{NAME}: 0 changed verdict(s)\n"
 
 
-def test_an_unknown_run_is_rejected_with_the_stored_ones(
+def test_the_error_for_an_unknown_run_lists_the_stored_runs(
     stored_run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -49,7 +49,9 @@ def test_an_unknown_run_is_rejected_with_the_stored_ones(
     assert capsys.readouterr().err.endswith(f"error: unknown run: another; stored: {NAME}\n")
 
 
-def test_predictions_can_be_kept(stored_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_can_be_renewed_with_its_stored_predictions(
+    stored_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(renew, "predict_rows", None)
     before = (stored_run.path / "predictions.json").read_bytes()
     (stored_run.path / "verdict.json").unlink()

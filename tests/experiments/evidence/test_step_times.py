@@ -1,4 +1,4 @@
-"""Estimates beside the predicted step times: PyTorch's own estimator runs, or the table says why not."""
+"""Estimates next to the predicted step times: PyTorch's own estimator runs, or the table says why not."""
 
 import json
 
@@ -13,7 +13,7 @@ FOLDERS = [EVIDENCE.parent / "prediction_h100", EVIDENCE]
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_every_row_has_an_estimate_of_pytorch_or_a_reason_that_the_table_states(folder):
+def test_every_row_has_an_estimate_of_pytorch_or_the_table_states_why_not(folder):
     found = json.loads((folder / "step_times.json").read_text())
     assert all(bool(one["torch_s"]) != bool(one["torch_reason"]) for one in found["rows"])
     text = (folder / "step_times.md").read_text()
@@ -22,7 +22,7 @@ def test_every_row_has_an_estimate_of_pytorch_or_a_reason_that_the_table_states(
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_our_error_is_smaller_than_that_of_every_simpler_estimate(folder):
+def test_the_error_of_predictions_is_smaller_than_that_of_every_simpler_estimate(folder):
     found = json.loads((folder / "step_times.json").read_text())
     simpler = [found[name]["mean"] for name in ("roofline_errors", "factor_errors", "torch_errors")]
     assert found["mean_error"] < min(simpler)
@@ -30,14 +30,14 @@ def test_our_error_is_smaller_than_that_of_every_simpler_estimate(folder):
     assert found["torch_errors"]["mean"] == pytest.approx(sum(map(abs, errors)) / len(errors))
 
 
-def test_the_reason_names_the_operation_that_the_estimator_rejects():
+def test_the_reason_why_a_row_has_no_estimate_names_the_operation_that_the_estimator_rejects():
     place = "in the forward pass of step 0 (counted from 0)"
     error = f"AssertionError {place}: Only support single out dtype got {{a, b}} for aten.attend (f.py:1)"
     assert describe_problem(error) == "it rejects results of two data types (aten.attend)"
     assert describe_problem("out of memory\nmore") == "out of memory"
 
 
-def test_the_seconds_of_the_phases_are_those_of_a_batch_of_average_length():
+def test_the_time_of_a_step_is_interpolated_to_a_batch_of_average_length():
     recorded = [
         RecordedPhase("forward", 100, {}),
         RecordedPhase("backward", 100, {}),

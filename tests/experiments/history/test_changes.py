@@ -136,7 +136,7 @@ def unchanged_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", INJECTED)
-def test_an_injected_regression_is_found_and_named_in_the_first_run_that_has_it(name, unchanged_runs, tmp_path):
+def test_an_injected_regression_is_reported_with_the_first_run_that_has_it(name, unchanged_runs, tmp_path):
     change, named = INJECTED[name]
     database = tmp_path / "history.db"
     database.write_bytes(unchanged_runs.read_bytes())
@@ -148,7 +148,7 @@ def test_an_injected_regression_is_found_and_named_in_the_first_run_that_has_it(
     assert [one.sentence for one in found.changed if named in one.sentence]
 
 
-def test_a_change_stays_the_only_one_when_more_runs_follow(tmp_path):
+def test_when_more_runs_follow_a_change_no_second_change_is_reported(tmp_path):
     with open_history(tmp_path / "history.db", create=True) as database:
         for week in range(10):
             record_run(
@@ -169,7 +169,7 @@ def test_fifty_unchanged_runs_raise_no_alarm_at_any_time(tmp_path):
     assert {one.sentence for part in seen for found in run_changes(part) for one in found.changed} == set()
 
 
-def test_every_version_that_differs_is_named(tmp_path):
+def test_every_version_that_differs_is_named_as_a_possible_cause(tmp_path):
     def update_transformers(result: Result) -> None:
         result["versions"]["transformers"] = "5.18.0"
         result["device"]["driver"] = "590.1"
@@ -185,12 +185,12 @@ def test_a_version_that_changes_nothing_is_not_reported(tmp_path):
     assert changes_found(tmp_path, 4, lambda result: result["versions"].update(transformers="5.18.0")) == []
 
 
-def test_a_segment_starts_where_values_move_beyond_their_noise():
+def test_a_new_segment_of_runs_starts_where_values_change_by_more_than_their_noise():
     assert segment_starts([10.0, 10.1, 9.9, 10.0, 12.0], 0.1, 100) == [4]
     assert segment_starts([10.0, 10.1, 9.9, 10.0, 10.2], 0.1, 100) == []
 
 
-def test_an_equal_change_in_many_rows_is_one_line() -> None:
+def test_an_equal_change_in_many_rows_is_shown_in_one_line() -> None:
     seeds = [RunChange(f"row-{number}", "seed", "42", "43") for number in range(4)]
     verdicts = [RunChange("", f"Statement {number}.", "pass", "fail") for number in range(4)]
     found = change_sentences([seeds[0], *verdicts, *seeds[1:], RunChange("row-0", "outcome", "fits", "oom")])

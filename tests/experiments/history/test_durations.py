@@ -35,7 +35,7 @@ def spec_of(row, size="full", length="verdict", card=CARD):
     return suite_row_spec(suite, suite.row(row), card).model_copy(update={"size": size, "length": length})
 
 
-def test_the_shorter_of_two_measured_times_is_expected_and_both_bound_it(results):
+def test_the_shorter_of_two_measured_times_is_the_expected_one_and_both_are_its_bounds(results):
     """A busy host makes a row longer, nothing makes it shorter."""
     time, around_s = expected_time(StoredTimes.read(results), "baseline"), outside_steps().between_rows_s
     error = outside_steps().error_share
@@ -44,7 +44,7 @@ def test_the_shorter_of_two_measured_times_is_expected_and_both_bound_it(results
     assert time.source.startswith("measured on ")
 
 
-def test_a_measured_row_has_its_own_steps_but_starts_with_the_code_of_today(results):
+def test_only_the_training_time_of_a_measured_row_counts_and_its_other_stages_are_predicted(results):
     stored = StoredTimes.read(results)
     outside, parts = outside_steps(), row_parts(spec_of("baseline").settings, 0, CARD)
     for start_s in (1.0, 50.0):
@@ -57,20 +57,20 @@ def test_a_measured_row_has_its_own_steps_but_starts_with_the_code_of_today(resu
         assert time.start_s == pytest.approx(outside.between_rows_s + outside.row_s(parts, "start"))
 
 
-def test_a_row_in_a_job_of_its_own_imports_its_libraries(results):
+def test_the_time_of_a_row_in_a_job_of_its_own_includes_the_import_of_its_libraries(results):
     stored, outside = StoredTimes.read(results), outside_steps()
     own_job = stored.expected_time(spec_of("baseline"), CARD, own_job=True)
     longer_s = own_job.expected_s - expected_time(stored, "baseline").expected_s
     assert longer_s == pytest.approx(outside.job_s + outside.libraries_s - outside.between_rows_s)
 
 
-def test_a_tiny_row_that_runs_all_steps_in_a_run_of_another_length_has_a_time(tmp_path):
+def test_a_time_of_another_length_counts_for_a_tiny_row_that_runs_the_same_steps(tmp_path):
     stored = StoredTimes.read(tmp_path)
     assert {run.length for run, one in stored.results if one.spec.size == "tiny"} == {"verdict"}
     assert expected_time(stored, "reduced-batch", size="tiny", length="as-taught").source.endswith(", tiny models")
 
 
-def test_a_time_with_other_settings_does_not_count(tmp_path):
+def test_the_time_of_a_row_with_other_settings_is_not_used_as_an_expected_time(tmp_path):
     """The rows for a card with 12 GB have smaller models than those of the same names for other cards."""
     small = spec_of("reduced-batch", card="h100_1g_12gb")
     stored = StoredTimes.read(tmp_path)
@@ -80,14 +80,14 @@ def test_a_time_with_other_settings_does_not_count(tmp_path):
     assert StoredTimes(others, ()).expected_time(small, "h200_141gb") is None
 
 
-def test_other_sizes_and_lengths_and_rows_without_a_result_do_not_count(results):
+def test_a_row_has_no_expected_time_if_it_has_no_result_or_only_results_of_another_size_or_length(results):
     stored = StoredTimes.read(results)
     unknown = spec_of("xxl"), spec_of("baseline", length="as-taught"), spec_of("baseline", size="tiny")
     assert [stored.expected_time(spec, CARD) for spec in unknown] == [None] * 3
     assert expected_time(stored, "xxl", size="tiny").source.endswith(", tiny models")
 
 
-def test_times_on_shared_gpus_do_not_count(tmp_path):
+def test_a_time_on_a_shared_gpu_is_not_used_as_an_expected_time(tmp_path):
     stored = StoredTimes.read(tmp_path)
     shared = tuple(
         (run, result.model_copy(update={"device": result.device.model_copy(update={"shared": True})}))
@@ -117,7 +117,7 @@ def test_a_row_without_a_measured_time_has_a_predicted_one(tmp_path):
     assert (time.source, time.other_chip) == (f"predicted for {CARD}", False)
 
 
-def test_a_row_may_end_between_two_numbers_of_steps_but_not_before_its_utilization_is_measured(tmp_path):
+def test_a_row_ends_when_its_times_are_steady_but_not_before_its_utilization_is_measured(tmp_path):
     stored = StoredTimes.read(tmp_path)
     prediction, time = _prediction("reduced-batch", stored), expected_time(stored, "reduced-batch")
     least, most = 6, 12
@@ -128,7 +128,7 @@ def test_a_row_may_end_between_two_numbers_of_steps_but_not_before_its_utilizati
     assert steady_s == pytest.approx(32 * prediction.time.step_s)
 
 
-def test_a_row_of_several_ranks_is_profiled_after_its_timed_steps():
+def test_a_row_of_several_ranks_runs_additional_steps_for_its_profile():
     suite, outside = suite_named("multi_gpu_litgpt"), outside_steps()
     spec = suite_row_spec(suite, suite.row("7b-4gpu-fsdp-b8"), CARD).model_copy(update={"length": "verdict"})
     low, expected, high = expected_steps(spec, 1000, 1.0, outside)
@@ -137,7 +137,7 @@ def test_a_row_of_several_ranks_is_profiled_after_its_timed_steps():
     assert expected_steps(spec, 7, 1.0, outside) == (7, 7, 7)
 
 
-def test_a_row_that_is_predicted_to_run_out_of_memory_ends_at_the_latest_in_that_step(tmp_path):
+def test_a_row_that_is_predicted_to_run_out_of_memory_ends_at_the_latest_in_the_step_of_its_peak(tmp_path):
     stored = StoredTimes.read(tmp_path)
     time, prediction = expected_time(stored, "baseline", length="as-taught"), _prediction("baseline", stored)
     expected_s, low_s, high_s = outside_range_s(prediction)
@@ -148,7 +148,9 @@ def test_a_row_that_is_predicted_to_run_out_of_memory_ends_at_the_latest_in_that
 
 
 @pytest.mark.parametrize(("needed_share", "ends_in_first_step"), [(0.99, False), (1.01, True)])
-def test_a_borderline_row_has_its_likely_outcome_and_may_have_the_other(tmp_path, needed_share, ends_in_first_step):
+def test_the_expected_time_of_a_borderline_row_is_that_of_its_likelier_outcome_and_the_bounds_cover_both(
+    tmp_path, needed_share, ends_in_first_step
+):
     fits = _prediction("reduced-batch", StoredTimes.read(tmp_path))
     borderline = fits.model_copy(update={"needed_gib": needed_share * fits.usable_gib, "peak_step": 0})
     time, whole = (expected_time(StoredTimes((), (one,)), "reduced-batch") for one in (borderline, fits))
@@ -156,7 +158,7 @@ def test_a_borderline_row_has_its_likely_outcome_and_may_have_the_other(tmp_path
     assert time.low_s < whole.low_s
 
 
-def test_a_time_of_the_same_chip_counts_before_a_prediction_and_a_prediction_before_that_of_another_chip(tmp_path):
+def test_a_prediction_is_preferred_to_a_time_of_another_chip_but_not_to_one_of_the_same_chip(tmp_path):
     stored = StoredTimes.read(tmp_path)
     same, other = expected_time(stored, "reduced-batch", card="h100_94gb"), expected_time(stored, "reduced-batch")
     assert (same.source, same.other_chip) == ("measured on NVIDIA H200", False)
@@ -165,7 +167,7 @@ def test_a_time_of_the_same_chip_counts_before_a_prediction_and_a_prediction_bef
     assert (without.source, without.other_chip) == ("measured on NVIDIA H200", True)
 
 
-def test_a_time_belongs_to_the_card_that_ran_and_not_to_the_emulated_one(tmp_path):
+def test_a_time_belongs_to_the_card_that_ran_and_not_to_the_card_that_it_emulated(tmp_path):
     stored, emulated = StoredTimes.read(tmp_path), spec_of("reduced-batch")
     assert (
         stored.expected_time(emulated, "h200_141gb").other_chip,

@@ -28,25 +28,25 @@ def testbed(tmp_path, capsys, monkeypatch):
     return run
 
 
-def count(database: Path) -> dict[str, int]:
+def row_counts(database: Path) -> dict[str, int]:
     with open_history(database) as connection:
         tables = ("runs", "figures", "facts", "verdicts")
         return {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
 
 
-def test_all_stored_evidence_is_recorded_once(testbed, tmp_path):
+def test_every_run_of_the_stored_evidence_is_recorded_once(testbed, tmp_path):
     assert testbed("history", "record", EVIDENCE)[0] == 0
-    once = count(tmp_path / "results/history.db")
+    once = row_counts(tmp_path / "results/history.db")
     assert once["runs"] == len(RUNS)
     code, out, _ = testbed("history", "record", EVIDENCE)
     assert (code, out.count(": recorded before")) == (0, len(RUNS))
-    assert count(tmp_path / "results/history.db") == once
+    assert row_counts(tmp_path / "results/history.db") == once
 
 
-def test_the_latest_run_is_recorded_by_its_link(testbed, tmp_path):
+def test_the_link_latest_can_be_recorded_in_place_of_the_folder_of_a_run(testbed, tmp_path):
     (tmp_path / "latest").symlink_to(RUN)
     assert testbed("history", "record", "latest")[0] == 0
-    assert count(tmp_path / "results/history.db")["runs"] == 1
+    assert row_counts(tmp_path / "results/history.db")["runs"] == 1
 
 
 def test_a_resumed_run_replaces_its_earlier_record(testbed, tmp_path):
@@ -55,10 +55,10 @@ def test_a_resumed_run_replaces_its_earlier_record(testbed, tmp_path):
     lines = (run / "results.jsonl").read_text().splitlines()
     (run / "results.jsonl").write_text("\n".join(lines[1:]))
     testbed("history", "record", run)
-    before = count(tmp_path / "results/history.db")
+    before = row_counts(tmp_path / "results/history.db")
     (run / "results.jsonl").write_text("\n".join(lines))
     testbed("history", "record", run)
-    after = count(tmp_path / "results/history.db")
+    after = row_counts(tmp_path / "results/history.db")
     assert (before["runs"], after["runs"]) == (1, 1)
     assert after["figures"] > before["figures"]
 
@@ -130,7 +130,7 @@ def test_the_csv_has_a_line_for_each_measured_value(testbed, tmp_path):
     assert testbed("history", "--csv", "values.csv")[0] == 0
     with (tmp_path / "values.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == count(tmp_path / "results/history.db")["figures"]
+    assert len(lines) == row_counts(tmp_path / "results/history.db")["figures"]
     assert {line["suite"] for line in lines} == {"single_gpu_blip2"}
 
 

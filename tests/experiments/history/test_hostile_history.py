@@ -32,7 +32,7 @@ def database(tmp_path, capsys):
 @pytest.mark.parametrize(
     "line", ["history --database @", "history record RUN --database @", "compare RUN RUN --database @"]
 )
-def test_values_of_another_type_are_named_in_one_line(database, capsys, line, change, message):
+def test_database_values_of_a_wrong_type_are_named_in_one_line(database, capsys, line, change, message):
     with sqlite3.connect(database) as connection:
         connection.executescript(change)
     assert main([word.replace("@", str(database)).replace("RUN", RUN) for word in line.split()]) == 2

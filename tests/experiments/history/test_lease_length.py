@@ -34,7 +34,7 @@ def row_time(low_s, high_s=None, gpus=1, source="measured on X", other_chip=Fals
     return RowTime((low_s + high_s) / 2, low_s, high_s, 1.0, gpus, source, other_chip)
 
 
-def test_suites_run_one_after_another_and_the_sources_are_counted():
+def test_the_times_of_suites_are_added_up_and_the_sources_of_the_times_are_counted():
     times = ExpectedTimes(
         {"a": [row_time(90), row_time(30)], "b": [row_time(60, 200, source="predicted for y"), None]}, 2
     )
@@ -55,17 +55,17 @@ def test_the_expected_time_of_a_run_is_unknown_if_no_row_has_a_time():
     assert ExpectedTimes({"a": [None]}, 1).summary.startswith("time: unknown")
 
 
-def test_the_lease_has_room_for_setup_and_rows_with_a_margin():
+def test_the_lease_has_time_for_setup_and_rows_with_a_margin():
     assert ExpectedTimes({"a": [row_time(60, 600)]}, 1).lease_length() == timedelta(hours=1.5)
     assert ExpectedTimes({"a": [row_time(3600 - ONCE.once_s(False))]}, 1).lease_length() == timedelta(hours=2.5)
 
 
 @pytest.mark.parametrize("time", [None, row_time(60, other_chip=True)])
-def test_no_length_is_chosen_if_a_time_is_not_known_for_the_card(time):
+def test_no_length_of_a_lease_is_chosen_if_the_time_of_a_row_on_the_card_is_unknown(time):
     assert ExpectedTimes({"a": [row_time(60), time]}, 1).lease_length() is None
 
 
-def test_a_lease_too_short_for_its_rows_is_rejected_with_a_sufficient_length():
+def test_a_lease_too_short_for_its_rows_is_rejected_and_a_sufficient_length_is_named():
     once_s = ONCE.once_s(False)
     times = ExpectedTimes({"a": [row_time(7200 - once_s, 9000 - once_s)]}, 1)
     times.require_to_end_within(timedelta(hours=2))
@@ -73,7 +73,7 @@ def test_a_lease_too_short_for_its_rows_is_rejected_with_a_sufficient_length():
         times.require_to_end_within(timedelta(hours=1))
 
 
-def test_the_labs_have_times_on_the_nodes_of_the_course(tmp_path):
+def test_the_length_of_a_lease_for_the_labs_is_chosen_on_a_node_of_the_course(tmp_path):
     node = Host("1", "P3", "CHI@UC", "gpu_a100_pcie", gpu_model="NVIDIA A100 PCIe 80GB", gpus=4, gpu_memory_gib=80)
     times = expected_times_on([node], suites_in_group("single"), tmp_path)
     assert (times.gpus, times.lease_length()) == (4, timedelta(hours=1.5))

@@ -12,7 +12,7 @@ from experiments.history.lease_record import (
     earlier_leases,
     read_records,
 )
-from tests.testbed.chain.rehearse import STORED_LEASES, bring_earlier_leases
+from tests.testbed.chain.rehearse import STORED_LEASES, copy_stored_leases
 
 
 def record(used_s=1000.0, run_s=400.0, node_type="gpu_a100_pcie", su_per_hour=36.0):
@@ -28,19 +28,19 @@ def record(used_s=1000.0, run_s=400.0, node_type="gpu_a100_pcie", su_per_hour=36
     )
 
 
-def test_used_and_predicted_service_units_stand_beside_each_other():
+def test_used_and_predicted_service_units_are_shown_next_to_each_other():
     assert record().words == (
         "lease node: 10 service units of 9.5 predicted (-5%); setup 10:00 of 8:20, suites 6:40 of 7:30"
     )
     assert record(su_per_hour=None).words.startswith("lease node: price unknown (-5%); ")
 
 
-def test_the_time_before_the_request_counts_in_the_prediction_and_not_in_the_setup():
+def test_time_of_a_lease_before_its_request_is_part_of_the_predicted_time_but_not_of_the_setup():
     late = record().model_copy(update={"before_request_s": 50.0})
     assert (late.setup_s, late.predicted_s, late.error) == (550.0, 1000.0, 0.0)
 
 
-def test_the_medians_of_leases_of_the_same_node_type_count():
+def test_expected_times_are_medians_over_earlier_leases_of_the_same_node_type():
     records = [record(), record(used_s=900.0, run_s=200.0), record(used_s=2000.0, run_s=600.0), record(node_type="kvm")]
     found = earlier_leases(records, "gpu_a100_pcie")
     assert found == (timedelta(seconds=700), 2.0, "measured on 3 leases")
@@ -48,7 +48,7 @@ def test_the_medians_of_leases_of_the_same_node_type_count():
     assert earlier_leases(records, "gpu_h100") == NO_LEASES
 
 
-def test_records_are_kept_and_broken_lines_are_left_out(tmp_path):
+def test_records_are_appended_to_the_file_and_broken_lines_of_it_are_left_out(tmp_path):
     results = tmp_path / "results"
     assert read_records(results) == []
     append_record(results, record())
@@ -60,7 +60,7 @@ def test_records_are_kept_and_broken_lines_are_left_out(tmp_path):
 
 @pytest.mark.parametrize("field", ["used_s", "run_s", "expected_run_s"])
 @pytest.mark.parametrize("value", ["0", "-1", "1e999"])
-def test_a_record_with_a_time_that_cannot_divide_others_is_left_out(tmp_path, field, value):
+def test_a_record_with_a_time_that_is_not_positive_and_finite_is_left_out(tmp_path, field, value):
     line = record().model_dump_json()
     number = f'"{field}":{getattr(record(), field)}'
     assert number in line
@@ -68,14 +68,14 @@ def test_a_record_with_a_time_that_cannot_divide_others_is_left_out(tmp_path, fi
     assert earlier_leases(read_records(tmp_path), "gpu_a100_pcie") == NO_LEASES
 
 
-def test_the_error_is_relative_to_the_used_time():
+def test_the_error_of_a_predicted_lease_time_is_relative_to_the_used_time():
     assert record(used_s=500.0).error == pytest.approx(0.9)
 
 
-def test_a_rehearsal_knows_the_leases_of_stored_rehearsals_but_keeps_those_of_its_results(tmp_path):
+def test_the_leases_of_stored_rehearsals_are_copied_into_results_that_record_no_leases(tmp_path):
     stored = read_records(STORED_LEASES.parent)
-    bring_earlier_leases(tmp_path / "new")
+    copy_stored_leases(tmp_path / "new")
     assert read_records(tmp_path / "new") == stored != []
     append_record(tmp_path / "own", record())
-    bring_earlier_leases(tmp_path / "own")
+    copy_stored_leases(tmp_path / "own")
     assert read_records(tmp_path / "own") == [record()]

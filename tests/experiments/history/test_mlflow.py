@@ -90,6 +90,6 @@ def test_a_target_that_cannot_be_used_is_reported_in_one_line_without_its_passwo
         assert "Traceback" not in done.stderr
 
 
-def test_without_mlflow_the_extra_is_named(recorded_run, capsys):
+def test_without_mlflow_the_extra_to_install_is_named(recorded_run, capsys):
     assert main(["history", "--mlflow", "exported"]) == 2
     assert "pip install 'llm-testbed[mlflow]'" in capsys.readouterr().err

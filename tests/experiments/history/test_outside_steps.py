@@ -28,7 +28,7 @@ def seconds(*row, **options):
         (("single_gpu_blip2", "reduced-precision", "h100_94gb"), ("single_gpu_blip2", "reduced-precision")),
     ],
 )
-def test_what_a_row_uses_makes_its_time_outside_of_the_steps_longer(longer, shorter):
+def test_a_row_with_more_libraries_gpus_or_compiled_kernels_takes_longer_outside_of_its_steps(longer, shorter):
     assert seconds(*longer) > seconds(*shorter) + 1
 
 
@@ -36,14 +36,14 @@ def test_attention_in_32_bit_is_not_compiled_by_cudnn():
     assert parts("single_gpu_blip2", "baseline", "h100_94gb") == parts("single_gpu_blip2", "baseline")
 
 
-def test_a_model_takes_longer_to_build_the_more_parameters_it_has():
+def test_a_model_with_more_parameters_takes_longer_to_build():
     small, large = (parts("single_gpu_litgpt", "13b-sgd", parameters=size)["build"] for size in (0, 13_000_000_000))
     assert outside_steps().stage_s(large) - outside_steps().stage_s(small) == pytest.approx(
         13 * outside_steps().parts["parameters"]
     )
 
 
-def test_every_part_of_the_rows_of_the_labs_has_seconds():
+def test_every_part_of_the_time_of_a_lab_s_row_outside_of_its_steps_has_fitted_seconds():
     found = {
         part
         for name in suite_names()

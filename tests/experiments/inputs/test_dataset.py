@@ -170,7 +170,7 @@ def test_the_checksum_of_a_folder_depends_on_its_contents(tmp_path):
         (lambda path: path.write_text("text"), r"not a folder or an archive; allowed: .tar.gz, .tgz, .gz, .tar, .zip"),
     ],
 )
-def test_a_source_without_data_is_rejected(tmp_path, make, message):
+def test_a_data_source_that_is_missing_or_has_no_data_is_rejected(tmp_path, make, message):
     make(tmp_path / "data")
     with pytest.raises(InputError, match=message):
         prepare(str(tmp_path / "data"), None, tmp_path / "cache")
@@ -268,7 +268,7 @@ def test_an_interrupted_download_is_resumed(tmp_path, server):
     assert server.ranges == [None, f"bytes={len(server.content) // 2}-"]
 
 
-def test_a_server_without_ranges_sends_the_whole_file(tmp_path, server):
+def test_from_a_server_without_range_requests_the_whole_file_is_downloaded_again(tmp_path, server):
     server.breaks, server.resumes = 1, False
     assert prepare(server.url, sha256(server.content), tmp_path).data.endswith("/set")
 
@@ -280,7 +280,7 @@ def test_a_download_with_a_wrong_checksum_leaves_no_file(tmp_path, server):
     assert not (tmp_path / "data").exists()
 
 
-def test_a_rejected_request_is_a_user_error(tmp_path, server):
+def test_a_download_request_that_the_server_rejects_is_a_user_error(tmp_path, server):
     with pytest.raises(InputError, match="the server responds with 404"):
         prepare(server.url.replace("set", "other"), "00", tmp_path)
 
@@ -373,13 +373,13 @@ def test_a_given_checksum_of_the_labs_archive_is_checked_at_the_first_download(l
     assert known_archive.locate_archive("~/captions", None, tmp_path, lambda *_: None) == ("~/captions", None)
 
 
-def test_rows_read_the_data_set_of_every_archive_in_the_catalog():
+def test_every_archive_in_the_catalog_has_a_data_set_that_rows_read():
     rows = [suite.settings(row, suite.cards[0]) for suite in suites_in_group("single") for row in suite.rows]
     assert set(known_archive.known_archives()) <= {settings.dataset for settings in rows}
     assert all(archive_suffix(one.address) for one in known_archive.known_archives().values())
 
 
-def test_two_simultaneous_downloads_send_one_request(tmp_path, server):
+def test_two_simultaneous_downloads_of_the_same_file_send_one_request(tmp_path, server):
     checksum, found = sha256(server.content), []
 
     def fetch():

@@ -32,7 +32,7 @@ def test_the_options_of_a_row_decide_whether_it_needs_weights_tokenizer_texts_or
     assert artifact_kinds(**changes) == needed
 
 
-def test_litgpt_needs_converted_weights_and_transformers_published_ones():
+def test_rows_of_litgpt_need_converted_weights_and_rows_of_transformers_need_published_weights():
     row = {"weights": "pretrained", "data": "synthetic", "model": LLAMA, "dataset": "constant"}
     found = [required_artifacts(spec(engine=engine, **row))[0] for engine in ("litgpt", "litgpt_trainer", "lightning")]
     assert [artifact.litgpt for artifact in found] == [models()[LLAMA].litgpt] * 2 + [None]

@@ -87,7 +87,9 @@ def test_the_newest_result_with_the_chosen_options_is_shown(tmp_path, shown_outp
     ]
 
 
-def test_a_row_without_a_result_is_run_and_what_it_prints_is_shown(tmp_path, shown_output, monkeypatch, capsys):
+def test_a_row_without_a_result_is_run_and_the_output_of_its_command_is_shown(
+    tmp_path, shown_output, monkeypatch, capsys
+):
     stored_run = run_with_result_of(tmp_path / "elsewhere", "xxl-sgd").path
     script = tmp_path / "command.py"
     script.write_text(
@@ -103,7 +105,7 @@ def test_a_row_without_a_result_is_run_and_what_it_prints_is_shown(tmp_path, sho
     assert shown_output[0].startswith("### Optimizer without state: fits")
 
 
-def test_a_command_that_leaves_no_result_is_an_error_with_its_code(tmp_path, monkeypatch):
+def test_a_command_that_writes_no_result_is_an_error_with_its_exit_code(tmp_path, monkeypatch):
     monkeypatch.setattr(lab, "COMMAND", (sys.executable, "-c", "raise SystemExit(2)"))
     with pytest.raises(RuntimeError, match="xxl has no result; the command above ended with exit code 2"):
         Lab(NAME, results=str(tmp_path)).show("xxl")
@@ -118,7 +120,7 @@ def test_unknown_names_are_rejected(tmp_path):
 
 
 @pytest.mark.usefixtures("no_command")
-def test_a_row_of_several_ranks_has_a_line_for_each(tmp_path, shown_output):
+def test_a_row_of_several_ranks_has_a_table_line_for_each_rank(tmp_path, shown_output):
     stored_run(tmp_path, MULTI, CARD, "7b-4gpu-ddp")
     Lab(MULTI, results=str(tmp_path)).show("7b-4gpu-ddp")
     lines = [line.split(" | ") for line in shown_output[0].splitlines() if line.startswith("| rank")]
@@ -144,9 +146,7 @@ def test_compared_rows_show_settings_memory_speed_and_the_claims_about_them(tmp_
 
 
 @pytest.mark.usefixtures("no_command")
-def test_the_table_of_changes_leaves_out_variants_without_a_result_of_their_own_or_of_the_original_row(
-    tmp_path, shown_output
-):
+def test_variants_are_compared_only_if_they_and_their_original_row_have_results(tmp_path, shown_output):
     lab = Lab("beyond", results=str(tmp_path))
     lab.changes()
     assert shown_output == ["No variant of a row has a result yet."]
@@ -165,7 +165,7 @@ def test_the_table_of_changes_leaves_out_variants_without_a_result_of_their_own_
 
 
 @pytest.mark.usefixtures("no_command")
-def test_without_results_rows_are_compared_by_settings_and_stated_values(tmp_path, shown_output):
+def test_rows_without_results_are_compared_by_settings_and_stated_values(tmp_path, shown_output):
     Lab(MULTI, results=str(tmp_path)).compare("7b-1gpu", "7b-4gpu-ddp")
     settings, nothing, stated = shown_output
     assert "strategy" in settings
@@ -175,7 +175,7 @@ def test_without_results_rows_are_compared_by_settings_and_stated_values(tmp_pat
 
 
 @pytest.mark.usefixtures("no_command")
-def test_rows_are_compared_within_the_run_that_has_the_most_of_them(tmp_path, shown_output):
+def test_rows_are_compared_within_the_run_that_has_results_of_most_of_them(tmp_path, shown_output):
     rows = ("reduced-batch", "grad-accumulation")
     stored_run(tmp_path, NAME, CARD, *rows, run_id="both", started_at="2026-11-20T00:00:00+00:00")
     stored_run(tmp_path, NAME, CARD, rows[0], run_id="newer", size="tiny", started_at="2026-11-21T00:00:00+00:00")
@@ -219,7 +219,7 @@ EVIDENCE = "single_gpu_blip2-a100_80gb-full-verdict"
 
 
 @pytest.mark.usefixtures("no_command")
-def test_only_the_named_run_is_described_and_shown(tmp_path, shown_output):
+def test_only_results_of_the_named_run_are_described_and_shown(tmp_path, shown_output):
     run_with_result_of(tmp_path, "baseline", started_at="2030-01-01T00:00:00+00:00")
     lab = Lab(NAME, results=str(tmp_path), run=EVIDENCE)
     lab.introduce()
@@ -234,7 +234,7 @@ def test_only_the_named_run_is_described_and_shown(tmp_path, shown_output):
 
 
 @pytest.mark.usefixtures("no_command")
-def test_all_cells_use_the_run_that_was_found_first(tmp_path, shown_output):
+def test_all_cells_use_the_run_that_the_first_cell_found(tmp_path, shown_output):
     run_with_result_of(tmp_path, "baseline", "one", started_at="2026-11-20T00:00:00+00:00")
     lab = Lab(NAME, results=str(tmp_path))
     lab.show("baseline")
@@ -253,7 +253,7 @@ def test_a_row_is_shown_with_its_settings_and_its_training_code(tmp_path, shown_
 
 
 @pytest.mark.usefixtures("no_command")
-def test_in_miniature_the_prediction_at_full_size_comes_first(tmp_path, shown_output):
+def test_the_prediction_at_full_size_is_shown_before_the_results_of_a_miniature(tmp_path, shown_output):
     folder = stored_run(tmp_path, NAME, CARD, "reduced-batch", size="tiny")
     spec = folder.results()["reduced-batch"].spec.model_copy(update={"size": "full"})
     folder.write_predictions([prediction(spec, 90.0)])
@@ -288,7 +288,7 @@ def test_a_run_of_predictions_shows_them_in_place_of_results(shown_output):
 
 
 @pytest.mark.usefixtures("no_command")
-def test_a_ladder_shows_each_row_s_speed_relative_to_the_first_and_to_the_row_before(tmp_path, shown_output):
+def test_a_ladder_shows_each_row_s_speed_relative_to_the_first_and_to_the_previous_row(tmp_path, shown_output):
     folder = stored_run(tmp_path, NAME, CARD)
     for row, samples_per_s, losses in (("reduced-batch", 10.0, 3.0), ("mixed-precision", 20.0, 2.0)):
         made = folder.results()[row]

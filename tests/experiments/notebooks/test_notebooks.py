@@ -128,7 +128,7 @@ def test_a_notebook_shows_every_row_once_in_order_under_its_title(name):
 
 
 @pytest.mark.parametrize("name", NARRATED)
-def test_each_row_is_shown_for_one_of_its_cards(name):
+def test_each_row_is_shown_on_a_card_that_has_this_row(name):
     notebook, suite = notebook_of(name), suite_named(name)
     cards = {one: made.choices["card"] for one, made in labs(notebook).items()}
     for one, rows in rows_of_calls(notebook, "show") + rows_of_calls(notebook, "compare"):
@@ -174,7 +174,7 @@ FAILED = [
 ]
 
 
-def test_the_stored_runs_of_the_project_can_be_shown_in_a_notebook(shown_output):
+def test_a_notebook_can_show_the_stored_runs_of_the_project(shown_output):
     run_through(notebook_of("single_gpu_blip2"))
     text = "\n".join(block.data for block in shown_output if not isinstance(block, SVG))
     assert "emulating" in text

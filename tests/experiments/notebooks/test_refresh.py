@@ -12,7 +12,7 @@ RUN = "multi_gpu_litgpt-v100_32gb-full-verdict"
 NOTEBOOKS = CODE_FOLDER / "experiments" / "notebooks"
 
 
-def test_all_outputs_are_of_the_named_run_in_any_folder_without_pythonpath(tmp_path, monkeypatch):
+def test_a_refreshed_notebook_has_outputs_of_the_named_run_in_any_folder_without_pythonpath(tmp_path, monkeypatch):
     monkeypatch.delenv("PYTHONPATH", raising=False)
     monkeypatch.chdir(tmp_path)
     target = tmp_path / "shown" / "multi_gpu_litgpt.ipynb"
@@ -37,7 +37,7 @@ def test_all_outputs_are_of_the_named_run_in_any_folder_without_pythonpath(tmp_p
         ("nope", RUN, ("nope", "sizing")),
     ],
 )
-def test_runs_of_another_lab_than_the_notebook_s_are_rejected(name, run, named, capsys):
+def test_a_run_of_another_lab_than_that_of_the_notebook_is_rejected(name, run, named, capsys):
     assert main(["notebook", name, "--from", run]) == 2
     error = capsys.readouterr().err
     assert all(" ".join(words.split()) in " ".join(error.split()) for words in named)
@@ -62,6 +62,6 @@ def test_a_badge_links_to_a_file_of_the_repository_that_pyproject_names():
     assert "git clone https://github.com/course/testbed testbed" in text
 
 
-def test_the_option_from_requires_a_notebook(capsys):
+def test_the_option_from_without_a_notebook_is_rejected(capsys):
     assert main(["notebook", "--from", RUN]) == 2
     assert "NOTEBOOK" in capsys.readouterr().err

@@ -58,14 +58,14 @@ def test_the_parameters_cell_selects_a_row_of_a_lab_with_its_settings(default_pa
     assert (spec.card, spec.size, spec.data) == (CARD, "tiny", "synthetic")
 
 
-def test_parameters_change_the_lab_s_settings_and_the_global_batch_follows(default_parameters):
+def test_parameters_change_the_lab_s_settings_and_the_global_batch_is_computed_from_them(default_parameters):
     given = {"card": "h100_94gb", "batch_size": 4, "accumulate": 2, "lora": None, "precision": "bf16-true"}
     settings = spec_from_parameters(default_parameters | {"row": "xxl-lora"} | given).settings
     assert (settings.batch_size, settings.accumulate, settings.global_batch_size) == (4, 2, 8)
     assert (settings.lora, settings.precision, settings.model) == (None, "bf16-true", "blip2-flan-t5-xxl")
 
 
-def test_parameters_of_a_row_reproduce_the_row(default_parameters):
+def test_the_parameters_of_a_row_give_the_same_row_again(default_parameters):
     suite = suite_named("multi_gpu_litgpt")
     for one in suite.rows_for(CARD):
         run = in_memory.run(one.id, suite=suite.suite, recipe_version=suite.version, size="tiny", weights="random")
@@ -121,7 +121,7 @@ def test_the_verdict_compares_the_outcome_with_the_expected_one(default_paramete
     assert "**not evaluated**: Reduced batch size: fits (a tiny model does not show what fits the card)" in tiny
 
 
-def test_no_statement_applies_to_changed_settings_or_to_a_lab_that_is_not_here(default_parameters):
+def test_no_statement_applies_to_changed_settings_or_to_an_unknown_lab(default_parameters):
     spec = spec_from_parameters(default_parameters | {"batch_size": 4})
     assert row.verdict(result_of(spec)) == (
         "Settings differ from the lab's, so its statements do not apply: batch_size 16 -> 4, global_batch_size 16 -> 4."

@@ -68,7 +68,7 @@ def test_the_notebook_runs_headless_from_top_to_bottom_without_pythonpath(notebo
     assert any("rule of five 70.0 GiB, predicted 64.0 GiB" in text for text in printed)
 
 
-def test_predictions_find_the_code_from_any_folder_without_pythonpath(tmp_path):
+def test_the_tracer_finds_its_code_from_any_folder_without_pythonpath(tmp_path):
     cache_with_library(tmp_path / "cache")
     program = (
         f"import sys; sys.path.append({str(ROOT)!r})\n"
@@ -97,7 +97,7 @@ def test_the_questions_of_the_sizing_notebook_are_numbered_consecutively(noteboo
     assert len(numbers) >= 10
 
 
-def test_peaks_are_drawn_with_labels_and_reserved_memory(shown_output):
+def test_the_chart_of_peaks_has_labels_and_reserved_memory(shown_output):
     found = sizing.show_peaks({"one": custom_training(), "four": custom_training(batch=4)})
     assert [one.peak_gib for one in found.values()] == [61.0, 64.0]
     chart, table = shown_output
@@ -108,7 +108,7 @@ def test_peaks_are_drawn_with_labels_and_reserved_memory(shown_output):
     assert "| four | 14.00 | 14.00 | 28.00 | 8.00 | 0.00 | 64.00 | 65.00 | backward |" in table.data
 
 
-def test_each_point_of_a_step_is_drawn(shown_output):
+def test_the_chart_of_a_step_has_a_bar_for_each_point_of_the_step(shown_output):
     found = sizing.show_memory_within_a_step(custom_training(batch=2))
     (chart,) = shown_output
     assert found.peak_gib == 62.0

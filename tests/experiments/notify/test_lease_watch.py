@@ -96,10 +96,10 @@ def test_the_first_check_sends_messages_and_checks_are_at_most_ten_seconds_apart
         [],
     ]
     assert POLL_S <= 10
-    assert len(asked) == 1, "the time decides, without a question to the site"
+    assert len(asked) == 1, "the time alone decides, and the site is not queried"
 
 
-def test_a_new_lease_is_reported_at_once_also_if_its_name_was_used_before(site, lease_watch):
+def test_a_new_lease_is_reported_at_once_even_if_an_earlier_lease_had_its_name(site, lease_watch):
     assert lease_watch() == []
     first = add_lease(site, begins=-2 * HOUR)
     assert lease_watch(timedelta(seconds=5)) == ["testbed: lease llm_cc cost 32.0 of 20 service units"]
@@ -148,7 +148,7 @@ def test_a_site_that_does_not_answer_is_queried_again_and_its_lease_is_still_rep
     assert lease_watch(timedelta(minutes=6)) == []
 
 
-def test_a_damaged_journal_does_not_end_the_check(site, lease_watch):
+def test_leases_are_reported_again_once_a_damaged_journal_is_repaired(site, lease_watch):
     add_lease(site)
     ledger = Journal().folder / "ledger.jsonl"
     whole = ledger.read_text()

@@ -60,14 +60,14 @@ def test_a_message_arrives_by_mail_and_webhook(mail, webhook):
     assert [(one["title"], one["message"]) for one in received] == [("a title", "a text")]
 
 
-def test_the_addresses_of_the_user_s_settings_are_added(webhook, monkeypatch):
+def test_messages_also_go_to_the_addresses_in_the_environment_variable(webhook, monkeypatch):
     url, received = webhook
     monkeypatch.setenv("TESTBED_NOTIFY", f"{url} {url}")
     assert Notifier([]).send("title", "text") == ""
     assert len(received) == 2
 
 
-def test_an_unreachable_address_is_counted_and_its_secret_is_not_shown(webhook, capfd):
+def test_unreachable_addresses_are_counted_and_their_secrets_are_not_shown(webhook, capfd):
     url, _ = webhook
     dead = "json://user:pass-word@127.0.0.1:9/hook"
     assert Notifier([url, dead]).send("title", "text") == "notification: 1 of 2 addresses not reached"
@@ -132,7 +132,7 @@ def deleted_lease_state(*records: str) -> LeaseState:
     return LeaseState(ActiveLease("lab", "tag", "CHI@UC", "", outcomes=outcomes), None, (), (), (), None, None)
 
 
-def test_the_disappearance_of_a_lease_that_ends_itself_is_reported():
+def test_the_end_of_a_lease_that_ends_itself_is_reported():
     ended = deleted_lease_state(Operation.CREATE_LEASE, Operation.CREATE_CREDENTIAL)
     (message,) = lease_messages([ended], NOW, HOUR, None)
     assert message.title == "testbed: lease lab ended itself or was deleted"
@@ -158,6 +158,6 @@ def test_a_lease_that_does_not_end_itself_or_is_being_released_is_not_reported(r
     assert list(lease_messages([deleted_lease_state(*records)], NOW, HOUR, None)) == []
 
 
-def test_no_address_is_in_a_command_line_that_is_stored():
+def test_addresses_are_hidden_in_a_stored_command_line():
     words = ["run", "--notify", "a://b", "--row", "x", "--notify=c://d"]
     assert hide_in_command(words) == ["run", "--notify", "***", "--row", "x", "--notify=***"]

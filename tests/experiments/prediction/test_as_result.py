@@ -36,7 +36,7 @@ def test_the_predictions_of_a_tiny_run_are_evaluated_at_full_size():
     assert verdicts["claim/smaller-batch-fits"].status == "pass"
 
 
-def test_a_table_of_predicted_verdicts_never_says_measured():
+def test_the_word_measured_is_not_in_a_table_of_predicted_verdicts():
     text = StringIO()
     Console(width=200, file=text).print(verdict_table(evaluation_of()[0]))
     shown = text.getvalue()
@@ -44,14 +44,14 @@ def test_a_table_of_predicted_verdicts_never_says_measured():
     assert "measured" not in shown
 
 
-def test_a_different_predicted_outcome_fails_and_shows_the_needed_memory():
+def test_a_predicted_outcome_that_differs_from_the_lab_s_fails_and_shows_the_needed_memory():
     _, verdicts = evaluation_of(lambda spec: 70.0)
     baseline = verdicts["baseline/outcome"]
     assert (baseline.status, baseline.value) == ("fail", "fits: needs 70.00 GiB of 78.60 GiB usable")
     assert baseline.reason == "fits: needs 70.00 GiB of 78.60 GiB usable"
 
 
-def test_memory_of_a_row_that_does_not_fit_is_evaluated_too():
+def test_a_statement_on_memory_is_evaluated_even_if_the_row_is_predicted_not_to_fit():
     _, verdicts = evaluation_of()
     assert verdicts["claim/params-near-14-gb"].status == "pass"
     assert verdicts["claim/params-near-14-gb"].value == "baseline: parameters 14 GiB"
@@ -91,7 +91,7 @@ def test_a_predicted_time_near_the_bound_is_too_close_to_call():
     assert verdict_on_speed(1.4, 3.0, error_share=0.02).status == "pass"
 
 
-def test_a_predicted_step_gives_speed_and_load_of_the_gpus():
+def test_a_predicted_step_time_gives_the_speed_and_the_load_of_the_gpus():
     result = convert_to_result(prediction(spec("grad-accumulation"), 60.0, time=step_time(2.0)))
     assert QUANTITIES["samples_per_s"](result) == 64 / 2.0
     assert QUANTITIES["gpu_idle_share"](result) == pytest.approx(0.1)
@@ -135,7 +135,7 @@ def test_a_predicted_gpu_load_is_not_evaluated_if_its_error_could_change_the_sta
     assert found["claim/other-gpus-are-idle"].status == "pass"
 
 
-def test_a_row_that_does_not_fit_has_no_time():
+def test_a_row_that_is_predicted_not_to_fit_has_no_predicted_time():
     result = convert_to_result(prediction(spec("grad-accumulation"), 100.0, time=step_time(2.0)))
     assert (result.speed, result.telemetry) == (None, {})
 
@@ -149,7 +149,7 @@ def test_a_predicted_result_does_not_count_as_measured():
     assert all(QUANTITIES[name](result) is None for name in (*TIME_QUANTITIES, *LOSS_QUANTITIES))
 
 
-def test_the_reserved_memory_of_a_predicted_result_is_that_under_the_card_s_limit():
+def test_a_predicted_result_has_the_memory_reserved_under_the_card_s_limit():
     result = convert_to_result(prediction(spec("reduced-batch"), 78.0, reserved_gib=85.0, limited_reserved_gib=78.5))
     assert QUANTITIES["reserved_gib"](result) == 78.5
 
@@ -163,7 +163,7 @@ def test_the_reserved_memory_of_a_predicted_result_is_that_under_the_card_s_limi
         (90.0, "out of GPU memory: needs 90.00 GiB of 78.60 GiB usable"),
     ],
 )
-def test_the_text_names_the_verdict_and_its_evidence(needed, words):
+def test_the_text_of_a_predicted_outcome_names_the_outcome_and_the_needed_memory(needed, words):
     assert describe_outcome(prediction(spec("xxl"), needed)) == words
 
 
@@ -179,12 +179,12 @@ def test_the_text_names_the_verdict_and_its_evidence(needed, words):
         (60.0, None, ""),
     ],
 )
-def test_only_rows_with_another_predicted_outcome_cause_a_warning(needed, expected, warned):
+def test_only_rows_whose_predicted_outcome_differs_from_the_lab_s_cause_a_warning(needed, expected, warned):
     line = mismatch_warning(prediction(spec("xxl"), needed), expected)
     assert line.startswith(f"xxl: {warned}") if warned else line == ""
 
 
-def test_the_keys_of_a_prediction_as_data_do_not_change():
+def test_a_prediction_as_data_has_exactly_the_documented_keys():
     found = prediction_as_data(prediction(spec("baseline"), 70.0))
     assert set(found) == {
         *("suite", "row", "card", "model", "params", "trainable_params", "peak_gib", "reserved_gib", "needed_gib"),

@@ -22,7 +22,7 @@ def config(path, data) -> str:
     return str(path)
 
 
-def test_options_become_a_row_of_two_optimizer_steps_on_texts_of_one_length():
+def test_the_options_of_a_custom_training_become_a_row_of_two_optimizer_steps_on_texts_of_one_length():
     spec = CustomTraining("tiny-llama-1.1b", CARD, 8, 512, accumulate=4, devices=2, precision="bf16-true").spec
     settings = spec.settings
     assert (spec.size, spec.length, spec.weights, spec.data, spec.model) == (
@@ -67,7 +67,7 @@ def test_only_equal_options_of_a_custom_training_give_the_same_fingerprint():
         (GPT2, "all-linear"),
     ],
 )
-def test_adapters_are_on_the_usual_layers_of_the_model(tmp_path, model, targets):
+def test_adapters_are_by_default_on_the_usual_layers_of_the_model(tmp_path, model, targets):
     name = model if isinstance(model, str) else config(tmp_path / "m.json", model)
     lora = CustomTraining(name, CARD, lora_r=16).spec.settings.lora
     assert (lora.r, lora.alpha, lora.targets) == (16, 32, targets)
@@ -79,7 +79,7 @@ def test_adapters_are_on_the_named_layers(given, targets):
 
 
 @pytest.mark.parametrize("setting", ["activation_offload", "chunked_loss", "optimizer_in_backward"])
-def test_an_option_that_saves_memory_changes_only_the_setting_of_its_name(setting):
+def test_an_option_that_saves_memory_changes_only_the_setting_with_the_same_name(setting):
     change: dict[str, Any] = {setting: True}
     usual, changed = (
         CustomTraining("tiny-llama-1.1b", CARD, loop="litgpt", **options).spec.settings for options in ({}, change)
@@ -87,12 +87,12 @@ def test_an_option_that_saves_memory_changes_only_the_setting_of_its_name(settin
     assert changed == usual.model_copy(update=change)
 
 
-def test_offload_selects_its_optimizer():
+def test_offload_selects_the_optimizer_of_deepspeed():
     for strategy in ("deepspeed_stage_2_offload", "deepspeed_stage_3_offload"):
         assert CustomTraining("tiny-llama-1.1b", CARD, strategy=strategy).spec.settings.optimizer == "deepspeed_cpu"
 
 
-def test_a_config_file_is_a_model_named_after_its_file_or_folder(tmp_path):
+def test_a_model_from_a_config_file_has_the_name_of_the_file_or_of_its_folder(tmp_path):
     (tmp_path / "small").mkdir()
     spec = CustomTraining(config(tmp_path / "small" / "config.json", GPT2), CARD).spec
     assert spec.row == spec.settings.model == "small"
@@ -148,7 +148,7 @@ def test_an_error_is_reported_in_one_line_that_names_the_option(flags, message):
         ({"model_type": 3}, "not the config.json of a model: the key 'model_type' is missing"),
     ],
 )
-def test_a_file_without_a_config_is_rejected_with_its_name(tmp_path, data, message):
+def test_the_error_for_a_file_without_a_config_names_the_file(tmp_path, data, message):
     path = config(tmp_path / "m.json", data)
     with pytest.raises(InputError) as caught:
         _ = CustomTraining(path, CARD).spec
@@ -163,7 +163,7 @@ def test_binary_files_and_folders_are_rejected(tmp_path):
             _ = CustomTraining(str(path), CARD).spec
 
 
-def test_only_models_with_absolute_positions_limit_the_length(tmp_path):
+def test_only_models_with_absolute_positions_limit_the_length_of_texts(tmp_path):
     assert CustomTraining(config(tmp_path / "t5.json", T5), CARD, seq=4096).spec.settings.max_length == 4096
     inner = {"model_type": "blip-2", "text_config": {"model_type": "opt", "max_position_embeddings": 64}}
     for data, positions in ((GPT2, 1024), (inner, 64)):

@@ -43,7 +43,7 @@ def needs_constant_then_linear(spec: RowSpec) -> float:
         (lambda spec: 78.0, 0, 4096),
     ],
 )
-def test_the_largest_batch_fits_and_one_more_does_not(batch, needs, largest, likely):
+def test_the_largest_batch_fits_and_a_batch_with_one_more_sample_does_not(batch, needs, largest, likely):
     found = fit_row(custom_spec(batch), Predictor(needs))
     assert [one.spec.settings.batch_size if one else 0 for one in (found.largest, found.largest_borderline)] == [
         largest,
@@ -62,7 +62,7 @@ def test_a_row_that_fits_needs_no_change():
     assert fit_row(custom_spec(4), Predictor(needs_linear)).changes == ()
 
 
-def test_the_cheapest_changes_are_first_each_with_its_needed_memory():
+def test_changes_are_listed_cheapest_first_with_the_memory_that_each_needs():
     found = fit_row(custom_spec(32), Predictor(needs_linear))
     assert [one.change for one in found.changes] == [
         "batch 16, accumulated 2 times",
@@ -98,12 +98,12 @@ def test_a_smaller_batch_keeps_the_samples_per_optimizer_step():
 @pytest.mark.parametrize(
     "changes", [{"accumulate": 3}, {"devices": 2}, {"optim": "deepspeed_cpu", "strategy": "deepspeed_stage_2_offload"}]
 )
-def test_the_optimizer_steps_in_backward_only_where_it_can(changes):
+def test_an_optimizer_step_in_the_backward_pass_is_proposed_only_where_it_is_possible(changes):
     found = fit_row(custom_spec(32, **changes), Predictor(needs_linear))
     assert "optimizer in backward" not in [one.change for one in found.changes]
 
 
-def test_a_pair_whose_changes_exclude_each_other_is_not_offered():
+def test_a_pair_of_changes_that_exclude_each_other_is_not_proposed():
     found = fit_row(custom_spec(32), Predictor(lambda settings: 1e3))
     assert found.pairs == ()
     assert all(one.prediction for one in found.changes)
@@ -135,7 +135,7 @@ def test_settings_that_a_row_already_has_are_not_proposed():
     assert [change.name for change in single_changes(four)] == ["LoRA, rank 16", "FSDP over 8 GPUs"]
 
 
-def test_a_change_to_sgd_removes_the_betas_of_adam():
+def test_a_proposed_change_to_sgd_removes_the_betas_of_adam():
     row = suite_row_spec(suite_named("beyond"), suite_named("beyond").row("llama-1b"), "a100_80gb")
     assert row.settings.betas
     (sgd,) = [change for change in single_changes(row) if change.name == "SGD"]
@@ -154,7 +154,7 @@ def test_changes_that_other_settings_exclude_are_not_proposed():
 
 
 @pytest.mark.parametrize("batch", [1, 13, 64, 400])
-def test_a_row_of_a_suite_keeps_its_other_settings_and_whole_optimizer_steps(batch):
+def test_a_row_with_a_changed_batch_keeps_its_other_settings_and_trains_whole_optimizer_steps(batch):
     row = suite_row_spec(SUITE, SUITE.row("grad-accumulation"), "a100_80gb")
     other = change_settings(row, batch_size=batch).settings
     assert (other.batch_size, other.global_batch_size) == (batch, 4 * batch)
@@ -172,7 +172,7 @@ def needs_two(spec: RowSpec) -> float:
     return 60.0 if settings.optimizer == "sgd" and any(helps) and settings.devices == 1 else 100.0
 
 
-def test_pairs_are_proposed_if_no_single_change_fits_cheapest_first():
+def test_pairs_of_changes_are_proposed_cheapest_first_if_no_single_change_fits():
     predict = Predictor(needs_two)
     found = fit_row(custom_spec(3), predict)
     assert not any(one.prediction.predicted_outcome == "fits" for one in found.changes)
@@ -183,7 +183,7 @@ def test_pairs_are_proposed_if_no_single_change_fits_cheapest_first():
     assert not any(spec.settings.lora and spec.settings.optimizer == "sgd" for spec in predict.asked)
 
 
-def test_pairs_are_tried_only_if_single_changes_save_too_little():
+def test_pairs_of_changes_are_tried_only_if_single_changes_save_too_little():
     assert fit_row(custom_spec(32), Predictor(needs_linear)).pairs == ()
     assert fit_row(custom_spec(3), Predictor(lambda spec: 100.0)).pairs == ()
 
@@ -192,6 +192,6 @@ def test_pairs_are_tried_only_if_single_changes_save_too_little():
     ("changes", "offered"),
     [({}, True), ({"packing": True}, False), ({"dataset": "constant"}, False), ({"engine": "lightning"}, False)],
 )
-def test_packing_is_offered_for_padded_texts_of_an_engine_that_packs(changes, offered):
+def test_packing_is_proposed_for_padded_texts_if_the_engine_can_pack(changes, offered):
     row = {"engine": "litgpt", "model": LLAMA, "dataset": "alpaca2k", "warmup_steps": 1} | changes
     assert ("packing" in [change.name for change in single_changes(spec(**row))]) == offered

@@ -65,12 +65,12 @@ def test_a_step_too_large_for_any_machine_is_rejected_before_the_model_is_built(
     assert message in _rejection_line(tmp_path, capsys, GPT2, command, *options.split())
 
 
-def test_a_key_that_occurs_twice_is_rejected(tmp_path, capsys):
+def test_a_model_config_in_which_a_key_occurs_twice_is_rejected(tmp_path, capsys):
     text = json.dumps(GPT2)[:-1] + ', "n_layer": 3}'
     assert "not a JSON file (the key 'n_layer' occurs twice)" in _rejection_line(tmp_path, capsys, text, "predict")
 
 
-def test_a_model_of_a_suite_has_the_same_limits():
+def test_a_model_of_a_suite_has_the_same_limits_as_one_of_the_command_line():
     with pytest.raises(ValueError, match="architecture: n_layer = 1000000000: allowed: a whole number from 1 to 1000"):
         Model(family="transformers", architecture={**GPT2, "n_layer": HUGE})
 
@@ -79,7 +79,7 @@ def test_every_known_model_is_within_the_limits():
     assert len(models()) > 5
 
 
-def test_a_command_longer_than_an_argument_of_a_process_reaches_the_tracer(tmp_path, monkeypatch):
+def test_a_command_too_long_for_a_process_argument_reaches_the_tracer(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.py").write_text("import sys\nsys.exit(len(sys.argv[1]) // 100_000)\n")
     command = ["python", "train.py", "x" * 300_000]

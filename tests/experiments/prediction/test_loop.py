@@ -67,7 +67,7 @@ def nothing_is_traced(monkeypatch):
         ((*MODEL, "--sandbox"), "--sandbox: needs a script's command after --"),
     ],
 )
-def test_an_error_with_a_loop_is_reported_in_one_line(command, arguments, message, capsys):
+def test_an_error_with_the_option_loop_is_reported_in_one_line(command, arguments, message, capsys):
     assert main([command, *arguments]) == 2
     messages = " ".join(capsys.readouterr().err.split())
     assert message in messages
@@ -114,7 +114,7 @@ def test_the_largest_batch_of_a_loop_is_found_and_changes_are_tried_only_if_it_d
     assert try_changes(CustomTraining(model=training.model, card=training.card, batch=7), found, lambda _: None) == []
 
 
-def test_fit_of_a_model_prints_the_batches_and_the_changes_of_its_loop(traced_jobs, capsys):
+def test_the_command_fit_for_a_model_prints_the_batches_and_the_changes_of_its_loop(traced_jobs, capsys):
     assert main(["fit", *MODEL, "--batch", "12", "--loop", "plain", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert (data["loop"], data["largest_batch"], data["batches"][-1]["batch"]) == ("plain", 7, 12)

@@ -35,7 +35,7 @@ def test_a_training_that_fits_needs_no_change(tried_changes):
     assert tried_changes(lambda job: 10.0 + job["batch"]) == []
 
 
-def test_a_single_change_that_fits_is_enough(tried_changes):
+def test_pairs_of_changes_are_not_tried_if_a_single_change_fits(tried_changes):
     found = tried_changes(lambda job: 50.0 if job.get("checkpointing") else 100.0)
     assert [one.change for one in found if one.fits] == ["activation checkpointing"]
     assert not any(";" in one.change for one in found)

@@ -54,12 +54,12 @@ def test_a_cached_prediction_is_not_traced_again(tracer, tmp_path):
     assert tracer.asked == [["a", "b"], []]
 
 
-def test_the_same_row_twice_is_traced_once_and_reported_twice(tracer, tmp_path):
+def test_a_row_that_is_requested_twice_is_traced_once_and_reported_twice(tracer, tmp_path):
     assert rows(predict([A, B, A], tmp_path)) == ["a", "b", "a"]
     assert tracer.asked == [["a", "b"]]
 
 
-def test_the_same_row_with_another_batch_is_traced_as_well(tracer, tmp_path):
+def test_a_cached_row_with_another_batch_size_is_traced_again(tracer, tmp_path):
     predict([A], tmp_path)
     predict([A, spec(row="a", batch_size=3)], tmp_path)
     assert tracer.asked == [["a"], ["a"]]
@@ -74,7 +74,9 @@ def test_the_same_row_with_another_batch_is_traced_as_well(tracer, tmp_path):
         ("card_named", lambda name: card_named(name).model_copy(update={"memory_gib": 1.0})),
     ],
 )
-def test_a_cached_prediction_of_other_code_libraries_or_card_is_not_used(tracer, tmp_path, monkeypatch, part, value):
+def test_a_cached_prediction_for_other_code_libraries_or_another_card_is_not_used(
+    tracer, tmp_path, monkeypatch, part, value
+):
     predict([A], tmp_path)
     monkeypatch.setattr(predicting, part, value)
     predict([A], tmp_path)
@@ -136,7 +138,7 @@ def wait_until(condition) -> None:
 
 
 @pytest.mark.xdist_group("tracer")
-def test_rows_of_a_killed_tracer_end_and_are_reported_as_errors(library_cache):
+def test_if_the_tracer_is_killed_its_rows_are_reported_as_errors(library_cache):
     caught, before = [], descendants()
 
     def predict_slow_rows():

@@ -72,7 +72,7 @@ def test_json_has_the_memory_of_a_row_and_whether_it_agrees_with_the_lab(testbed
     assert one["rule_of_thumb_gib"] == 5 * 14.0
 
 
-def test_a_custom_training_is_one_object_of_json(testbed):
+def test_the_json_of_a_custom_training_is_one_object(testbed):
     code, out, err = testbed("predict", *LLAMA, "--batch", "8", "--json", needs=needs_two_for_each, params_gib=2.0)
     one = json.loads(out)
     assert code == 0
@@ -110,7 +110,7 @@ def test_several_cards_and_batches_are_predicted_in_one_call(testbed):
     assert "batch 64: fits none of these cards" in out
 
 
-def test_all_cards_are_every_card_of_the_catalog_that_pytorch_runs_on(testbed):
+def test_the_value_all_means_every_card_of_the_catalog_on_which_pytorch_runs(testbed):
     asked = ("predict", "--model", "tiny-llama-1.1b", "--loop", "lightning", "--card", "all", "--json")
     out = json.loads(testbed(*asked, needs=needs_two_for_each)[1])
     assert {one["card"] for one in out["predictions"]} == {*parse_card_list("all")}
@@ -140,7 +140,7 @@ def test_the_title_names_the_custom_training(testbed):
     ("card", "precision", "emulated"),
     [("v100_32gb", "bf16-true", True), ("v100_32gb", "32-true", False), ("a100_40gb", "bf16-mixed", False)],
 )
-def test_bf16_on_a_card_without_it_is_reported(testbed, card, precision, emulated):
+def test_bf16_on_a_card_without_bf16_arithmetic_is_reported(testbed, card, precision, emulated):
     asked = ("predict", "--model", "tiny-llama-1.1b", "--loop", "lightning", "--card", card, "--precision", precision)
     needs = {"needs": needs_two_for_each, "params_gib": 2.0}
     assert json.loads(testbed(*asked, "--json", **needs)[1])["bf16_emulated"] is emulated
@@ -209,7 +209,7 @@ def test_an_error_is_reported_in_one_line_with_exit_code_2(testbed, command, arg
     assert err.count("\n") == 1
 
 
-def test_a_card_that_no_suite_has_is_an_error_also_without_a_suite(testbed):
+def test_a_card_that_no_suite_has_is_an_error_even_if_no_suite_is_given(testbed):
     for card in ("h200_141gb", "24GiB"):
         code, out, err = testbed("predict", "--card", card)
         assert (code, out) == (2, "")
@@ -233,7 +233,7 @@ def test_an_error_of_the_tracer_is_reported(testbed, monkeypatch, capsys):
     assert capsys.readouterr().err == "testbed: question/m on v100_32gb: the model has no layer 'q'\n"
 
 
-def test_fit_shows_the_speed_of_changes_that_fit_and_names_the_fastest(testbed):
+def test_the_command_fit_shows_the_speed_of_changes_that_fit_and_names_the_fastest(testbed):
     words = (*LLAMA, "--batch", "16")
     found = json.loads(testbed("fit", *words, "--json", needs=needs_two_for_each, time=step_time(2.0))[1])
     speeds = {one["change"]: one["samples_per_s"] for one in found["changes"] if one["verdict"] == "fits"}
@@ -251,7 +251,7 @@ def test_the_fastest_change_is_the_one_with_most_samples_per_second(testbed):
     assert "fastest change that fits: FSDP over 8 GPUs, 64 samples/s ±40%" in out
 
 
-def test_fit_gives_the_largest_batch_and_the_changes_that_help(testbed):
+def test_the_command_fit_gives_the_largest_batch_and_the_changes_that_help(testbed):
     found = json.loads(testbed("fit", *LLAMA, "--batch", "16", "--json", needs=needs_two_for_each)[1])
     assert (found["batch"], found["verdict"]) == (16, "oom")
     # 2 % of 31.19 GiB are 0.62: batch 10 takes 30 GiB, 11 would take 32
@@ -274,17 +274,17 @@ def test_fit_gives_the_largest_batch_and_the_changes_that_help(testbed):
         (lambda spec: 20.0, "fits: 4096, peak 20.00 GiB (larger batches were not tried)"),
     ],
 )
-def test_fit_prints_the_largest_batch_in_words(testbed, needs, message):
+def test_the_command_fit_prints_the_largest_batch_in_words(testbed, needs, message):
     assert message in testbed("fit", *LLAMA, needs=needs)[1]
 
 
-def test_fit_of_a_row_is_a_list_by_card(testbed):
+def test_the_json_of_the_command_fit_for_a_row_is_a_list_with_one_entry_for_each_card(testbed):
     found = json.loads(testbed("fit", f"{SUITE}/reduced-batch", "--json")[1])
     assert [one["card"] for one in found] == ["a100_80gb", "h100_94gb"]
 
 
 @pytest.mark.parametrize("arguments", [(), (SUITE,)])
-def test_fit_needs_one_row(testbed, arguments):
+def test_the_command_fit_needs_one_row(testbed, arguments):
     assert testbed("fit", *arguments)[::2] == (2, "testbed: fit: SUITE/ROW or --model is required\n")
 
 
@@ -319,7 +319,9 @@ class TestBeforeARun:
         }
         assert {(one.spec.size, one.spec.length) for one in folder.predictions()} == {("full", "peak")}
 
-    def test_a_row_with_another_predicted_outcome_causes_a_warning(self, machine, monkeypatch, tmp_path):
+    def test_a_row_whose_predicted_outcome_differs_from_the_lab_s_causes_a_warning(
+        self, machine, monkeypatch, tmp_path
+    ):
         monkeypatch.setattr(service, "predict", Predictor(lambda spec: 78.0))
         _, lines = self.run(tmp_path)
         warned = [line for line in lines if "the lab states:" in line]
@@ -340,7 +342,7 @@ class TestBeforeARun:
             assert folder.predictions() == ()
             assert len(folder.results()) == 2
 
-    def test_a_row_that_cannot_be_traced_leaves_the_others_predicted(self, machine, monkeypatch, tmp_path):
+    def test_if_a_row_cannot_be_traced_the_other_rows_are_predicted(self, machine, monkeypatch, tmp_path):
         problem = f"{SUITE}/baseline on {CARD}: cannot be traced"
         made = Predictor(stated)
 

@@ -22,7 +22,7 @@ def test_every_engine_and_strategy_can_be_traced(traced, name):
 
 
 @pytest.mark.parametrize("name", TRACED)
-def test_the_peak_is_the_sum_of_its_parts_and_none_is_negative(traced, name):
+def test_the_peak_is_the_sum_of_its_parts_and_no_part_is_negative(traced, name):
     prediction = traced.predictions[name]
     assert prediction.at_peak.total_gib == pytest.approx(prediction.peak_gib)
     assert all(share >= 0 for share in prediction.at_peak.model_dump().values())
@@ -44,7 +44,7 @@ def test_adam_has_two_values_per_parameter(traced, name):
     assert in_bytes(traced, name, "optimizer") == 2 * in_bytes(traced, name, "params")
 
 
-def test_sgd_has_no_state(traced):
+def test_sgd_has_no_optimizer_state(traced):
     assert in_bytes(traced, "sgd", "optimizer") == 0
 
 
@@ -53,7 +53,7 @@ def test_8_bit_adam_has_two_bytes_per_parameter_of_large_tensors(traced):
     assert params / 2 < in_bytes(traced, "adam_8bit", "optimizer") < 2 * params
 
 
-def test_the_state_of_adamw_on_the_host_takes_memory_there_only(traced):
+def test_the_state_of_adamw_on_the_host_takes_only_host_memory(traced):
     found, params_gib = traced.predictions["adamw_cpu"], in_bytes(traced, "adamw", "params") / GIB
     assert in_bytes(traced, "adamw_cpu", "optimizer") == 0
     assert found.optimizer_cpu_gib == pytest.approx(2 * params_gib, rel=1e-3)
@@ -63,7 +63,7 @@ def test_the_state_of_adamw_on_the_host_takes_memory_there_only(traced):
     assert traced.predictions["adamw"].host_gib is None
 
 
-def test_offloaded_activations_take_host_memory_in_place_of_the_gpu_s(traced):
+def test_offloaded_activations_take_host_memory_in_place_of_gpu_memory(traced):
     offload, usual = traced.predictions["offload"], traced.predictions["large batch"]
     saved_gib = usual.memory.peak_by_phase_gib["forward"] - offload.memory.peak_by_phase_gib["forward"]
     assert saved_gib > 0.3 * usual.memory.peak_by_phase_gib["forward"]
@@ -99,14 +99,14 @@ def test_qlora_trains_adapters_in_16_bit_on_weights_in_4_bit(traced):
     assert in_bytes(traced, "qlora", "params") < 2 * prediction.parameters
 
 
-def test_a_miniature_fits_and_peaks_in_its_second_step(traced):
+def test_a_miniature_fits_and_has_its_peak_in_its_second_step(traced):
     prediction = traced.predictions["adamw"]
     assert (prediction.predicted_outcome, prediction.failure, prediction.retries) == ("fits", None, 0)
     assert prediction.peak_step == 1
 
 
 @pytest.mark.parametrize(("name", "phase"), [("too long", "backward"), ("far too long", "forward")])
-def test_a_row_that_does_not_fit_has_the_step_and_phase_of_its_end(traced, name, phase):
+def test_the_prediction_for_a_row_that_does_not_fit_names_the_step_and_the_phase_in_which_it_ends(traced, name, phase):
     prediction = traced.predictions[name]
     failure = prediction.failure
     assert prediction.predicted_outcome == "oom"
@@ -129,7 +129,7 @@ def test_a_step_takes_at_least_the_time_of_the_host_and_that_of_the_gpu(traced, 
     assert {"matrix products", "optimizer"} <= set(time.device_s)
 
 
-def test_a_compiled_row_has_the_memory_without_compilation_and_no_time(traced):
+def test_the_prediction_of_a_compiled_row_has_the_memory_without_compilation_and_no_time(traced):
     compiled, usual = traced.predictions["compiled"], traced.predictions["litgpt"]
     assert (compiled.peak_gib, compiled.at_peak, compiled.time) == (usual.peak_gib, usual.at_peak, None)
 
@@ -140,7 +140,7 @@ def test_packed_texts_are_counted_without_padding(traced):
     assert {"optimizer", "attention", "indexing"} <= set(packed.time.device_s)
 
 
-def test_only_rows_on_several_gpus_use_their_links(traced):
+def test_only_rows_on_several_gpus_spend_time_on_transfers_between_gpus(traced):
     assert traced.predictions["adamw"].time.link_s == 0
     assert traced.predictions["ddp"].time.link_s > 0
     assert traced.predictions["fsdp"].time.link_s > 0

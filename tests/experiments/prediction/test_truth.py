@@ -41,5 +41,5 @@ def test_the_traced_peak_equals_the_real_peak(real_peak, traced_peak):
 
 
 @pytest.mark.parametrize("category", ["others", "params", "grads"])
-def test_a_tracer_that_omits_a_category_is_detected(real_peak, traced_peak, category):
+def test_a_tracer_that_omits_a_kind_of_memory_is_detected(real_peak, traced_peak, category):
     assert sum(traced_peak.values()) - traced_peak[category] != pytest.approx(real_peak, rel=WITHIN)

@@ -37,7 +37,7 @@ def page(browser: Page) -> Page:
 
 
 def show(page: Page, report: Path, width: int, scheme: str, row: str = "baseline") -> None:
-    page.look(width, scheme)
+    page.set_window(width, scheme)
     page.call("Page.navigate", url=f"{report.as_uri()}#row-{row}")
     page.until(READY)
 
@@ -92,7 +92,7 @@ def test_a_row_opens_from_a_link_and_draws_its_charts(page: Page, tmp_path: Path
 def test_charts_are_drawn_again_for_a_dark_theme_and_a_narrow_window(page: Page, tmp_path: Path) -> None:
     show(page, write_report(h200_run(tmp_path / "run")).page, 1280, "light")
     light = page.evaluate(LABEL)
-    page.look(390, "dark")
+    page.set_window(390, "dark")
     page.until(f"{LABEL} === {TEXT} && {LABEL} !== '{light}'")
     page.until(f"{FIGURES_END} <= 390")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -110,7 +110,7 @@ def point_at(page: Page, x: float, y: float) -> None:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_part_of_a_chart_s_bar_shows_its_value_under_the_pointer(page: Page, width: int, tmp_path: Path) -> None:
+def test_a_part_of_a_bar_shows_its_value_when_the_pointer_is_on_it(page: Page, width: int, tmp_path: Path) -> None:
     show(page, write_report(h200_run(tmp_path / "run")).page, width, "light")
     x, y, tip = page.evaluate(UNDER)
     assert re.fullmatch(r"parameters [\d.]+ GiB", tip)
@@ -124,7 +124,7 @@ def test_a_part_of_a_chart_s_bar_shows_its_value_under_the_pointer(page: Page, w
     page.until(f"{TOOLTIP}.hidden")
 
 
-def test_a_line_of_a_chart_shows_its_value_under_the_pointer(page: Page, tmp_path: Path) -> None:
+def test_a_curve_shows_its_value_at_the_pointer(page: Page, tmp_path: Path) -> None:
     show(page, write_report(h200_run(tmp_path / "run")).page, 1280, "light")
     page.until(f"{DRAWN}.includes('telemetry-baseline')")
     x, y = page.evaluate("""(() => { const plot = document.querySelector('[data-figure=telemetry-baseline] .plot');
@@ -135,7 +135,7 @@ def test_a_line_of_a_chart_shows_its_value_under_the_pointer(page: Page, tmp_pat
     assert re.search(r"\d %", page.evaluate(f"{TOOLTIP}.textContent"))
 
 
-def test_without_javascript_the_browser_itself_shows_the_value(page: Page, tmp_path: Path) -> None:
+def test_without_javascript_the_browser_shows_the_value_of_a_part_as_a_tooltip(page: Page, tmp_path: Path) -> None:
     report = write_report(h200_run(tmp_path / "run")).page
     report.write_text(re.sub(r"<script>.*?</script>", "", report.read_text(), flags=re.S))
     show(page, report, 1280, "light")

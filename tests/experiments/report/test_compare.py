@@ -118,7 +118,7 @@ def test_the_table_in_the_terminal_shows_ratios_outcomes_and_devices(comparison:
     assert "chameleon" in text
 
 
-def test_markup_in_a_run_is_shown_as_text(tmp_path: Path) -> None:
+def test_terminal_markup_in_the_names_of_a_run_is_shown_as_text(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", make_run(run_id="[bold]a[/]", host="[/]"), {})
     b = write_run(tmp_path / "b", make_run(run_id="b"), {})
     assert "[bold]a[/]" in text_of(compare(a, b))
@@ -130,7 +130,7 @@ def test_runs_of_different_suites_cannot_be_compared(tmp_path: Path) -> None:
         compare(tiny_run(tmp_path / "a"), other)
 
 
-def test_a_value_counts_as_changed_if_it_exceeds_the_noise_in_the_history(tmp_path: Path) -> None:
+def test_a_value_counts_as_changed_if_its_difference_exceeds_the_noise_in_the_history(tmp_path: Path) -> None:
     def plant(result: dict[str, Any]) -> None:
         if result["spec"]["row"] == "xxl-sgd":
             result["memory"]["peak_gib"] *= 1.005
@@ -155,7 +155,7 @@ def test_the_noise_of_a_value_is_computed_from_recorded_runs(tmp_path: Path) -> 
     assert not any(peaks in one.what for one in compare(runs[0], runs[1], recorded).changed)
 
 
-def test_every_possible_cause_is_named(tmp_path: Path) -> None:
+def test_every_possible_cause_of_a_difference_is_named(tmp_path: Path) -> None:
     def other(result: dict[str, Any]) -> None:
         result.update(image="sha256:new", code="feed", data_commit="v2", weights_commit="w2")
         result["device"].update(driver="590.1", cuda="14.0")

@@ -39,7 +39,7 @@ def test_a_setting_that_differs_is_named_with_its_row():
     assert found["baseline: batch_size"] == ("32", "64")
 
 
-def test_a_measured_value_is_shown_for_both_runs_with_unit_and_change(comparison):
+def test_a_measured_value_is_shown_for_both_runs_with_its_unit_and_its_change(comparison):
     row = next(row for row in comparison.rows if row.row == "reduced-batch")
     speed = next(one for one in row_changes(row) if one.name == "throughput")
     assert speed == ("throughput", "17.6", "8.8", "samples/s", "-50.0 %", "bad")
@@ -65,13 +65,13 @@ def test_a_tiny_and_a_full_size_run_are_not_compared_in_numbers(tmp_path):
     assert "<svg" not in text
 
 
-def test_the_page_needs_no_script_and_escapes_text_of_runs(tmp_path):
+def test_the_page_needs_no_javascript_and_escapes_text_of_runs(tmp_path):
     folder = h200_run(tmp_path / "a", run_id="<script>alert(1)</script>")
     text = page_text(tmp_path / "page.html", compare(folder, worse_run(tmp_path / "b")))
     assert "<script" not in text
     assert "&lt;script&gt;alert(1)" in text
 
 
-def test_a_page_that_cannot_be_written_is_named(comparison, tmp_path):
+def test_a_comparison_page_that_cannot_be_written_is_named(comparison, tmp_path):
     with pytest.raises(InputError, match=re.escape(f"--page {tmp_path}: cannot be written")):
         write_comparison(tmp_path, comparison)

@@ -112,7 +112,7 @@ def test_the_index_lists_each_run_once_with_its_counts_and_the_newest_run_first(
             assert "href" not in row
 
 
-def test_links_of_the_index_lead_to_pages(results_folder: Path) -> None:
+def test_links_of_the_index_lead_to_existing_pages(results_folder: Path) -> None:
     links = {link for link in Page(write_index(results_folder)).values("href") if not link.startswith("data:")}
     assert len(links) == 2
     assert {link for link in links if not (results_folder / link).is_file()} == set()

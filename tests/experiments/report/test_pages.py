@@ -130,7 +130,7 @@ def axe() -> str:
 
 
 def open_page(browser: Page, page: Path, width: int, scheme: str) -> None:
-    browser.look(width, scheme)
+    browser.set_window(width, scheme)
     browser.call("Page.navigate", url=page.as_uri())
     browser.until("document.readyState === 'complete' && document.querySelector('main')")
 
@@ -192,7 +192,9 @@ def test_a_notebook_page_shows_its_outputs_and_runs_no_code_in_them(browser, pag
 
 
 @pytest.mark.parametrize("width", [390, 820])
-def test_a_wide_table_of_a_notebook_scrolls_beside_its_first_column(browser: Page, pages: dict[str, Path], width: int):
+def test_a_wide_table_of_a_notebook_scrolls_while_its_first_column_stays(
+    browser: Page, pages: dict[str, Path], width: int
+):
     open_page(browser, pages["notebook"], width, "light")
     browser.evaluate("document.querySelectorAll('.scroll')[1].focus()")
     assert browser.evaluate("document.activeElement.querySelectorAll('th').length") == 24
@@ -210,10 +212,10 @@ FIRST_FAILURE = "document.querySelector('.failures a').getBoundingClientRect().b
 
 
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (1440, 900)])
-def test_failures_and_their_reasons_are_on_the_first_screen(
+def test_failures_and_their_reasons_are_visible_without_scrolling(
     browser: Page, pages: dict[str, Path], width: int, height: int
 ):
-    browser.look(width, "light")
+    browser.set_window(width, "light")
     browser.call("Page.navigate", url=pages["h200"].as_uri())
     browser.until("document.readyState === 'complete'")
     assert 0 < browser.evaluate(FIRST_FAILURE) < height
@@ -228,7 +230,7 @@ def test_failures_and_their_reasons_are_on_the_first_screen(
 
 
 def test_the_name_of_a_row_is_on_one_line_in_a_narrow_window(browser: Page, pages: dict[str, Path]):
-    browser.look(390, "light")
+    browser.set_window(390, "light")
     browser.call("Page.navigate", url=pages["h200"].as_uri())
     browser.until("document.readyState === 'complete'")
     lines = browser.evaluate("""[...document.querySelectorAll('table.rows.cards th[scope="row"] a')].map((name) =>
@@ -247,7 +249,9 @@ OPENED = "[...document.querySelectorAll('details.worst h3')].map((one) => one.ge
 
 @pytest.mark.parametrize("orientation", PAPER)
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_printed_whole(browser: Page, pages: dict[str, Path], name: str, orientation: str):
+def test_a_printed_page_shows_every_table_and_chart_completely(
+    browser: Page, pages: dict[str, Path], name: str, orientation: str
+):
     """No table or chart is cut at the right, every chart fits on one page, and the details of failed rows are open."""
     width, height = PAPER[orientation]
     open_page(browser, pages[name], width, "light")
@@ -264,7 +268,7 @@ def test_a_page_is_printed_whole(browser: Page, pages: dict[str, Path], name: st
     assert headings or name != "h200"
 
 
-def test_statements_about_rows_that_have_not_run_are_one_group(tmp_path: Path):
+def test_statements_about_rows_that_have_not_run_are_shown_as_one_group(tmp_path: Path):
     folder = h200_run(tmp_path / "run")
     for row in ("grad-accumulation", "xxl-sgd", "mixed-precision"):
         shutil.rmtree(folder.path / SUITE / row)
@@ -274,8 +278,10 @@ def test_statements_about_rows_that_have_not_run_are_one_group(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("width", "runs"), [(390, 1), (820, 4)])
-def test_verdicts_over_time_are_next_to_their_statements(browser: Page, pages: dict[str, Path], width: int, runs: int):
-    browser.look(width, "light")
+def test_verdicts_of_earlier_runs_are_next_to_their_statements(
+    browser: Page, pages: dict[str, Path], width: int, runs: int
+):
+    browser.set_window(width, "light")
     browser.call("Page.navigate", url=pages["history"].as_uri())
     browser.until("document.readyState === 'complete'")
     ends = browser.evaluate(

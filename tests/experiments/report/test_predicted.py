@@ -75,7 +75,9 @@ def test_the_report_of_a_miniature_lists_every_predicted_verdict(tiny_report: Pa
     assert Evaluation.model_validate_json((tiny_report / "verdict.json").read_bytes()).count("pass") > 20
 
 
-def test_headline_and_page_show_how_statements_were_evaluated(tiny_report: Path, full_report: Path) -> None:
+def test_headline_and_page_show_whether_statements_were_predicted_or_measured(
+    tiny_report: Path, full_report: Path
+) -> None:
     assert ", predicted; " in Page(tiny_report / "report.html").text or " predicted" in headline_of(tiny_report)
     assert re.search(r"\d+ measured on a GPU that emulates the card, \d+ predicted", headline_of(full_report))
     assert ET.parse(full_report / "junit.xml").find(".//property[@name='headline']").get("value") == headline_of(
@@ -106,7 +108,7 @@ def test_a_prediction_that_contradicts_a_measurement_is_shown(tmp_path: Path) ->
     assert "contradictions" not in Page(write_report(h200_run(tmp_path / "other")).page).values("id")
 
 
-def test_the_headline_counts_statements_that_pass_by_prediction(tiny_report: Path) -> None:
+def test_the_headline_counts_statements_whose_predicted_verdict_is_pass(tiny_report: Path) -> None:
     found = predicted_rows(tiny_report)
     passed = sum(one.predicted_status == "pass" for one in found.statements)
     assert 0 < passed < len(found.statements)
@@ -114,7 +116,7 @@ def test_the_headline_counts_statements_that_pass_by_prediction(tiny_report: Pat
     assert found.headline.endswith(f"are predicted to pass; {found.not_evaluated} cannot be predicted.")
 
 
-def test_failures_by_prediction_come_first_and_different_outcomes_are_marked(tiny_report: Path) -> None:
+def test_predicted_failures_come_first_and_outcomes_that_differ_from_the_lab_s_are_marked(tiny_report: Path) -> None:
     order = [one.predicted_status for one in predicted_rows(tiny_report).statements]
     assert order == sorted(order)  # 'fail', 'pass'
     differing = [row.row for row in predicted_rows(tiny_report).rows if row.agrees is False]
@@ -167,19 +169,19 @@ def test_the_chart_shows_the_predicted_peak_and_the_card_s_limit(tiny_report: Pa
     assert "measured peak 76.72 GiB" in measured[1]
 
 
-def test_the_rule_of_thumb_is_shown_with_its_error(tiny_report: Path, full_report: Path) -> None:
+def test_the_estimate_by_a_rule_of_thumb_is_shown_with_its_error(tiny_report: Path, full_report: Path) -> None:
     for folder in (tiny_report, full_report):
         text = Page(folder / "report.html").text
         assert "Rule of thumb" in text
         assert "it ignores batch size, text length, optimizer state" in text
 
 
-def test_links_of_predicted_statements_lead_to_the_evaluated_ones(tiny_report: Path) -> None:
+def test_links_of_predicted_statements_have_targets_in_the_page(tiny_report: Path) -> None:
     page = Page(tiny_report / "report.html")
     assert {link[1:] for link in page.values("href") if link.startswith("#")} <= set(page.values("id"))
 
 
-def test_the_headline_says_if_all_statements_are_predicted_or_none(full_report: Path) -> None:
+def test_the_headline_says_whether_all_or_none_of_the_statements_have_a_predicted_verdict(full_report: Path) -> None:
     class Counts:
         def __init__(self, **counts: int) -> None:
             self.counts = counts
@@ -199,7 +201,7 @@ def test_an_error_that_rounds_to_zero_has_no_sign(error: float, words: str) -> N
     assert format_percent(error) == words
 
 
-def test_each_row_that_fits_shows_how_its_step_time_is_divided(tmp_path: Path) -> None:
+def test_each_row_that_fits_shows_the_parts_of_its_step_time(tmp_path: Path) -> None:
     folder = with_predictions(tiny_run(tmp_path))
     device_s = {"matrix products": 1.0, "copies": 0.4, "indexing": 0.2}
     time = step_time(2.0).model_copy(update={"error_share": 0.15, "host_s": 2.0, "device_s": device_s})

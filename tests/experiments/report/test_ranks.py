@@ -58,7 +58,7 @@ def test_scaling_is_the_throughput_relative_to_one_device(report_folder: Path) -
     assert (failed.speedup, failed.efficiency, failed.stated) == (None, None, None)
 
 
-def test_times_of_the_lab_are_scaled_to_its_number_of_samples(report_folder: Path) -> None:
+def test_times_that_the_lab_states_are_scaled_to_its_number_of_samples(report_folder: Path) -> None:
     stated = next(one.stated for one in report_in(report_folder).scaling if one.row == "7b-4gpu-ddp")
     assert stated is not None
     assert (stated.base_s, stated.row_s, stated.base_samples, stated.row_samples) == (212, 163, 1600, 1600)
@@ -88,7 +88,7 @@ def test_rows_of_one_rank_have_no_section_on_scaling(tmp_path: Path) -> None:
     assert "scaling" not in page.values("id")
 
 
-def test_a_row_that_was_scaled_down_has_a_note(tmp_path: Path) -> None:
+def test_a_row_that_ran_on_fewer_gpus_has_a_note(tmp_path: Path) -> None:
     page = Page(write_report(ranks_run(tmp_path, gpus_per_node=2)).page)
     rows = {row.row: row for row in report_in(tmp_path).rows}
     assert {row: one.fewer_ranks_note for row, one in rows.items()} == {
@@ -100,14 +100,14 @@ def test_a_row_that_was_scaled_down_has_a_note(tmp_path: Path) -> None:
     assert rows["7b-4gpu-ddp"].status == "not evaluated"
 
 
-def test_a_row_that_was_scaled_down_is_not_compared_with_its_prediction(tmp_path: Path) -> None:
+def test_a_row_that_ran_on_fewer_gpus_is_not_compared_with_its_prediction(tmp_path: Path) -> None:
     write_report(with_predictions(ranks_run(tmp_path, gpus_per_node=2)))
     predicted = report_in(tmp_path).predicted
     assert predicted is not None
     assert [row.row for row in predicted.rows if row.measured_peak_gib is not None] == ["7b-1gpu"]
 
 
-def test_the_topology_is_shown_once_per_run(report_folder: Path) -> None:
+def test_the_topology_of_the_gpus_is_shown_once_for_each_run(report_folder: Path) -> None:
     assert Page(report_folder / "report.html").text.count(H200.topology) == 1
 
 
@@ -126,7 +126,7 @@ def test_the_telemetry_chart_has_one_line_per_gpu(report_folder: Path) -> None:
     assert telemetry_csv(4).splitlines()[0].endswith("gpu3_util_percent,gpu3_memory_gib")
 
 
-def test_several_gpus_and_ranks_on_a_cpu_are_counted() -> None:
+def test_the_number_of_several_gpus_and_the_number_of_ranks_on_a_cpu_are_shown() -> None:
     run = make_run(suite=SUITE.suite)
     one, four = (make_result(run, "7b-4gpu-ddp", device=H200.model_copy(update={"count": n})) for n in (1, 4))
     assert machine_in_words(four).startswith("4 x NVIDIA H200 capped")

@@ -1,4 +1,4 @@
-"""Reading telemetry.csv, whole or cut short."""
+"""Reading a complete or an incomplete telemetry.csv."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def read_text_as_telemetry(tmp_path: Path, text: str) -> Telemetry:
     return read_telemetry(path)
 
 
-def test_columns_without_values_are_left_out(tmp_path: Path) -> None:
+def test_telemetry_columns_without_values_are_left_out(tmp_path: Path) -> None:
     telemetry = read_text_as_telemetry(tmp_path, telemetry_csv(gpus=0, samples=3))
     assert telemetry.every_nth == 1
     assert set(telemetry.columns) == {"t_s", "host_cpu_percent", "host_memory_gib", "process_memory_gib"}
@@ -40,6 +40,6 @@ def test_a_file_without_samples_has_no_telemetry(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("samples", [MAX_SAMPLES, MAX_SAMPLES + 1, 2 * MAX_SAMPLES - 1, 2 * MAX_SAMPLES + 1])
-def test_at_most_max_samples_are_kept(tmp_path: Path, samples: int) -> None:
+def test_at_most_max_samples_and_at_least_half_as_many_are_kept(tmp_path: Path, samples: int) -> None:
     telemetry = read_text_as_telemetry(tmp_path, telemetry_csv(gpus=0, samples=samples))
     assert MAX_SAMPLES / 2 <= len(telemetry.columns["t_s"]) <= MAX_SAMPLES

@@ -127,7 +127,7 @@ def test_an_emulating_gpu_of_the_same_chip_is_marked() -> None:
     assert machine_in_words(result) == "NVIDIA H200 capped at 92.5 GiB, emulating h100_94gb, which has the same chip"
 
 
-def test_a_shared_gpu_is_named_and_its_times_are_not_promised() -> None:
+def test_a_shared_gpu_is_named_and_a_remark_says_that_its_times_are_not_evaluated() -> None:
     run, device = make_run(), H200.model_copy(update={"shared": True})
     results = {"xxl": make_result(run, "xxl", device=device)}
     assert machine_in_words(results["xxl"]) == f"{EMULATING_GPU_NAME}, shared with other rows"
@@ -144,7 +144,7 @@ def test_times_of_rows_that_shared_a_gpu_are_not_added_up_to_gpu_hours() -> None
         assert [fact.value for fact in identity_facts(run, results) if fact.name == "cost"] == cost
 
 
-def test_the_stated_card_emulates_nothing() -> None:
+def test_the_card_of_the_lab_does_not_count_as_emulating() -> None:
     assert machine_in_words(make_result(make_run(), "baseline", device=A100)) == "NVIDIA A100 80GB PCIe"
 
 
@@ -167,7 +167,7 @@ def test_each_machine_of_a_run_is_named_once_with_its_largest_number_of_gpus() -
     assert machine_in_words(results["xxl"]) == "2 x NVIDIA A100 80GB PCIe"
 
 
-def test_user_supplied_data_causes_no_remark() -> None:
+def test_data_of_the_user_causes_no_remark() -> None:
     for data in ("a.tar", "zips.tar"):
         run = make_run(rows=("baseline",), length="as-taught", weights="pretrained", data=data)
         results = {"baseline": make_result(run, "baseline", device=A100)}
@@ -190,7 +190,7 @@ def test_each_option_that_differs_from_the_lab_causes_one_remark(options: dict[s
     assert remarks(run, suite_named(run.suite), evaluation(**{"pass": 1}), results) == (remark,)
 
 
-def test_a_remark_says_that_smaller_twins_do_not_reproduce_the_numbers_of_the_lab() -> None:
+def test_a_remark_says_that_smaller_twins_of_rows_do_not_reproduce_the_numbers_of_the_lab() -> None:
     run = make_run(rows=("baseline",), card="h100_1g_12gb")
     results = {"baseline": make_result(run, "baseline")}
     (remark,) = (one for one in remarks(run, suite_named(run.suite), evaluation(), results) if "caled" in one)
@@ -220,7 +220,7 @@ def test_rows_on_fewer_ranks_are_counted(rows: int, words: str) -> None:
     assert remark.startswith(words)
 
 
-def test_remarks_name_missing_results_weights_data_input_and_suite_version() -> None:
+def test_remarks_name_missing_results_and_the_weights_data_input_and_suite_version() -> None:
     run = make_run(rows=("baseline", "xxl"), input="with-image", recipe_version=99)
     suite = suite_named(run.suite)
     text = " ".join(remarks(run, suite, evaluation(), {"baseline": make_result(run, "baseline")}))
@@ -237,7 +237,7 @@ def test_a_run_as_in_the_lab_has_no_remarks() -> None:
     assert remarks(run, suite_named(run.suite), evaluation(**{"pass": 1}), results) == ()
 
 
-def test_a_miniature_names_the_statements_that_it_can_evaluate() -> None:
+def test_a_remark_on_a_miniature_says_which_statements_it_can_evaluate() -> None:
     run = make_run(size="tiny", rows=("baseline",))
     results = {"baseline": make_result(run, "baseline", device=PROCESSOR)}
     text = remarks(run, suite_named(run.suite), evaluation(**{"pass": 2, "not_evaluated": 3}), results)[0]
@@ -265,5 +265,5 @@ def test_the_stages_of_a_row_are_named_with_their_times() -> None:
     )
 
 
-def test_lower_first_changes_only_the_first_letter():
+def test_the_function_lower_first_changes_only_the_first_letter():
     assert [lower_first("The GPU is an A100"), lower_first("")] == ["the GPU is an A100", ""]

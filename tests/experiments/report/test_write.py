@@ -119,7 +119,7 @@ def test_every_chart_is_in_the_page_without_javascript(report_folder: Path) -> N
     assert len(drawn) == len(page.values("data-figure"))
 
 
-def test_the_usable_limit_is_drawn_but_not_for_a_miniature(report_folder: Path, tmp_path: Path) -> None:
+def test_the_chart_shows_the_card_s_usable_memory_except_for_a_miniature(report_folder: Path, tmp_path: Path) -> None:
     assert "a100_80gb: 78.60 GiB usable" in (report_folder / "report.html").read_text()
     tiny = Page(write_report(tiny_run(tmp_path)).page)
     assert "GiB usable" not in tiny.source
@@ -144,7 +144,7 @@ def test_the_chart_shows_the_parts_of_the_peak(report_folder: Path) -> None:
     assert sum(map(float, sizes.values())) == pytest.approx(74.34, abs=0.02)
 
 
-def test_junit_has_one_case_per_verdict(report_folder: Path) -> None:
+def test_the_junit_file_has_one_test_case_per_verdict(report_folder: Path) -> None:
     report = Report.model_validate_json((report_folder / "report.json").read_bytes())
     suite = ET.parse(report_folder / "junit.xml").getroot().find("testsuite")
     cases = {case.get("name"): case for case in suite.findall("testcase")}
@@ -162,7 +162,7 @@ def test_junit_has_one_case_per_verdict(report_folder: Path) -> None:
     assert EMULATING_GPU_NAME in cases["claim/accumulation-keeps-memory"].findtext("system-out")
 
 
-def test_junit_skips_a_known_failure(report_folder: Path) -> None:
+def test_the_junit_file_reports_a_known_failure_as_skipped(report_folder: Path) -> None:
     report = Report.model_validate_json((report_folder / "report.json").read_bytes())
     failed = next(one for one in report.statements if one.status == "fail")
     known = failed.model_copy(update={"known_failure": "its weights alone"})
@@ -178,7 +178,7 @@ def test_junit_skips_a_known_failure(report_folder: Path) -> None:
     assert case.find("skipped").get("message")
 
 
-def test_checksums_cover_every_file_and_verify(report_folder: Path) -> None:
+def test_checksums_cover_every_file_and_can_be_verified(report_folder: Path) -> None:
     named = {line.split("  ", 1)[1] for line in (report_folder / "SHA256SUMS").read_text().splitlines()}
     files = {str(path.relative_to(report_folder)) for path in report_folder.rglob("*") if path.is_file()}
     assert named == files - {"SHA256SUMS"}
@@ -186,7 +186,7 @@ def test_checksums_cover_every_file_and_verify(report_folder: Path) -> None:
     assert subprocess.run(check, cwd=report_folder, check=False).returncode == 0
 
 
-def test_checksums_find_a_changed_file(tmp_path: Path) -> None:
+def test_a_changed_file_is_found_by_its_checksum(tmp_path: Path) -> None:
     folder = write_report(tiny_run(tmp_path)).page.parent
     (folder / SUITE / "xxl" / "log.txt").write_text("something else")
     check = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=False)
@@ -240,7 +240,7 @@ def test_a_row_with_few_measurements_has_a_report(tmp_path: Path, outcome: str, 
     assert ("memory" in page.values("data-figure")) == (memory.peak_gib is not None)
 
 
-def test_details_of_a_row_have_its_stages(tmp_path: Path) -> None:
+def test_the_details_of_a_row_show_the_times_of_its_stages(tmp_path: Path) -> None:
     run = make_run(rows=("baseline", "xxl"))
     times = StageTimes(start_s=0.2, build_s=1.5, train_s=9.0, end_s=0.8)
     results = {"baseline": make_result(run, "baseline", times=times), "xxl": make_result(run, "xxl")}

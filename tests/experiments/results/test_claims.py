@@ -17,20 +17,20 @@ class TestClaim:
         verdict = claim_verdict(RATIO, result("a", memory={"peak_gib": peak}), result("b", memory=PEAK))
         assert verdict.status == status
 
-    def test_a_ratio_shows_both_values(self):
+    def test_the_value_of_a_ratio_shows_both_compared_values(self):
         verdict = claim_verdict(RATIO, result("a", memory={"peak_gib": 30.0}), result("b", memory=PEAK))
         assert verdict.value == "a: peak memory 3 times b's (30 vs. 10 GiB)"
         assert verdict.reason == f"{verdict.value}, expected 0.5 to 2 times"
 
     @pytest.mark.parametrize(("peak", "status", "known"), [(5.0, "pass", ""), (30.0, "fail", "its weights alone")])
-    def test_a_known_failure_names_its_cause_only_if_it_fails(self, peak, status, known):
+    def test_the_cause_of_a_known_failure_is_named_only_if_the_statement_fails(self, peak, status, known):
         verdict = claim_verdict(
             RATIO, result("a", memory={"peak_gib": peak}), result("b", memory=PEAK), known_failure="its weights alone"
         )
         assert (verdict.status, verdict.known_failure) == (status, known)
         assert verdict.reason.endswith("; known cause: its weights alone") == bool(known)
 
-    def test_only_a_failure_that_is_not_known_changes_the_exit_code(self):
+    def test_only_an_unknown_failure_changes_the_exit_code(self):
         def exit_code(*causes):
             claims = [
                 {"id": f"c{n}", "says": "So.", "checks": [RATIO], "known_failure": cause}
@@ -41,7 +41,7 @@ class TestClaim:
 
         assert [exit_code("known"), exit_code("known", "known"), exit_code("known", ""), exit_code("")] == [0, 0, 1, 1]
 
-    def test_a_reference_value_may_be_known_to_fail_as_well(self):
+    def test_a_reference_value_can_have_a_known_failure_too(self):
         verdict = reference_verdict(result("a", memory={"reserved_gib": 90.0}), known_failure="of that moment")
         assert (verdict.status, verdict.known_failure) == ("fail", "of that moment")
 
@@ -74,7 +74,7 @@ class TestClaim:
         assert (verdict.status, verdict.reason) == ("not evaluated", "a ended as error")
 
     @pytest.mark.parametrize("recorded", [{}, {"memory": PEAK}])
-    def test_recorded_values_of_a_row_with_an_error_do_not_count(self, recorded):
+    def test_values_that_a_row_recorded_before_an_error_do_not_count(self, recorded):
         verdict = claim_verdict(RATIO, result("a", memory=PEAK), result("b", "error", **recorded))
         assert (verdict.status, verdict.reason) == ("not evaluated", "b has no results (b ended as error)")
 
@@ -99,7 +99,7 @@ class TestClaim:
         claims = [{"id": "b-fits", "says": "B fits.", "checks": [{"row": "b", "outcome": "fits"}]}]
         assert evaluate(suite([{"id": "a"}, {"id": "b"}], claims), run("a"), {}).verdicts == ()
 
-    def test_ratios_of_miniatures_are_evaluated_unless_the_claim_depends_on_size(self):
+    def test_ratios_of_miniatures_are_evaluated_unless_the_claim_depends_on_the_size_of_the_model(self):
         tiny = result("a", memory=PEAK, size="tiny"), result("b", memory=PEAK, size="tiny")
         assert claim_verdict(RATIO, *tiny).status == "pass"
         verdict = claim_verdict(RATIO, *tiny, full_size=True)
@@ -114,7 +114,7 @@ class TestClaim:
         assert claim_verdict({**check, "high": 0.0}, tiny).status == "pass"
         assert claim_verdict({**check, "high": 0.5}, tiny).status == "not evaluated"
 
-    def test_a_share_in_host_memory_is_not_evaluated_without_a_gpu(self):
+    def test_a_claim_on_the_share_in_host_memory_is_not_evaluated_without_a_gpu(self):
         check = {"row": "a", "quantity": "optimizer_cpu_gib", "over_quantity": "optimizer_gib", "low": 10.0}
         verdict = claim_verdict(check, result("a", shots=(shot("after optimizer step"),), device=CPU))
         assert (verdict.status, verdict.reason) == ("not evaluated", "no GPU: all memory is host memory")
@@ -144,7 +144,7 @@ class TestClaim:
         )
         assert (verdict.status, verdict.grade, verdict.reason) == ("not evaluated", None, reason)
 
-    def test_times_on_a_whole_gpu_are_not_evaluated_for_a_mig_slice(self):
+    def test_for_a_mig_slice_times_measured_on_a_whole_gpu_are_not_evaluated(self):
         check = {**RATIO, "quantity": "step_s"}
         rows = [result(row, speed={}, device=EMULATING_GPU, card="h100_1g_12gb") for row in "ab"]
         verdict = claim_verdict(check, *rows)
@@ -165,7 +165,7 @@ class TestClaim:
             ({"weights": "random", "data": "synthetic"}, ", with random weights and synthetic data"),
         ],
     )
-    def test_a_loss_is_shown_with_its_initial_weights_and_data(self, change, label):
+    def test_a_loss_is_shown_with_a_note_on_random_weights_and_synthetic_data(self, change, label):
         check = {**RATIO, "quantity": "final_loss"}
         verdict = claim_verdict(check, result("a", losses=(2.5,), **change), result("b", losses=(2.0,), **change))
         assert (verdict.status, verdict.value) == (
@@ -188,19 +188,21 @@ class TestClaim:
 
     @pytest.mark.parametrize("change", [{"length": "verdict"}, {"size": "tiny", "length": "verdict"}])
     @pytest.mark.parametrize(("losses", "status"), [((4.0, 3.0, 2.1), "pass"), ((4.0, 3.0, 2.5), "fail")])
-    def test_the_losses_of_the_first_steps_are_compared_at_any_length_and_size(self, change, losses, status):
+    def test_losses_of_the_first_steps_are_compared_at_any_length_of_training_and_any_model_size(
+        self, change, losses, status
+    ):
         check = {"row": "a", "quantity": "early_loss", "over_row": "b", "low": 0.98, "high": 1.02}
         pair = result("a", losses=losses, **change), result("b", losses=(4.0, 3.0, 2.0), **change)
         assert claim_verdict(check, *pair).status == status
 
     @pytest.mark.parametrize(("loss", "status"), [(2.0, "fail"), (2.02, "fail"), (2.03, "pass"), (1.9, "pass")])
-    def test_a_claim_that_two_values_differ_passes_outside_the_bounds(self, loss, status):
+    def test_a_claim_that_two_values_differ_passes_if_their_ratio_is_outside_the_bounds(self, loss, status):
         check = {"row": "a", "quantity": "final_loss", "over_row": "b", "low": 0.99, "high": 1.01, "outside": True}
         verdict = claim_verdict(check, result("a", losses=(loss,)), result("b", losses=(2.0,)))
         assert verdict.status == status
         assert verdict.expected == "a: loss of the last epoch outside 0.99 to 1.01 times b's"
 
-    def test_a_check_may_have_other_bounds_for_miniatures(self):
+    def test_a_check_may_state_other_bounds_for_miniatures(self):
         check = {**RATIO, "high": 1.0, "miniature": {"high": 3.0}}
         for size, status, bounds in (("full", "fail", "0.5 to 1"), ("tiny", "pass", "at most 3")):
             pair = result("a", memory={"peak_gib": 20.0}, size=size), result("b", memory=PEAK, size=size)
@@ -238,7 +240,7 @@ class TestClaim:
         )
 
     @pytest.mark.parametrize(("processes", "util", "status"), [(1, 97.0, "pass"), (2, 97.0, "fail"), (1, 3.0, "fail")])
-    def test_a_second_process_or_an_idle_gpu_fails_the_claim(self, processes, util, status):
+    def test_a_second_process_or_an_idle_gpu_fails_a_claim_on_one_busy_process(self, processes, util, status):
         load = {"gpu_processes_max": processes, "gpu_util_percent_max": util}
         made = result("a", device=EMULATING_GPU).model_copy(update={"telemetry": load})
         checks = [
@@ -300,7 +302,7 @@ class TestOutOfMemory:
             ("fits", None, "fail"),
         ],
     )
-    def test_an_out_of_memory_in_another_phase_fails_the_statement(self, outcome, phase, status):
+    def test_running_out_of_memory_in_another_phase_than_stated_fails_the_statement(self, outcome, phase, status):
         failure = phase and Failure(phase=phase, step=0, kind="OutOfMemoryError", message="")
         made = result("a", outcome, device=EMULATING_GPU).model_copy(update={"failure": failure})
         verdict = claim_verdict({"row": "a", "outcome": "oom", "phase": "optimizer step"}, made)
@@ -326,7 +328,7 @@ class TestOutOfMemory:
             (("oom", "oom"), {"low": 2.0}, "not evaluated"),
         ],
     )
-    def test_the_peak_of_a_failed_row_decides_only_if_a_higher_peak_gives_the_same_status(self, ended, bounds, status):
+    def test_the_peak_of_a_row_that_ran_out_of_memory_counts_as_a_lower_bound(self, ended, bounds, status):
         a, b = ended
         check = {"row": "a", "quantity": "peak_gib", "over_row": "b", **bounds}
         verdict = claim_verdict(check, result("a", a, memory={"peak_gib": 30.0}), result("b", b, memory=PEAK))
@@ -334,13 +336,13 @@ class TestOutOfMemory:
         if status == "not evaluated":
             assert verdict.reason.endswith("ran out of memory: it needs more than it reached")
 
-    def test_a_predicted_peak_of_a_row_that_runs_out_of_memory_is_exact(self):
+    def test_the_predicted_peak_of_a_row_that_runs_out_of_memory_is_no_lower_bound(self):
         pair = [result("a", memory={"peak_gib": 30.0}), result("b", "oom", memory=PEAK)]
         predicted = [one.model_copy(update={"predicted": True}) for one in pair]
         check = {"row": "a", "quantity": "peak_gib", "over_row": "b", "high": 2.0}
         assert [claim_verdict(check, *rows).status for rows in (pair, predicted)] == ["not evaluated", "fail"]
 
-    def test_memory_at_a_point_before_the_failure_is_exact(self):
+    def test_memory_measured_before_a_row_ran_out_of_memory_is_no_lower_bound(self):
         shots = (shot("after forward", activations_gib=8.0),)
         check = {"row": "b", "quantity": "activations_gib", "over_row": "a", "high": 0.7}
         verdict = claim_verdict(check, result("a", "oom", shots=shots), result("b", shots=shots))

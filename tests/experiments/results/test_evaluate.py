@@ -26,21 +26,21 @@ from tests.support.results.in_memory import COMMON, CPU, EMULATING_GPU, ranks, r
 
 class TestOutcome:
     @pytest.mark.parametrize("outcome", ["fits", "oom"])
-    def test_the_expected_outcome_passes(self, outcome):
+    def test_a_row_with_the_expected_outcome_passes_its_statement(self, outcome):
         verdict = outcome_verdict(outcome, result("a", outcome))
         assert (verdict.status, verdict.reason) == ("pass", "")
         assert verdict.expected == verdict.value
 
-    def test_out_of_memory_where_it_should_fit_fails(self):
+    def test_a_row_that_runs_out_of_memory_although_it_should_fit_fails_its_statement(self):
         verdict = outcome_verdict("fits", result("a", "oom"))
         assert (verdict.status, verdict.reason) == ("fail", "a ended as oom")
 
-    def test_an_unexpected_success_fails(self):
+    def test_a_row_that_fits_although_it_should_run_out_of_memory_fails_its_statement(self):
         verdict = outcome_verdict("oom", result("a", "fits"))
         assert verdict.status == "fail"
         assert (verdict.expected, verdict.value) == ("out of GPU memory", "fits")
 
-    def test_a_capped_larger_gpu_is_evaluated(self):
+    def test_a_row_is_evaluated_on_a_larger_gpu_with_a_memory_cap(self):
         assert outcome_verdict("oom", result("a", "oom", device=EMULATING_GPU)).status == "pass"
 
     @pytest.mark.parametrize(
@@ -58,11 +58,11 @@ class TestOutcome:
 
     @pytest.mark.parametrize("ending", ["error", "timeout", "host_oom"])
     @pytest.mark.parametrize("expected", ["fits", "oom", None])
-    def test_a_row_with_an_error_is_an_error_whatever_was_expected(self, ending, expected):
+    def test_the_verdict_on_a_row_with_an_error_is_error_whatever_was_expected(self, ending, expected):
         verdict = outcome_verdict(expected, result("a", ending))
         assert (verdict.status, verdict.reason) == ("error", f"a ended as {ending}")
 
-    def test_a_row_without_expectation_is_not_evaluated_at_all(self):
+    def test_a_row_without_statements_has_no_verdict(self):
         assert evaluate(suite([{"id": "a"}]), run("a"), {"a": result("a")}).verdicts == ()
 
 
@@ -71,7 +71,7 @@ class TestReferenceValue:
         ("reserved", "status"),
         [(66.5, "pass"), (66.49, "fail"), (75.0, "pass"), (84.0, "pass"), (84.01, "fail")],
     )
-    def test_the_tolerance_widens_the_range_and_its_bounds_pass(self, reserved, status):
+    def test_the_tolerance_widens_the_range_and_values_on_its_bounds_pass(self, reserved, status):
         verdict = reference_verdict(result("a", memory={"reserved_gib": reserved}))
         assert verdict.status == status
         assert verdict.expected == "66.5 to 84 GiB"
@@ -87,7 +87,7 @@ class TestReferenceValue:
         verdict = reference_verdict(result("a"))
         assert (verdict.status, verdict.reason) == ("not evaluated", "a has no reserved memory (a ended as fits)")
 
-    def test_a_miniature_is_not_evaluated_but_shown(self):
+    def test_a_value_of_a_miniature_is_shown_but_not_evaluated(self):
         verdict = reference_verdict(result("a", memory={"reserved_gib": 75.0}, size="tiny"))
         assert (verdict.status, verdict.value) == ("not evaluated", "a: reserved memory 75 GiB")
 
@@ -113,7 +113,7 @@ class TestRanks:
             "a: reserved memory 70 GiB over 2 ranks"
         )
 
-    def test_a_ratio_compares_the_ranks_with_the_highest_values(self):
+    def test_a_ratio_uses_the_highest_value_over_the_ranks_of_each_row(self):
         several = result("a", ranks=ranks(peak_gib=[10.0, 30.0]))
         verdict = claim_verdict(RATIO, several, result("b", memory=PEAK))
         assert verdict.value == "a: peak memory 3 times b's (30 vs. 10 GiB)"
@@ -128,17 +128,17 @@ def result_on_two_ranks(row="a", **changes):
     return result(row, settings=Settings(**COMMON, **FOUR | {"devices": 2}), **changes)
 
 
-class TestScaledDown:
-    """Rows that ran on fewer ranks than they need."""
+class TestFewerRanks:
+    """Rows that ran on fewer ranks than they state."""
 
     @pytest.mark.parametrize("expect", [{"outcome": "oom"}, {"figures": [REFERENCE]}])
-    def test_statements_about_a_scaled_down_row_alone_are_not_evaluated(self, expect):
+    def test_statements_about_a_single_row_that_ran_on_fewer_gpus_are_not_evaluated(self, expect):
         rows = [{"id": "a", "settings": FOUR, "expect": expect}]
         verdict = last_verdict([result_on_two_ranks(memory={"reserved_gib": 75.0})], rows, asked=("a",))
         assert (verdict.status, verdict.reason) == ("not evaluated", SCALED)
         assert verdict.value
 
-    def test_a_scaled_down_row_with_an_error_is_an_error(self):
+    def test_a_row_that_ended_in_an_error_on_fewer_gpus_is_an_error(self):
         rows = [{"id": "a", "settings": FOUR, "expect": {"outcome": "fits"}}]
         assert last_verdict([result_on_two_ranks(outcome="error")], rows, asked=("a",)).status == "error"
 
@@ -152,7 +152,7 @@ class TestScaledDown:
             ({"row": "a", "quantity": "train_s", "over_row": "b", "low": 0.5}, "pass"),
         ],
     )
-    def test_comparisons_of_scaled_down_rows_are_evaluated(self, check, status):
+    def test_comparisons_of_rows_that_ran_on_fewer_gpus_are_evaluated(self, check, status):
         verdict = self.claim(check)
         assert (verdict.status, verdict.reason) == (status, "" if status == "pass" else SCALED)
 
@@ -181,7 +181,7 @@ class TestGrade:
         verdict = claim_verdict({"row": "a", "quantity": "peak_gib", "over_quantity": "peak_gib", "low": 1.0}, made)
         assert (verdict.status, verdict.grade) == ("pass", grade)
 
-    def test_a_claim_has_the_grade_of_its_worst_row(self):
+    def test_a_claim_has_the_worst_grade_of_its_rows(self):
         verdict = claim_verdict(RATIO, result("a", memory=PEAK), result("b", memory=PEAK, device=EMULATING_GPU))
         assert verdict.grade == "emulated"
 
@@ -214,7 +214,7 @@ class TestExitCode:
         assert Evaluation.model_validate_json(evaluation.model_dump_json()) == evaluation
 
 
-def test_every_quantity_has_a_reader_and_a_label():
+def test_every_quantity_has_a_function_that_reads_it_and_a_label():
     assert set(get_args(Quantity)) == set(QUANTITIES) == set(QUANTITY_LABELS)
 
 

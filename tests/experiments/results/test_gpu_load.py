@@ -80,7 +80,7 @@ def every_other_sample_waits(samples: list[dict[str, float | str]]) -> list[dict
         ("7b-4gpu-fsdp", "cpu_wait_share", unchanged, 0, 0),
     ],
 )
-def test_stored_telemetry_has_the_values_that_nvtop_shows(
+def test_values_computed_from_stored_telemetry_are_those_that_nvtop_shows(
     row: str, quantity: Quantity, edit: Edit, low: float, high: float
 ) -> None:
     value = value_with(row, quantity, edit)
@@ -104,7 +104,7 @@ def test_the_load_of_other_gpus_is_measured_during_the_training_only() -> None:
     assert gpu_load(loaded, result.speed)["other_gpu_util_percent_max"] == 3.0
 
 
-def test_telemetry_adds_missing_values_to_a_result_and_replaces_none(tmp_path: Path) -> None:
+def test_telemetry_adds_missing_values_to_a_result_and_keeps_the_recorded_ones(tmp_path: Path) -> None:
     result, samples = stored_row("7b-1gpu")
     assert result.telemetry[STEADY_UTILIZATION] == 92.0
     assert '"steady_gpu_util_percent"' not in (FOUR / "results.jsonl").read_text()
@@ -113,7 +113,7 @@ def test_telemetry_adds_missing_values_to_a_result_and_replaces_none(tmp_path: P
 
 
 @pytest.mark.parametrize("text", ["", "t_s,phase\n", "t_s,phase,gpu_util_percent\n1.0,load,\nx,forward,9\n"])
-def test_without_samples_of_the_training_there_is_no_value(tmp_path: Path, text: str) -> None:
+def test_without_samples_of_the_training_there_is_no_value_of_gpu_load(tmp_path: Path, text: str) -> None:
     path = tmp_path / "telemetry.csv"
     assert gpu_load(read_samples(path), None) == {}
     path.write_text(text)
@@ -153,7 +153,7 @@ def test_gpus_wait_for_the_cpu_if_they_are_idle_and_processors_are_busy(
     assert (load[CPU_WAIT_SHARE], load.get(CPU_WAIT_INTERVAL)) == (share, interval_s)
 
 
-def test_utilization_after_the_last_work_of_a_gpu_does_not_count() -> None:
+def test_idle_samples_after_the_last_work_of_a_gpu_do_not_count() -> None:
     samples = samples_of((0.0, 1.0), (1.0, 1.0), (90.0, 1.0), (0.0, 1.0))
     samples.insert(0, {"t_s": 0.0, "phase": "load", "gpu_util_percent": 50.0})
     assert training_utilization(samples) == [0.0, 1.0, 90.0]
@@ -183,7 +183,7 @@ def test_the_steady_utilization_is_that_of_the_steps_after_the_warm_up(
     assert gpu_load(samples, None, (begin_s, end_s)).get(STEADY_UTILIZATION) == utilization
 
 
-def test_values_that_are_not_numbers_are_left_out(tmp_path: Path) -> None:
+def test_telemetry_values_that_are_not_numbers_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "telemetry.csv"
     path.write_text("t_s,phase,gpu_util_percent,x\n1.0,forward,9,inf\n2.0,forward,no,1,2\n3.0,forward\n,forward,9\n")
     assert read_samples(path) == [
@@ -193,7 +193,7 @@ def test_values_that_are_not_numbers_are_left_out(tmp_path: Path) -> None:
     ]
 
 
-def test_the_utilization_is_that_of_the_least_used_gpu_with_a_numbered_column() -> None:
+def test_the_utilization_of_several_gpus_is_that_of_the_least_used_one() -> None:
     columns: dict[str, float | str] = {"gpu0_util_percent": 80.0, "gpu10_util_percent": 60.0, "gpux_util_percent": 1.0}
     load = gpu_load([sample | columns for sample in samples_of((70.0, 1.0), (70.0, 1.0))], None)
     assert load[STEADY_UTILIZATION] == 60.0

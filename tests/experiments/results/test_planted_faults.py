@@ -106,7 +106,7 @@ def steps_of_10_s(waits):
     ("waits", "expected"),
     [((7, 8, 9), "pass"), ((), "fail"), ((2, 5, 8), "fail"), ((1, 3, 5, 7, 9), "fail")],
 )
-def test_a_wrong_number_of_waits_for_the_cpu_per_step_fails_the_statement(waits, expected):
+def test_a_wrong_number_of_waits_for_the_cpu_in_a_step_fails_the_statement(waits, expected):
     speed = Speed(
         optimizer_steps=4,
         micro_steps=4,
@@ -127,7 +127,7 @@ def out_of_memory(step, phase):
 
 
 @pytest.mark.parametrize(("phase", "expected"), [("optimizer step", "pass"), ("forward", "fail")])
-def test_an_out_of_memory_in_another_phase_fails_the_statement(phase, expected):
+def test_running_out_of_memory_in_another_phase_than_stated_fails_the_statement(phase, expected):
     found = {"xxl": out_of_memory(0, "optimizer step"), "xxl-smallest-batch": out_of_memory(0, phase)}
     assert statuses("single_gpu_blip2", found, "xxl-fails-in-its-optimizer-step") == [expected]
 
@@ -141,7 +141,7 @@ def statuses_of_stored_run(name, plant=lambda results: results):
 
 
 @pytest.mark.parametrize(("step", "expected"), [(None, "pass"), (3, "fail")])
-def test_an_out_of_memory_in_another_step_fails_the_statement(step, expected):
+def test_running_out_of_memory_in_another_step_than_stated_fails_the_statement(step, expected):
     def plant(results):
         made = results["baseline"]
         failure = made.failure.model_copy(update={"step": made.failure.step if step is None else step})

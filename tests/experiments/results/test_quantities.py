@@ -59,7 +59,7 @@ def test_the_training_time_is_that_of_all_planned_micro_steps():
     assert (QUANTITIES["micro_steps_per_step"](none), QUANTITIES["train_s"](none)) == (None, None)
 
 
-def test_a_row_on_a_shared_gpu_has_numbers_of_steps_and_no_times():
+def test_a_row_on_a_shared_gpu_has_counts_of_steps_and_no_times():
     counts = StepCounts(optimizer_steps=3, micro_steps=12, planned_micro_steps=40)
     made = result("a").model_copy(update={"steps": counts})
     assert {name: QUANTITIES[name](made) for name in (*STEP_QUANTITIES, *TIME_QUANTITIES)} == {
@@ -76,13 +76,13 @@ def test_only_a_row_that_fits_has_a_speed(quantity):
         assert QUANTITIES[quantity](result("a", outcome, speed={})) is None
 
 
-def test_waits_for_the_cpu_are_counted_for_each_step():
+def test_waits_for_the_cpu_are_counted_in_each_step():
     made = result("a", speed={"step_s": 12.0}).model_copy(update={"telemetry": {CPU_WAIT_INTERVAL: 4.0}})
     assert QUANTITIES["cpu_waits_per_step"](made) == 3
     assert QUANTITIES["cpu_waits_per_step"](made.model_copy(update={"speed": None})) is None
 
 
-def test_the_share_of_the_card_is_that_of_all_gpus_of_a_rank():
+def test_the_peak_of_a_rank_is_divided_by_the_memory_of_all_its_gpus():
     two = result("a").spec.settings.model_copy(update={"devices": 2, "task": "generate"})
     made = result("a", memory={"peak_gib": 30.0}, settings=two)
     per_rank = made.spec.settings.gpus_per_rank
@@ -91,7 +91,7 @@ def test_the_share_of_the_card_is_that_of_all_gpus_of_a_rank():
     assert QUANTITIES["peak_share"](result("a", memory={"peak_gib": 30.0}, device=CPU)) is None
 
 
-def test_memory_of_the_gpu_is_zero_on_a_cpu():
+def test_the_memory_of_the_gpu_is_zero_if_a_row_runs_on_a_cpu():
     for device, gib in ((GPU, 3.0), (CPU, 0.0)):
         assert QUANTITIES["gpu_peak_gib"](result("a", memory={"peak_gib": 3.0}, device=device)) == gib
     assert QUANTITIES["largest_gpu_params_gib"](result("a", memory={"params_by_gpu_gib": (2.0, 5.0)})) == 5.0
@@ -113,18 +113,18 @@ def test_only_a_row_that_ran_out_of_memory_has_the_quantity_oom_step():
         ("oom", True, {"reserved_gib", "reserved_share"}),
     ],
 )
-def test_the_memory_of_a_row_that_ran_out_of_it_is_a_lower_bound(outcome, predicted, bounds):
+def test_the_peak_of_a_row_that_ran_out_of_memory_is_a_lower_bound(outcome, predicted, bounds):
     made = result("a", outcome).model_copy(update={"predicted": predicted})
     assert {quantity for quantity in QUANTITIES if is_lower_bound(quantity, made)} == bounds
 
 
-def test_memory_is_the_maximum_over_the_ranks_and_a_loss_is_the_rows_own():
+def test_the_memory_of_a_row_is_the_maximum_over_its_ranks_and_its_loss_is_not_taken_from_ranks():
     several = result("a", ranks=ranks(peak_gib=[1.0, 3.0, 2.0]), losses=(2.0,))
     assert values_of_ranks("peak_gib", several) == [1.0, 3.0, 2.0]
     assert (value_of("peak_gib", several), value_of("final_loss", several)) == (3.0, 2.0)
     assert (values_of_ranks("peak_gib", result("a")), value_of("peak_gib", result("a"))) == ([], None)
 
 
-def test_every_part_of_memory_is_a_field_of_a_snapshot():
+def test_every_column_of_a_memory_part_is_a_field_of_a_snapshot():
     fields = {part.field for part in PART_COLUMNS}
     assert {"params_gib", "optimizer_cpu_gib"} <= fields <= {*Snapshot.model_fields, "buffers_gib"}

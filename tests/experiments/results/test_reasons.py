@@ -72,7 +72,7 @@ def test_a_failed_reference_value_states_its_distance_from_the_bounds():
     assert reference_verdict(result("a", memory={"reserved_gib": 75.0})).missed == ""
 
 
-def test_a_verdict_joins_the_texts_of_its_checks_without_empty_and_repeated_ones():
+def test_a_verdict_joins_the_texts_of_its_checks_and_leaves_out_empty_and_repeated_texts():
     checks = [of_peak(high=8.0), {"row": "b", "outcome": "fits"}, of_peak(high=5.0)]
     verdict = claim_verdict(checks, with_peak(10.0))
     assert verdict.expected == ("a: peak memory at most 8 GiB; b: fits; a: peak memory at most 5 GiB")
@@ -141,7 +141,7 @@ def test_a_value_that_is_not_predicted_has_its_reason(check, reason):
     assert (verdict.status, verdict.reason) == ("not evaluated", reason)
 
 
-def test_the_reason_names_the_row_without_a_value():
+def test_the_reason_of_a_ratio_without_a_verdict_names_the_row_without_a_value():
     assert claim_verdict(RATIO, with_peak(10.0), result("b")).reason == "b has no peak memory (b ended as fits)"
     assert claim_verdict(RATIO, result("a"), result("b", memory=PEAK)).reason.startswith("a has no peak memory")
 
@@ -162,7 +162,7 @@ def test_the_first_obstacle_of_an_outcome_is_its_reason():
         (CPU, {"quantity": "step_s", "low": 0.1}, "not evaluated"),
     ],
 )
-def test_seconds_count_only_on_the_stated_card_and_memory_everywhere(device, check, status):
+def test_times_are_evaluated_only_on_the_stated_card_and_memory_is_evaluated_everywhere(device, check, status):
     pair = [result(row, memory=PEAK, speed=SPEED, device=device) for row in "ab"]
     assert claim_verdict({"row": "a", **check}, *pair).status == status
 
@@ -178,14 +178,14 @@ def test_a_single_loss_counts_only_with_the_labs_weights_and_data(change, counts
 
 
 @pytest.mark.parametrize(("fall", "status"), [(5e-4, "pass"), (4e-4, "not evaluated")])
-def test_a_loss_falls_if_it_falls_by_more_than_noise(fall, status):
+def test_a_fall_of_the_loss_below_the_noise_is_not_evaluated(fall, status):
     two = result("a").spec.settings.model_copy(update={"max_epochs": 2})
     check = {"row": "a", "quantity": "loss_fall", "over_row": "b", "low": 0.1}
     pair = [result(row, losses=(2.0, 2.0 * (1 - of)), settings=two) for row, of in (("a", 0.5), ("b", fall * 1.0001))]
     assert claim_verdict(check, *pair).status == status
 
 
-def test_memory_is_shown_in_the_unit_that_suits_it():
+def test_memory_is_shown_in_a_unit_that_suits_its_size():
     assert claim_verdict(of_peak(low=0.0), with_peak(0.0125)).value == "a: peak memory 12.8 MiB"
     small = with_peak(0.25), result("b", memory={"peak_gib": 0.125})
     assert claim_verdict(RATIO, *small).value == "a: peak memory 2 times b's (256 vs. 128 MiB)"
@@ -199,14 +199,14 @@ def test_memory_is_shown_in_the_unit_that_suits_it():
 
 
 @pytest.mark.parametrize(("quantity", "over", "ends"), [("peak_gib", "b", "b's"), ("peak_gib", None, "GiB")])
-def test_the_expected_value_names_the_row_and_its_unit(quantity, over, ends):
+def test_the_expected_value_names_the_compared_row_or_the_unit(quantity, over, ends):
     check = {"row": "a", "quantity": quantity, "over_row": over, "low": 1.0}
     assert claim_verdict(check, with_peak(10.0), result("b", memory=PEAK)).expected.endswith(ends)
     own = {"row": "a", "quantity": "peak_gib", "over_quantity": "reserved_gib", "low": 0.5}
     assert claim_verdict(own, with_peak(10.0)).expected == "a: peak memory at least 0.5 times its reserved memory"
 
 
-def test_a_claim_is_about_each_of_its_rows_once():
+def test_each_row_of_a_claim_is_listed_once():
     checks = (Check(row="b", quantity="peak_gib", over_row="a", low=1.0), Check(row="a", outcome="fits"))
     assert claim_rows(Claim(id="x", says="So.", checks=checks)) == ("b", "a")
 
@@ -216,7 +216,7 @@ def test_the_evaluation_of_one_row_has_the_verdicts_on_its_outcome_and_values_on
     assert [(one.id, one.status) for one in evaluate_row(lab, result("a"))] == [("a/outcome", "pass")]
 
 
-def test_a_failure_in_another_phase_names_what_happened():
+def test_the_verdict_on_a_failure_in_another_phase_names_what_happened():
     failure = Failure(phase="forward", kind="OutOfMemoryError", message="")
     made = result("a", "oom").model_copy(update={"failure": failure})
     verdict = claim_verdict({"row": "a", "outcome": "oom", "phase": "backward"}, made)

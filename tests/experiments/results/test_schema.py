@@ -16,7 +16,7 @@ from tests.support.runners.fake_predictions import step_time
 UNKNOWN = GPU.model_copy(update={"card": None, "memory_gib": 79.0})
 
 
-def test_a_result_is_read_as_it_was_written(tmp_path):
+def test_a_result_that_is_written_and_read_again_is_the_same(tmp_path):
     path = tmp_path / "result.json"
     written = result("a", memory={"peak_gib": 1.5}, speed={}, losses=(2.0, 1.0))
     write_atomically(path, written.model_dump_json())
@@ -24,7 +24,7 @@ def test_a_result_is_read_as_it_was_written(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_predicted_time_with_the_names_of_earlier_versions_is_read():
+def test_a_predicted_time_with_field_names_of_earlier_versions_is_read():
     time = step_time(2.0, gpu_share=0.75)
     stored = time.model_dump()
     earlier = {name.removeprefix("gpu_"): value for name, value in stored.items()}
@@ -32,7 +32,7 @@ def test_a_predicted_time_with_the_names_of_earlier_versions_is_read():
     assert RowStepTime.model_validate(earlier) == RowStepTime.model_validate(stored) == time
 
 
-def test_a_result_with_the_names_of_earlier_versions_is_read(tmp_path):
+def test_a_result_with_field_names_of_earlier_versions_is_read(tmp_path):
     path = tmp_path / "result.json"
     timestamps = {"started_at": 1.0, "began_at": 2.0, "ended_at": 3.0}
     written = result("a", "rejected", timestamps=timestamps).model_dump_json()
@@ -43,7 +43,7 @@ def test_a_result_with_the_names_of_earlier_versions_is_read(tmp_path):
     assert read_result(path).model_dump_json() == written
 
 
-def test_a_loss_that_is_not_a_number_is_read_as_it_was_written(tmp_path):
+def test_a_loss_that_is_nan_or_infinite_is_written_and_read_again_unchanged(tmp_path):
     path = tmp_path / "result.json"
     write_atomically(path, result("a", losses=(2.0, nan, inf)).model_dump_json())
     two, none, endless = read_result(path).losses
@@ -113,13 +113,13 @@ SHOTS = (
         ("final_loss", 2.0),
     ],
 )
-def test_a_quantity_is_read_at_its_point_of_the_step(quantity, value):
+def test_a_quantity_is_read_at_the_point_of_the_step_for_which_it_is_defined(quantity, value):
     memory = {"peak_gib": 21.0, "reserved_gib": 22.0}
     assert QUANTITIES[quantity](result("a", memory=memory, shots=SHOTS, speed={}, losses=(3.0, 1.0))) == value
 
 
 @pytest.mark.parametrize(("device", "whole"), [(GPU, 79.15 - 0.55), (EMULATING_GPU, 78.6), (UNKNOWN, 79.0)])
-def test_a_share_of_the_card_is_relative_to_the_memory_that_the_row_may_use(device, whole):
+def test_the_used_share_of_a_card_is_relative_to_the_memory_that_the_row_may_use(device, whole):
     one = result("a", memory={"peak_gib": 30.0, "reserved_gib": 60.0}, device=device)
     assert QUANTITIES["peak_share"](one) == pytest.approx(30.0 / whole)
     assert QUANTITIES["reserved_share"](one) == pytest.approx(60.0 / whole)
@@ -131,14 +131,14 @@ def test_parameters_are_counted_in_billions():
     assert QUANTITIES["trainable_parameters_e9"](one) == 0.018874368
 
 
-def test_samples_of_a_step_are_those_of_all_ranks_and_micro_steps():
+def test_the_samples_of_a_step_are_counted_over_all_ranks_and_micro_steps():
     several = {"batch_size": 2, "accumulate": 3, "devices": 4, "strategy": "ddp"}
     assert QUANTITIES["samples_per_step"](result("a", settings=Settings.model_validate(COMMON | several))) == 24
     assert QUANTITIES["samples_per_step"](ranks(peak_gib=[1.0])[0]) is None
 
 
 @pytest.mark.parametrize(("on_a_gpu", "processes"), [(1, 4), (2, 8)])
-def test_the_number_of_processes_is_that_on_one_gpu_times_the_gpus(on_a_gpu, processes):
+def test_the_number_of_processes_is_the_number_on_one_gpu_times_the_number_of_gpus(on_a_gpu, processes):
     device = GPU.model_copy(update={"count": 4})
     load = {"gpu_processes_max": on_a_gpu, "gpu_util_percent_max": 97.0}
     one = result("a", device=device).model_copy(update={"telemetry": load})
@@ -146,7 +146,7 @@ def test_the_number_of_processes_is_that_on_one_gpu_times_the_gpus(on_a_gpu, pro
     assert QUANTITIES["gpu_util_peak_percent"](one) == 97.0
 
 
-def test_only_an_out_of_memory_has_a_step_of_failure():
+def test_only_a_row_that_ran_out_of_memory_has_a_step_of_failure():
     failure = Failure(phase="forward", step=1, kind="OutOfMemoryError", message="")
     ended = {outcome: result("a", outcome).model_copy(update={"failure": failure}) for outcome in ("oom", "error")}
     assert {outcome: QUANTITIES["oom_step"](one) for outcome, one in ended.items()} == {"oom": 1, "error": None}
@@ -197,7 +197,7 @@ def test_a_folder_without_a_run_is_rejected(tmp_path):
         RunFolder(tmp_path / "latest").read_run()
 
 
-def test_runs_in_a_folder_or_next_to_a_missing_one_are_named(tmp_path):
+def test_the_error_for_a_folder_without_a_run_lists_the_runs_in_it_or_next_to_it(tmp_path):
     for number in range(7):
         RunFolder(tmp_path / f"run-{number}").write_run(run())
     (tmp_path / "link").symlink_to("run-1")
@@ -216,7 +216,7 @@ def test_a_run_of_another_schema_is_rejected(tmp_path):
         RunFolder(tmp_path).read_run()
 
 
-def test_memory_after_the_forward_pass_is_that_of_steps_with_optimizer_state():
+def test_memory_after_the_forward_pass_is_averaged_over_steps_with_optimizer_state():
     first = shot("after forward", step=0, allocated_gib=2.0)
     later = tuple(shot("after forward", step=1, allocated_gib=gib) for gib in (6.0, 8.0))
     assert QUANTITIES["allocated_after_forward_gib"](result("a", shots=(first, *later))) == 7.0

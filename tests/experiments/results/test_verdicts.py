@@ -35,7 +35,7 @@ class TestStoredVerdicts:
         for verdict in Evaluation.model_validate(stored).verdicts:
             assert verdict.grade == (grade if verdict.status in ("pass", "fail") else None)
 
-    def test_the_status_broke_of_schema_version_1_is_read_as_an_error(self):
+    def test_schema_version_1_has_a_status_named_broke_that_is_read_as_an_error(self):
         stored = (self.FOLDER / "verdict-1.json").read_text().replace('"did not hold"', '"broke"')
         assert Evaluation.model_validate_json(stored).exit_code == 3
 
@@ -50,7 +50,7 @@ class TestStoredVerdicts:
         ],
     )
     @pytest.mark.parametrize("version", [1, 2])
-    def test_other_files_are_rejected(self, version, change):
+    def test_files_that_have_no_verdicts_are_rejected(self, version, change):
         stored = json.loads((self.FOLDER / f"verdict-{version}.json").read_text())
         with pytest.raises(ValidationError):
             Evaluation.model_validate_json(json.dumps(stored | change))
@@ -69,7 +69,7 @@ def verdict(status="fail", **changes):
         ("no GPU", "no GPU"),
     ],
 )
-def test_reasons_that_rows_have_not_run_are_the_same_kind(reason, kind):
+def test_all_reasons_with_a_row_that_has_not_run_are_of_the_same_kind(reason, kind):
     assert verdict(reason=reason).kind_of_reason == kind
 
 

@@ -34,7 +34,7 @@ def test_numbers_are_rounded_for_reading():
     ]
 
 
-def test_a_size_has_the_largest_unit_of_which_it_is_at_least_half_of_one():
+def test_a_size_is_shown_in_the_largest_unit_in_which_it_is_at_least_one_half():
     sizes = {38.512: "38.51 GiB", 0.5: "0.5 GiB", 0.4999: "511.9 MiB", 0.5 / 1024: "0.5 MiB", 0.0: "0 GiB"}
     assert {gib: format_size(gib) for gib in sizes} == sizes
     assert format_size(0.4 / 1024) == "409.6 KiB"

@@ -18,7 +18,7 @@ PARAMETERS = spec().base_model.parameters
 A100_GIB = card_named("a100_80gb").memory_gib
 
 
-def test_full_size_needs_a_gpu():
+def test_a_row_at_full_size_needs_a_gpu():
     assert "no GPU" in rejection_reason(spec(), node(), 64)
     assert rejection_reason(spec(size="tiny"), node(), 64) == ""
 
@@ -29,7 +29,7 @@ def test_a_device_smaller_than_the_card_is_rejected_with_both_sizes():
     assert rejection_reason(spec(size="tiny"), node(T4), 64) == ""
 
 
-def test_the_stated_card_is_accepted_whatever_its_driver_reserves():
+def test_the_card_of_the_lab_is_accepted_however_much_memory_its_driver_reserves():
     reserved = GPU.__class__(0, "NVIDIA A100 80GB PCIe", 79.0, "GPU-2")
     assert rejection_reason(spec(), node(reserved), 64) == ""
 
@@ -41,7 +41,7 @@ def test_another_device_is_accepted_if_it_is_smaller_only_by_driver_memory(memor
 
 
 @pytest.mark.parametrize("settings", [{"optimizer": "adam_8bit"}, {"quantization": {"kind": "nf4"}}])
-def test_a_bitsandbytes_that_needs_a_gpu_is_rejected_on_a_processor_here(settings, monkeypatch):
+def test_a_version_of_bitsandbytes_that_needs_a_gpu_is_rejected_on_this_machine_if_it_has_no_gpu(settings, monkeypatch):
     row = spec(size="tiny", **settings)
     assert rejection_reason(row, node(), 64) == ""
     monkeypatch.setattr(admission, "versions", lambda: {"bitsandbytes": "0.44.1"})
@@ -65,7 +65,7 @@ def test_a_row_on_the_cpu_needs_no_gpu_and_enough_host_memory():
 
 
 @pytest.mark.parametrize(("precision", "bytes_per_weight"), [("32-true", 4), ("bf16-true", 2), ("bf16-mixed", 4)])
-def test_a_model_on_the_cpu_needs_1_5_gib_and_1_2_times_its_weights_of_host_memory(precision, bytes_per_weight):
+def test_a_model_on_the_cpu_needs_host_memory_of_1_5_gib_and_1_2_times_its_weights(precision, bytes_per_weight):
     on_cpu = {"task": "generate", "accelerator": "cpu", "precision": precision}
     row = spec(engine="hf_trainer", model="gpt-neo-1.3b", dataset="imdb", **on_cpu)
     weights_gib = row.base_model.parameters * bytes_per_weight / 1024**3
@@ -75,7 +75,7 @@ def test_a_model_on_the_cpu_needs_1_5_gib_and_1_2_times_its_weights_of_host_memo
     assert rejection_reason(row, node(), needed_gib - 0.01)
 
 
-def test_a_rank_needs_8_gib_of_host_memory_and_one_with_a_tiny_model_1_5_gib():
+def test_a_rank_needs_8_gib_of_host_memory_and_a_rank_with_a_tiny_model_1_5_gib():
     assert [host_memory_needed_gib(spec(size=size)) for size in ("full", "tiny")] == [8.0, 1.5]
     assert host_memory_needed_gib(spec(size="tiny", **OFFLOAD)) == 1.5
     exact = spec(**OFFLOAD).base_model.parameters * 20 / 1024**3 + 10
@@ -92,14 +92,14 @@ def test_a_rank_needs_8_gib_of_host_memory_and_one_with_a_tiny_model_1_5_gib():
         ({"activation_offload": True, "optimizer": "adamw_cpu"}, 10 + 2 * 2 * PARAMETERS / GIB + A100_GIB),
     ],
 )
-def test_a_row_reserves_host_memory_for_what_it_keeps_there(changes, needed_gib):
+def test_a_row_needs_host_memory_for_the_optimizer_state_and_activations_that_it_keeps_there(changes, needed_gib):
     assert host_memory_needed_gib(spec(**changes)) == pytest.approx(needed_gib, rel=1e-12)
     rejects = bool(rejection_reason(spec(**changes), node(GPU), needed_gib - 0.1))
     assert rejects == spec(**changes).settings.uses_host_memory == bool(changes)
     assert rejection_reason(spec(**changes), node(GPU), needed_gib) == ""
 
 
-def test_a_row_that_only_its_strategy_offloads_needs_host_memory_too():
+def test_a_row_with_an_offload_strategy_needs_host_memory_even_with_another_optimizer():
     row = spec()
     settings = row.settings.model_copy(update={"strategy": "deepspeed_stage_2_offload"})
     offloading = row.model_copy(update={"settings": settings})
@@ -108,7 +108,7 @@ def test_a_row_that_only_its_strategy_offloads_needs_host_memory_too():
 
 
 @pytest.mark.parametrize(("version", "runs"), [("0.49.2", False), ("0.50.0", True), ("1.0.0", True)])
-def test_bitsandbytes_runs_on_a_cpu_from_its_version_0_50(monkeypatch, version, runs):
+def test_bitsandbytes_from_version_0_50_on_runs_on_a_cpu(monkeypatch, version, runs):
     monkeypatch.setattr(admission, "versions", lambda: {"bitsandbytes": version})
     assert (rejection_reason(spec(size="tiny", optimizer="adam_8bit"), node(), 64) == "") == runs
     assert rejection_reason(spec(size="tiny", optimizer="adam_8bit"), node(GPU), 64) == ""
@@ -116,7 +116,7 @@ def test_bitsandbytes_runs_on_a_cpu_from_its_version_0_50(monkeypatch, version, 
     assert rejection_reason(spec(size="tiny", optimizer="adam_8bit"), node(), 64) == ""
 
 
-def test_tools_of_this_machine_are_needed_only_by_rows_that_run_here(monkeypatch):
+def test_missing_tools_on_this_machine_reject_only_rows_that_run_here(monkeypatch):
     monkeypatch.setattr(admission, "missing_build_tool", lambda: "C++ compiler (package g++)")
     offloading = spec(size="tiny", **OFFLOAD)
     assert "finds no C++ compiler" in rejection_reason(offloading, node(GPU), 64)
@@ -147,7 +147,7 @@ def test_a_row_of_several_nodes_needs_its_gpus_on_each_of_them():
     )
 
 
-def test_offload_needs_host_memory_by_the_models_size():
+def test_offload_needs_20_bytes_of_host_memory_per_parameter_and_10_gib():
     row = spec(**OFFLOAD)
     assert host_memory_needed_gib(row) == pytest.approx(12.23e9 * 20 / 1024**3 + 10, rel=0.001)
     assert rejection_reason(row, node(GPU), 200) == "offload needs 238 GiB of host memory, the host has 200 GiB"
@@ -188,7 +188,7 @@ def test_checkpoints_of_the_largest_row_need_disk_space_where_it_runs(tmp_path, 
 
 
 @pytest.mark.parametrize(("free_gib", "rows", "fits"), [(1.5, 10, True), (1.49, 10, False), (1.0, 0, True)])
-def test_a_run_needs_a_gib_and_a_little_for_each_row(tmp_path, monkeypatch, free_gib, rows, fits):
+def test_a_run_needs_one_gib_of_disk_space_and_a_little_for_each_row(tmp_path, monkeypatch, free_gib, rows, fits):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free_gib * 1024**3))
     if fits:
         check_disk(tmp_path, [spec()] * rows)
@@ -197,7 +197,7 @@ def test_a_run_needs_a_gib_and_a_little_for_each_row(tmp_path, monkeypatch, free
         check_disk(tmp_path, [spec()] * rows)
 
 
-def test_two_checkpoints_of_twelve_bytes_a_parameter_exist_at_once():
+def test_the_disk_has_space_for_two_checkpoints_of_twelve_bytes_per_parameter():
     row = spec(engine="hf_trainer", model="gpt-neo-1.3b", length="as-taught", size="full")
     assert admission.checkpoints_gib(row) == 2 * row.base_model.parameters * 12 / 1024**3
     assert admission.checkpoints_gib(spec(length="as-taught", size="full")) == 0

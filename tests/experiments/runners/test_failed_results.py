@@ -41,7 +41,7 @@ def test_a_failed_result_has_the_rows_last_progress(failed):
     assert failed(progress=without_device.model_dump_json()).device.name == "NVIDIA T4"
 
 
-def test_a_row_without_progress_failed_while_loading(failed):
+def test_a_row_that_failed_before_its_first_progress_failed_while_loading(failed):
     result = failed()
     assert (result.failure.phase, result.failure.step, result.failure.message) == ("load", None, "no output")
     assert (result.outcome, result.reason, result.memory) == ("error", "no luck", Memory())
@@ -56,14 +56,14 @@ def test_the_log_of_the_notebook_is_read_if_the_row_printed_nothing(failed):
     assert failed(log="said by the row\n").failure.message == "said by the row"
 
 
-def test_the_start_of_a_failed_row_is_now_less_its_elapsed_time(failed):
+def test_the_start_of_a_failed_row_is_the_current_time_minus_its_elapsed_time(failed):
     result = failed(elapsed_s=3600.0)
     began = datetime.fromisoformat(result.started_at)
     assert 3599 < (datetime.now(UTC) - began).total_seconds() < 3660
     assert result.elapsed_s == 3600.0
 
 
-def test_a_rejected_row_has_the_device_that_it_would_have_used(tmp_path):
+def test_the_result_of_a_rejected_row_names_the_device_that_the_row_would_have_used(tmp_path):
     result = write_rejected_result(tmp_path, spec(devices=2), node(GPU, GPU), "no space")
     assert (result.outcome, result.reason, result.elapsed_s) == ("rejected", "no space", 0.0)
     assert (result.device.kind, result.device.count) == ("cuda", 1)

@@ -55,7 +55,7 @@ def recorded_start(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "started.json").read_text())
 
 
-def test_jupyter_listens_on_the_loopback_interface_with_the_token_in_its_address(jupyterlab, tmp_path):
+def test_jupyter_listens_on_the_loopback_interface_and_the_printed_address_has_its_token(jupyterlab, tmp_path):
     with serve_local_notebooks(tmp_path, "lab.ipynb") as (address, jupyter):
         made = recorded_start(tmp_path)
         assert made["options"]["ip"] == "127.0.0.1"
@@ -67,7 +67,9 @@ def test_jupyter_listens_on_the_loopback_interface_with_the_token_in_its_address
     assert jupyter.returncode is not None
 
 
-def test_the_command_opens_a_copy_and_keeps_one_that_was_edited(jupyterlab, tmp_path, monkeypatch, capsys):
+def test_the_command_notebook_opens_a_copy_and_does_not_overwrite_an_edited_copy(
+    jupyterlab, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     Path("notebooks").mkdir()
     Path("notebooks/answer-once").touch()

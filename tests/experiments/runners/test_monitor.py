@@ -57,7 +57,7 @@ def test_gpus_have_the_values_that_the_driver_reports(machine):
     assert (second.utilization, second.celsius, second.users) == (None, None, ())
 
 
-def test_the_user_s_rows_are_listed_running_ones_first(machine):
+def test_rows_of_the_user_are_listed_with_running_rows_first(machine):
     running, waiting = observe(machine).rows
     assert (running.name, running.state, running.progress.micro_steps) == (ROW, "RUNNING", 3)
     assert (waiting.name, waiting.state, waiting.reason) == ("run/lab/b", "PENDING", "Resources")
@@ -78,7 +78,7 @@ def test_rows_are_listed_in_the_order_of_their_jobs(machine, tmp_path):
     assert [row.reason for row in found] == ["", "", "", "Priority", "Priority"]
 
 
-def test_a_node_that_does_not_answer_hides_no_other(machine):
+def test_other_nodes_are_shown_if_one_node_does_not_answer(machine):
     nodes = (("node-2", UnreachableShell()), *machine.nodes)
     observation = observe(MonitorTarget(machine.shell, machine.folder, nodes))
     assert (len(observation.gpus), observation.unreachable) == (2, ("node-2: not reached",))
@@ -131,14 +131,14 @@ def test_a_long_state_is_wrapped_in_its_column():
     assert header.split() == ["row", "state", "run"]
 
 
-def test_without_rows_and_values_the_table_says_so():
+def test_the_table_says_so_if_there_are_no_rows_and_values():
     gpu = MonitoredGpu("n", 0, "GPU", None, None, None, None)
     text = "\n".join(rows_of_table(Observation((gpu,), (), ("node-2: not reached",))))
     assert "? of ?" in text
     assert text.splitlines()[-2:] == ["no rows", "node-2: not reached"]
 
 
-def test_without_own_nodes_the_gpus_are_queried_inside_the_running_jobs(machine, tmp_path):
+def test_on_a_shared_cluster_the_gpus_are_queried_inside_the_running_jobs(machine, tmp_path):
     (tmp_path / "srun").write_text('#!/bin/sh\necho "$@" | head -n 1 >> "$(dirname "$0")/queried"\necho "gpu, 1"\n')
     (tmp_path / "srun").chmod(0o755)
     observe(MonitorTarget(machine.shell, machine.folder))
@@ -146,13 +146,13 @@ def test_without_own_nodes_the_gpus_are_queried_inside_the_running_jobs(machine,
     assert line.startswith("--quiet --jobid=11 --overlap --ntasks=1 sh -c ")
 
 
-def test_processes_of_rows_are_shown_by_suite_and_row_and_each_once():
+def test_processes_on_a_gpu_are_shown_as_suite_and_row_and_each_row_once():
     gpu = "gpu, GPU-0, 0, NVIDIA A100-SXM4-80GB, 97, 40960, 81920, 61"
     users = ["process, GPU-0, 7, /data/run/lab/a", "process, GPU-0, 8, /data/run/lab/a", "process, GPU-0, 9, "]
     (found,) = parse_gpus("\n".join([gpu, *users, "process, GPU-0", "process, GPU-1, 5, ", "gpu, not a line"]), "n")
     assert found.users == ("lab/a", "process 9")
 
 
-def test_a_gpu_that_two_queries_show_is_counted_once(machine):
+def test_a_gpu_that_is_found_by_two_queries_is_counted_once(machine):
     twice = MonitorTarget(machine.shell, machine.folder, machine.nodes * 2)
     assert len(observe(twice).gpus) == 2

@@ -50,7 +50,7 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_jupyter_answers_only_on_loopback_with_its_token_and_ends(home):
+def test_jupyter_answers_only_on_loopback_with_its_token_and_ends_with_its_command(home):
     with serve_notebooks(LocalShell(), "lab.ipynb") as address:
         assert "/lab/tree/lab.ipynb?token=" in address
         urlopen(address).close()

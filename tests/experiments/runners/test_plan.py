@@ -49,19 +49,19 @@ def test_a_finished_row_runs_again_on_request(folder_with_result):
     assert (row.must_run, row.why) == (True, "--rerun")
 
 
-def test_a_changed_format_of_the_settings_is_named(folder_with_result):
+def test_a_changed_format_of_the_settings_is_named_as_the_reason_to_run_again(folder_with_result):
     assert plan_row(folder_with_result(fingerprint="of another version")).why == "settings changed: their format"
 
 
 @pytest.mark.parametrize(
     ("outcome", "rerun", "runs"), [("fits", True, True), ("error", False, True), ("oom", False, False)]
 )
-def test_only_a_result_of_other_software_is_outdated(folder_with_result, outcome, rerun, runs):
+def test_a_row_that_runs_again_for_another_reason_is_not_marked_as_outdated(folder_with_result, outcome, rerun, runs):
     row = plan_row(folder_with_result(outcome), rerun=rerun)
     assert (row.must_run, row.outdated, row.row) == (runs, False, "a")
 
 
-def test_a_row_without_result_runs(tmp_path):
+def test_a_row_without_a_result_runs(tmp_path):
     assert plan_row(sample_rows.folder(tmp_path, "a")).why == "no result yet"
 
 
@@ -72,7 +72,7 @@ def test_an_interrupted_row_runs_again(tmp_path):
     assert plan_row(folder).why == "the last run was interrupted"
 
 
-def test_a_changed_setting_is_named(folder_with_result):
+def test_a_changed_setting_is_named_as_the_reason_to_run_again(folder_with_result):
     folder = folder_with_result()
     row = plan_row(folder, {"id": "a", "settings": {"batch_size": 8, "lr": 0.5}})
     assert row.must_run
@@ -108,7 +108,7 @@ def test_rows_that_were_requested_earlier_stay_in_the_run(tmp_path):
     assert (run.rows, run.started_at) == (("a", "b"), "then")
 
 
-def test_a_new_folder_continues_no_run(tmp_path):
+def test_a_run_in_a_new_folder_starts_from_the_beginning(tmp_path):
     run = in_memory.run("a")
     assert continue_run(RunFolder(tmp_path / "new"), run, in_memory.suite()) is run
 
@@ -165,7 +165,9 @@ def now(**changes: Any) -> Software:
         ({"versions": {}}, now(), "the result does not record its versions"),
     ],
 )
-def test_a_result_of_other_software_runs_again_with_the_reason(folder_with_result, changed_fields, software, message):
+def test_a_row_with_a_result_of_other_software_versions_runs_again_with_the_reason(
+    folder_with_result, changed_fields, software, message
+):
     folder = folder_with_result(**{"versions": VERSIONS, "device": Device(**GPU), **changed_fields})
     row = plan_row(folder, software=lambda: software)
     assert (row.must_run, row.outdated, row.why) == (True, True, f"{message}; the old result is kept in earlier/")
@@ -174,10 +176,10 @@ def test_a_result_of_other_software_runs_again_with_the_reason(folder_with_resul
 
 
 @pytest.mark.parametrize("software", [now(), now(gpus=None, driver=None), None])
-def test_a_result_of_the_same_software_is_used_again(folder_with_result, software):
+def test_a_result_of_the_same_software_versions_is_used_again(folder_with_result, software):
     folder = folder_with_result(versions=VERSIONS, device=Device(**GPU))
     assert not plan_row(folder, software=lambda: software).must_run
 
 
-def test_the_target_is_queried_only_for_a_valid_result(folder_with_result):
+def test_the_software_of_the_target_is_queried_only_if_a_valid_result_exists(folder_with_result):
     assert plan_row(folder_with_result("error"), software=lambda: pytest.fail("nothing to compare")).must_run

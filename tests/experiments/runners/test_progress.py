@@ -33,7 +33,7 @@ def printed_text(thing) -> str:
     return text.getvalue()
 
 
-def test_a_running_row_shows_its_position():
+def test_a_running_row_shows_its_phase_and_its_steps():
     text = printed_text(progress_table([RowState(spec("a"), 12.0, PROGRESS)], done=3, total=15, left_s=600))
     assert "3 of 15 rows done, about 10:00 left" in text
     assert text.splitlines()[-1].split() == [
@@ -41,7 +41,7 @@ def test_a_running_row_shows_its_position():
     ]
 
 
-def test_the_expected_time_stands_beside_the_elapsed_time():
+def test_the_expected_time_is_shown_next_to_the_elapsed_time():
     view = RecordingView()
     view.set_expected_times({"a": (20.0, 20.0), "b": (50.0, 70.0)})
     for row in ("a", "b", "c"):
@@ -75,25 +75,25 @@ def test_numbers_of_different_length_are_right_aligned():
 
 
 @pytest.mark.parametrize(("total", "words"), [(3, ""), (4, "; 1 waiting"), (5, "; 2 waiting")])
-def test_the_title_counts_the_rows_that_wait(total, words):
+def test_the_title_states_how_many_rows_wait(total, words):
     text = printed_text(progress_table([RowState(spec("a"), 7.0, PROGRESS)], 2, total, None))
     assert text.splitlines()[0].strip() == f"2 of {total} rows done{words}"
 
 
-def test_less_than_a_second_left_is_shown_as_a_second():
+def test_a_remaining_time_below_a_second_is_shown_as_one_second():
     assert "about 0:01 left" in printed_text(progress_table([], 0, 1, 0.0))
     ends = PROGRESS.model_copy(update={"left_s": 0.0})
     assert printed_text(progress_table([RowState(spec("a"), 7.0, ends)], 0, 1, None)).split()[-1] == "0:00"
 
 
-def test_columns_that_do_not_fit_are_hidden_and_times_stay():
+def test_columns_that_do_not_fit_are_hidden_and_columns_of_times_are_not():
     text = StringIO()
     Console(file=text, width=40).print(progress_table([RowState(spec("a"), 12.0, PROGRESS)], 0, 1, None))
     assert "not shown at this width: micro-steps, now, peak" in " ".join(text.getvalue().split())
     assert "0:12" in text.getvalue()
 
 
-def test_a_download_is_shown_below_the_table_at_most_every_refresh(monkeypatch):
+def test_a_download_is_shown_below_the_table_and_drawn_at_most_once_per_refresh(monkeypatch):
     clock = FakeTime()
     monkeypatch.setattr(progress, "time", clock)
     text = StringIO()
@@ -115,7 +115,7 @@ def test_a_download_is_shown_below_the_table_at_most_every_refresh(monkeypatch):
         ("oom", 1.6, "b: out of GPU memory, 2 s: b ended as oom"),
     ],
 )
-def test_the_end_of_a_row_has_its_time_and_its_reason(outcome, elapsed_s, line):
+def test_the_line_about_an_ended_row_has_its_time_and_its_reason(outcome, elapsed_s, line):
     text = StringIO()
     ended = in_memory.result("b", outcome).model_copy(update={"elapsed_s": elapsed_s})
     view = View(Console(file=text, width=200))
@@ -136,14 +136,14 @@ def test_a_long_status_is_wrapped_in_its_column():
     ("outcome", "size", "color"),
     [("fits", "full", 32), ("fits", "tiny", None), ("oom", "full", 33), ("error", "full", 31), ("rejected", "full", 2)],
 )
-def test_the_end_of_a_row_has_the_color_of_its_outcome(outcome, size, color):
+def test_the_line_about_an_ended_row_has_the_color_of_its_outcome(outcome, size, color):
     text = StringIO()
     console = Console(file=text, width=200, force_terminal=True, color_system="standard")
     View(console).report_end(spec("b"), in_memory.result("b", outcome, size=size))
     assert text.getvalue().startswith(f"\x1b[{color}m" if color else "b: ran")
 
 
-def test_a_row_without_a_progress_report_is_starting():
+def test_a_row_without_a_progress_report_is_shown_as_starting():
     text = printed_text(progress_table([RowState(spec("a"), 1.0, None)], 0, 1, None))
     assert "left" not in text.splitlines()[0]
     assert text.splitlines()[-1].split() == ["a", "starting", "0:01"]
@@ -154,12 +154,12 @@ def test_a_row_that_is_ending_without_a_progress_report_is_not_shown_as_starting
     assert text.splitlines()[-1].split() == ["a", "ending", "0:09"]
 
 
-def test_steps_are_not_counted_before_they_are_planned():
+def test_steps_are_not_shown_before_their_number_is_known():
     loading = PROGRESS.model_copy(update={"phase": "load", "micro_steps": 0, "planned_micro_steps": 0})
     assert " 0 of 0" not in printed_text(progress_table([RowState(spec("a"), 9.0, loading)], 0, 1, None))
 
 
-def test_next_to_a_miniature_is_the_prediction_at_full_size():
+def test_the_prediction_at_full_size_is_shown_next_to_a_miniature():
     text = StringIO()
     view, row = View(Console(file=text, width=200)), spec("b").model_copy(update={"size": "tiny"})
     view.show_predictions("", {"b": "out of GPU memory, as the lab states"})
@@ -174,13 +174,13 @@ def test_progress_is_a_live_table_on_a_terminal_and_lines_in_a_file():
     assert type(view_on(Console(file=StringIO(), force_terminal=True))) is LiveView
 
 
-def test_the_table_is_drawn_only_when_rows_are_shown():
+def test_no_thread_draws_the_table_in_the_background():
     before = threading.active_count()
     with view_on(Console(file=StringIO(), force_terminal=True)).live():
         assert threading.active_count() == before, "a thread draws it"
 
 
-def test_the_table_is_drawn_while_rows_run():
+def test_the_table_and_the_lines_about_ended_rows_are_drawn_while_rows_run():
     text = StringIO()
     view = view_on(Console(file=text, force_terminal=True, width=100))
     with view.live():

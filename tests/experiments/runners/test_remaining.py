@@ -59,27 +59,29 @@ def test_each_row_starts_as_soon_as_its_gpus_are_free(rows, gpus, seconds):
         ([20.0], [RowState(spec("a"), 5.0, None)], 0, 15.0),
     ],
 )
-def test_without_expected_times_the_rows_that_ended_and_the_estimates_of_others_count(times_s, states, waiting, left_s):
+def test_without_expected_times_the_time_left_follows_from_ended_rows_and_estimates_of_running_ones(
+    times_s, states, waiting, left_s
+):
     remaining = RemainingTime({})
     for time_s in times_s:
         remaining.add_ended("a", time_s, ended())
     assert seconds(remaining, states, [spec("b")] * waiting, size=2) == left_s
 
 
-def test_expected_times_count_from_the_beginning_and_then_as_this_machine_is_slower_or_faster():
+def test_expected_times_are_scaled_by_the_speed_of_this_machine_once_rows_have_ended():
     remaining = RemainingTime({row: ExpectedTime(20.0, 2.0) for row in "abc"})
     assert seconds(remaining, [state(elapsed_s=5.0)], [spec("b"), spec("c")]) == 15.0 + 20.0 + 20.0
     remaining.add_ended("a", 36.0 + 10.0, ended(start_s=10.0))
     assert seconds(remaining, [], [spec("b"), spec("c")]) == 2 * (2.0 + 1.5 * 18.0)
 
 
-def test_a_row_that_waits_for_the_warm_process_has_all_its_time_after_the_start_left():
+def test_a_row_without_progress_has_at_least_its_expected_time_after_the_start_left():
     remaining = RemainingTime({"a": ExpectedTime(20.0, 2.0)})
     assert seconds(remaining, [RowState(spec("a"), 1.0, None)], []) == 19.0
     assert seconds(remaining, [RowState(spec("a"), 15.0, None)], []) == 18.0
 
 
-def test_the_estimate_of_a_row_is_an_upper_bound_and_counts_if_the_row_takes_longer_than_expected():
+def test_the_estimate_of_a_running_row_is_used_if_it_is_shorter_or_the_expected_time_is_exceeded():
     remaining = RemainingTime({"a": ExpectedTime(20.0, 2.0)})
     assert seconds(remaining, [state(left_s=3.0)], []) == 3.0
     assert seconds(remaining, [state(left_s=30.0)], []) == 10.0

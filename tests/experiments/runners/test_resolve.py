@@ -37,18 +37,18 @@ def resolved(options=OPTIONS, suite=None, machine=None):
         ([T4], "v100_32gb", "tiny"),
     ],
 )
-def test_the_card_is_the_machines_own_or_the_first_that_it_can_emulate(gpus, card, size):
+def test_the_default_card_is_that_of_the_machine_or_the_first_that_the_machine_can_emulate(gpus, card, size):
     found = resolved(suite=suite_for("v100_32gb", "a100_80gb"), machine=node(*gpus))
     assert (found.card, found.size) == (card, size)
 
 
-def test_a_card_that_the_gpu_can_emulate_is_chosen_before_the_first_of_the_suite():
+def test_a_card_that_the_gpu_can_emulate_is_preferred_to_the_first_card_of_the_suite():
     assert resolved(suite=suite_for("h100_94gb", "a100_80gb"), machine=node(GPU.__class__(0, "X", 80, ""))).card == (
         "a100_80gb"
     )
 
 
-def test_requested_card_and_size_are_kept():
+def test_a_requested_card_and_a_requested_size_are_kept():
     options = RunOptions(suite="lab", card="a100_80gb", size="tiny")
     found = resolved(options, suite_for("v100_32gb", "a100_80gb"))
     assert (found.card, found.size) == ("a100_80gb", "tiny")
@@ -57,11 +57,11 @@ def test_requested_card_and_size_are_kept():
 
 
 @pytest.mark.parametrize(("asked", "found"), [((), ("a", "b")), (("b", "a"), ("a", "b")), (("b",), ("b",))])
-def test_rows_are_those_that_were_requested_in_the_suites_order(asked, found):
+def test_the_requested_rows_run_in_the_order_of_the_suite(asked, found):
     assert resolved(RunOptions(suite="lab", rows=asked)).rows == found
 
 
-def test_a_row_of_another_card_is_rejected_with_those_that_are_allowed():
+def test_the_error_for_a_row_that_the_card_does_not_have_lists_the_allowed_rows():
     suite = suite_for("a100_80gb", "v100_32gb")
     suite = suite.model_copy(
         update={"rows": (suite.rows[0], suite.rows[1].model_copy(update={"cards": ("v100_32gb",)}))}
@@ -84,7 +84,7 @@ def test_a_run_id_that_cannot_name_a_folder_is_rejected(run_id):
         resolved(RunOptions(run_id=run_id))
 
 
-def test_a_run_has_the_requested_id_or_one_made_of_its_options():
+def test_a_run_has_the_requested_id_or_an_id_that_is_made_from_its_options():
     assert resolved(RunOptions(suite="lab", run_id="my.run_1-a")).run_id == "my.run_1-a"
     assert resolved().run_id.startswith("lab-a100_80gb-full")
 
@@ -119,13 +119,13 @@ def scaled_suite():
     return suite_for("a100_80gb").model_copy(update={"scales": (scale,), "models": {"small": facts}})
 
 
-def test_a_gpu_of_a_scale_chooses_its_card():
+def test_on_a_gpu_for_which_the_suite_has_smaller_twins_of_rows_the_default_card_is_this_gpu():
     instance = GPU.__class__(0, "NVIDIA H100 NVL MIG 1g.12gb", 10.75, "MIG-1")
     found = resolved(suite=scaled_suite(), machine=node(instance))
     assert (found.card, found.size) == ("h100_1g_12gb", "full")
 
 
-def test_pretrained_weights_are_rejected_for_a_twin_that_has_none():
+def test_pretrained_weights_are_rejected_for_the_smaller_twin_of_a_row():
     options = RunOptions(suite="lab", card="h100_1g_12gb", size="full", weights="pretrained")
     with pytest.raises(InputError) as rejected:
         resolved(options, scaled_suite())

@@ -36,7 +36,9 @@ def backdate_newest_check(checks: Path) -> None:
     place.rename(checks / f"{older.begun_at:%Y-%m-%dT%H%M%S}")
 
 
-def test_a_first_check_runs_each_part_as_a_process_and_has_nothing_to_compare_with(semester, checks, monkeypatch):
+def test_a_first_check_runs_each_of_its_parts_as_a_process_and_compares_with_no_earlier_check(
+    semester, checks, monkeypatch
+):
     monkeypatch.setattr(check, "run_logged", run_logged)
     code, out, err = semester("--summary", "summary.md", "--junit", "junit.xml")
     assert (code, err) == (0, "")
@@ -52,14 +54,14 @@ def test_a_first_check_runs_each_part_as_a_process_and_has_nothing_to_compare_wi
     assert int(suites[f"current miniatures {SUITE} a100_80gb"].get("tests")) > 50
 
 
-def test_an_unchanged_second_check_reports_no_flip(semester, checks):
+def test_an_unchanged_second_check_reports_no_changed_status(semester, checks):
     semester(*CURRENT)
     backdate_newest_check(checks)
     code, out, _ = semester(*CURRENT)
     assert (code, "No status or outcome flipped since" in out) == (0, True)
 
 
-def test_a_changed_status_is_named_with_its_statement_and_sent(semester, checks, webhook):
+def test_a_message_names_each_changed_status_with_its_statement(semester, checks, webhook):
     address, received = webhook
     semester(*CURRENT)
     backdate_newest_check(checks)
@@ -77,7 +79,7 @@ def test_a_changed_status_is_named_with_its_statement_and_sent(semester, checks,
     assert "pass-word" not in "".join(path.read_text() for path in checks.rglob("*.json"))
 
 
-def test_a_part_with_an_error_is_reported_and_the_others_run(semester, checks):
+def test_a_part_of_the_check_that_fails_is_reported_and_the_other_parts_run(semester, checks):
     semester(*CURRENT)
     backdate_newest_check(checks)
     (checks / "BROKEN.txt").write_text(MINIATURES)
@@ -95,7 +97,7 @@ def test_predictions_that_evaluate_no_statement_are_reported(semester, checks):
     assert f"to fix: current versions: predictions of {SUITE} for h100_94gb: no result: {reason}" in out
 
 
-def test_versions_that_do_not_resolve_are_reported(semester, checks, monkeypatch):
+def test_a_list_of_packages_that_cannot_be_resolved_is_reported(semester, checks, monkeypatch):
     known = vars(check)["python_of"]
 
     def python_of(name, *more):
@@ -125,7 +127,7 @@ def test_an_interrupted_check_resumes(semester, checks, monkeypatch):
     assert len(checks_in(checks)) == 1
 
 
-def test_checks_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path):
+def test_checks_that_begin_in_the_same_second_have_different_folders(tmp_path):
     now, names = datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC), []
     for _ in range(2):
         folder = check._new_folder(tmp_path, now)
@@ -144,7 +146,7 @@ def test_an_old_or_different_interrupted_check_is_not_resumed(semester, checks, 
     assert len(checks_in(checks)) == 2
 
 
-def test_a_second_start_names_the_process_that_holds_the_lock(semester, checks):
+def test_a_second_start_of_the_check_names_the_process_that_holds_the_lock(semester, checks):
     with lock_folder(checks.relative_to(Path.cwd())):
         code, _, err = semester(*CURRENT)
     assert code == 2
@@ -159,7 +161,7 @@ def test_json_has_the_changed_statuses_and_the_state(semester, checks):
     assert found["statements"]["current"]["pass"] > 0
 
 
-def test_a_check_that_an_earlier_version_stored_is_read(semester):
+def test_a_check_stored_by_an_earlier_version_can_be_read(semester):
     _, out, _ = semester(*CURRENT, "--json")
     stored = json.loads(out)["check"]
     earlier = {{"version_sets": "sets"}.get(name, name): value for name, value in stored.items()}
@@ -193,7 +195,7 @@ def test_an_invalid_option_is_rejected_in_one_line(semester, words, message):
     assert len(err.splitlines()) == 1
 
 
-def test_a_lease_is_created_by_reproduce_within_the_budget():
+def test_a_check_leases_nodes_by_the_command_reproduce_within_the_budget():
     lease = CheckLease("chameleon", "gpu_a100_pcie", 3.0, 6.0)
     leased = [part for part in parts_of(SETS, [SUITE], lease) if part.kind == "lease"]
     assert leased == [CheckPart("as-taught", "lease"), CheckPart("current", "lease")]
@@ -236,7 +238,7 @@ def test_a_lease_of_a_check_does_not_end_itself_unless_requested(semester, check
     assert "credential" not in out
 
 
-def test_a_part_without_progress_is_reported_once(tmp_path):
+def test_a_part_of_the_check_without_progress_is_reported_once(tmp_path):
     messages = []
     callbacks = check.CheckCallbacks(lambda line: None, lambda title, text: messages.append(text))
     look = check._poll_function(CheckPart("current", "miniatures", SUITE, "a100_80gb"), tmp_path, callbacks)

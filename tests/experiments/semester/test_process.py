@@ -1,4 +1,4 @@
-"""The process of a part ends with the check: it gets a signal, on which it releases its lease."""
+"""The process of a part of the check ends with the check: it gets a signal, and then releases its lease."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ run_logged(["sh", "-c", {PART!r}], Path(sys.argv[1]), {{"PATH": "/usr/bin:/bin"}
 """
 
 
-def test_an_interrupted_check_waits_until_its_part_has_released_its_lease(tmp_path):
+def test_an_interrupted_check_waits_until_its_running_part_has_released_the_lease(tmp_path):
     log = tmp_path / "log.txt"
 
     def interrupt_once_started() -> None:
@@ -33,7 +33,7 @@ def test_an_interrupted_check_waits_until_its_part_has_released_its_lease(tmp_pa
     assert log.read_text().splitlines() == ["started", "released"]
 
 
-def test_a_part_that_does_not_end_is_killed(tmp_path):
+def test_a_part_of_the_check_that_does_not_end_is_killed(tmp_path):
     log = tmp_path / "log.txt"
     stubborn = 'trap "" TERM; echo started $$; while :; do sleep 0.05; done'
 
@@ -46,7 +46,7 @@ def test_a_part_that_does_not_end_is_killed(tmp_path):
     wait_for(lambda: not psutil.pid_exists(int(log.read_text().split()[1])))
 
 
-def test_a_killed_check_leaves_no_part_behind(tmp_path):
+def test_the_processes_of_a_killed_check_end_with_it(tmp_path):
     log = tmp_path / "log.txt"
     environment = {**os.environ, "PYTHONPATH": str(CODE_FOLDER)}
     check = subprocess.Popen([sys.executable, "-c", CHECK, str(log)], env=environment)
@@ -56,12 +56,12 @@ def test_a_killed_check_leaves_no_part_behind(tmp_path):
     wait_for(lambda: "released" in log.read_text())
 
 
-def test_a_part_gets_no_terminal_and_its_exit_code_is_returned(tmp_path):
+def test_a_part_of_the_check_has_no_terminal_and_its_exit_code_is_returned(tmp_path):
     code = run_logged(["sh", "-c", "cat; echo done; exit 3"], tmp_path / "log.txt", os.environ, lambda: None)
     assert (code, (tmp_path / "log.txt").read_text()) == (3, "done\n")
 
 
-def test_a_stall_is_reported_once_until_there_is_progress():
+def test_a_part_of_the_check_that_stalls_is_reported_once_until_it_progresses():
     stalls = StallDetector(10)
     assert [stalls.is_new_stall(0, now) for now in (9, 10, 11)] == [False, True, False]
     assert [stalls.is_new_stall(last, 30) for last in (25, 20)] == [False, True]

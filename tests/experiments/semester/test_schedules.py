@@ -82,7 +82,7 @@ def test_the_units_of_systemd_are_valid_and_run_the_check(home, tmp_path):
     assert sh(unit["ExecStart"], home, folder) == f"{folder} -m experiments semester --results results/semester"
 
 
-def test_the_commands_of_the_workflow_run(home):
+def test_every_command_of_the_github_workflow_can_be_run(home):
     job = yaml.safe_load(WORKFLOW.read_text())["jobs"]["semester"]
     commands = [step["run"] for step in job["steps"] if "run" in step]
     assert len(commands) == 1
@@ -92,7 +92,7 @@ def test_the_commands_of_the_workflow_run(home):
     assert called == f"{checkout} -m experiments semester --results results/semester {expected}"
 
 
-def test_the_workflow_stores_the_history_also_if_a_status_changed():
+def test_the_github_workflow_stores_the_history_even_if_a_status_changed():
     steps = yaml.safe_load(WORKFLOW.read_text())["jobs"]["semester"]["steps"]
     saved = next(step for step in steps if "cache/save" in step.get("uses", ""))
     assert saved["if"] == "always()"

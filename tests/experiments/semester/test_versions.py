@@ -39,7 +39,7 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def test_packages_installed_separately_declare_conflicts_with_the_current_list():
+def test_the_separately_installed_packages_are_those_that_conflict_with_the_current_list():
     """This environment has the current list; it was installed without the requirements that the packages declare."""
     installed = {one.name.lower().replace("_", "-"): one for one in distributions() if one.name}
     wrong = set()
@@ -52,13 +52,13 @@ def test_packages_installed_separately_declare_conflicts_with_the_current_list()
     assert wrong == {*CONFLICTING_PACKAGES}
 
 
-def test_a_resolved_list_leaves_out_pytorch_and_its_dependencies_but_no_package_of_the_current_list():
+def test_a_resolved_list_has_every_package_of_the_current_list_but_not_pytorch_and_its_dependencies():
     text = format_lock_file(RESOLVED, ["numpy", "nvidia-ml-py", "torch"])
     kept = "numpy==2.4.6 \\\n    --hash=sha256:aa\nnvidia-ml-py==13.615.71 \\\n    --hash=sha256:ff\n"
     assert text == f"# torch==2.15.0\n{kept}"
 
 
-def test_names_are_resolved_unpinned_once_a_day(monkeypatch, cache):
+def test_package_names_are_resolved_to_the_newest_versions_once_a_day(monkeypatch, cache):
     asked = []
 
     def output(command, text=""):
@@ -86,7 +86,7 @@ def test_a_resumed_check_uses_the_same_versions(monkeypatch, tmp_path):
     assert python_of("newest", tmp_path, date(2026, 11, 29)) == before
 
 
-def test_a_list_that_does_not_resolve_is_reported_with_the_message_of_uv(monkeypatch, tmp_path):
+def test_a_list_of_packages_that_cannot_be_resolved_is_reported_with_the_message_of_uv(monkeypatch, tmp_path):
     """The real uv runs, without a network."""
     (tmp_path / "current.txt").write_text("no-such-package==1.0\n")
     monkeypatch.setattr(versions, "packaged_folder", lambda _: tmp_path)
@@ -104,7 +104,7 @@ def test_an_environment_that_cannot_be_created_is_reported(monkeypatch, tmp_path
         python_of("newest", tmp_path, TODAY)
 
 
-def test_the_current_versions_are_those_of_this_environment(tmp_path):
+def test_the_versions_named_current_are_those_of_this_environment(tmp_path):
     python = python_of("current", tmp_path, TODAY)
     assert str(python) == sys.executable
     assert versions_in(python)["torch"]

@@ -46,13 +46,13 @@ def test_the_generation_of_every_card_is_tested():
     assert {card.compute_capability for card in cards().values()} <= {*GENERATIONS}
 
 
-def test_all_cards_are_grouped_into_the_stated_number_of_traces():
+def test_all_cards_need_one_trace_for_each_kind_of_kernels():
     groups = group_by_kernels(parse_card_list("all"))
     assert len(groups) == TRACES
     assert sorted(name for group in groups for name in group) == sorted(parse_card_list("all"))
 
 
-def test_the_card_that_is_traced_has_the_most_multiprocessors():
+def test_of_cards_with_the_same_kernels_the_one_with_most_multiprocessors_is_traced():
     for first, *others in group_by_kernels(parse_card_list("all")):
         assert all(card_named(first).multiprocessors >= card_named(name).multiprocessors for name in others)
 

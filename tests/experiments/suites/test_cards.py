@@ -94,7 +94,7 @@ def test_a_device_matches_its_card_and_no_other(device, card):
     assert sum(facts.matches_device(*device) for facts in cards().values()) == (card is not None)
 
 
-def test_every_card_is_found_by_the_name_of_a_device():
+def test_every_card_is_recognized_by_the_name_of_its_device():
     assert {*DEVICES.values()} - {None} == {*cards()}
 
 
@@ -113,7 +113,7 @@ def test_every_value_of_a_card_has_a_source(name):
 
 
 @pytest.mark.parametrize("name", [name for name in cards() if name not in PROFILES])
-def test_a_card_has_about_the_memory_in_its_name(name):
+def test_a_card_has_about_the_memory_that_its_name_states(name):
     sold_gb, card = int(re.search(r"(\d+)gb$", name)[1]), card_named(name)
     share = 0.97 * 15 / 16 if "ECC, which takes 1/16" in card.sources["memory"] else 0.97
     assert share * sold_gb < card.memory_gib <= sold_gb
@@ -124,7 +124,7 @@ def test_usable_memory_excludes_the_cuda_context():
     assert card.usable_gib == pytest.approx(card.memory_gib - card.context_gib)
 
 
-def test_a_card_without_bfloat16_in_hardware_has_no_peak_for_it():
+def test_a_card_without_bfloat16_in_hardware_has_no_peak_rate_for_it():
     assert "bf16" not in card_named("v100_32gb").peak_tflops
 
 
@@ -149,7 +149,7 @@ def test_notes_name_the_cards_that_the_container_image_cannot_use():
     assert f"24.00 GiB; kernels and data types are assumed to be those of {REFERENCE_CARD}" in lines[2]
 
 
-def test_an_unknown_card_is_rejected_with_the_known_ones():
+def test_the_error_for_an_unknown_card_lists_the_known_cards():
     with pytest.raises(InputError) as rejected:
         card_named("a100", "lab.yaml")
     allowed = f"lab.yaml: unknown card 'a100'; allowed: {', '.join(cards())}"
@@ -189,11 +189,11 @@ def test_an_unknown_card_or_one_too_old_for_pytorch_is_rejected_in_one_line(text
         assert "\n" not in str(rejected.value)
 
 
-def test_the_value_all_selects_the_cards_that_pytorch_supports():
+def test_the_name_all_selects_every_card_that_pytorch_supports():
     assert set(cards()) - set(parse_card_list("all")) == {"k80_12gb"}
 
 
-def test_memory_reported_by_pytorch_is_distinguished_from_an_assumption():
+def test_the_memory_of_a_card_is_marked_as_reported_by_pytorch_or_as_assumed():
     assert not card_named("a100_80gb").memory_is_assumed
     assert card_named("l4_24gb").memory_is_assumed
 

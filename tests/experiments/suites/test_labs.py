@@ -47,7 +47,7 @@ def test_every_card_of_a_suite_has_rows(suite):
 
 
 @pytest.mark.parametrize(("suite", "claim"), CLAIMS)
-def test_at_least_one_card_has_all_rows_of_a_claim(suite, claim):
+def test_all_rows_of_a_claim_exist_on_at_least_one_card(suite, claim):
     names = {name for check in claim.checks for name in (check.row, check.over_row) if name}
     assert any(names <= {row.id for row in suite.rows_for(card)} for card in suite.cards)
     for check in claim.checks:

@@ -20,7 +20,7 @@ def published_config(architecture, names):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_miniature_is_shallow_and_narrow_and_states_the_same_keys(name):
+def test_a_miniature_has_fewer_layers_a_smaller_width_and_the_same_keys_as_its_model(name):
     full, tiny = PUBLISHED[name], miniature(PUBLISHED[name])
     assert tiny.keys() == full.keys()
     assert tiny["model_type"] == full["model_type"]
@@ -32,7 +32,7 @@ def test_a_miniature_is_shallow_and_narrow_and_states_the_same_keys(name):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_special_tokens_are_in_the_vocabulary(name):
+def test_special_tokens_are_in_the_vocabulary_of_a_miniature(name):
     tokens = [value for key, value in miniature(PUBLISHED[name]).items() if key.endswith("_token_id")]
     ids = [one for value in tokens for one in (value if isinstance(value, list) else [value])]
     assert all(one < TINY_VOCABULARY for one in ids)
@@ -51,7 +51,7 @@ def test_a_miniature_shortens_lists_with_one_entry_per_layer_and_no_others():
     assert tiny["other"] == [1, 2, 3]
 
 
-def test_a_model_that_is_small_keeps_its_width_and_heads():
+def test_the_miniature_of_a_small_model_keeps_its_width_and_heads():
     small = {"model_type": "llama", "hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 6}
     assert miniature(small) == small | {"num_hidden_layers": 2}
 

@@ -61,7 +61,7 @@ def test_the_template_has_no_errors(mistakes):
         ("engine: l", "accelerator: cpu\n  engine: l", "accelerator: cpu", "needs task: generate and 1 device", ""),
     ],
 )
-def test_an_error_has_its_line_its_value_and_the_allowed_values(mistakes, old, new, line, message, suggestion):
+def test_an_error_names_its_line_its_value_and_the_allowed_values(mistakes, old, new, line, message, suggestion):
     found = mistakes((old, new))
     errors = [text for where, text in found if where.startswith(line) and message in text]
     assert {text.partition("did you mean ")[2].rstrip("?") for text in errors} == {suggestion}

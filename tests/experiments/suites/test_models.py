@@ -45,7 +45,7 @@ def test_encoder_and_decoder_of_t5_share_their_embedding():
 
 
 @pytest.mark.parametrize("name", [name for name, facts in models().items() if facts.family == "llama"])
-def test_llama_models_have_a_name_in_litgpt(name):
+def test_every_llama_model_of_the_catalog_has_a_name_in_litgpt(name):
     assert models()[name].litgpt
 
 

@@ -42,32 +42,32 @@ def field_meanings(title: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("title", SECTIONS)
-def test_every_field_is_explained_in_the_order_of_the_schema(title: str) -> None:
+def test_every_field_of_a_suite_is_explained_in_the_order_of_the_schema(title: str) -> None:
     assert list(field_meanings(title)) == list(SECTIONS[title].model_fields)
 
 
 @pytest.mark.parametrize(("field", "model"), [("lora", Lora), ("quantization", Quantization)])
-def test_keys_of_nested_settings_are_named(field: str, model: type[BaseModel]) -> None:
+def test_the_keys_of_nested_settings_are_in_the_readme(field: str, model: type[BaseModel]) -> None:
     assert re.findall(r"`(\w+)`", field_meanings("Settings")[field]) == list(model.model_fields)
 
 
 @pytest.mark.parametrize("field", ["engine", "precision", "optimizer", "strategy", "launcher"])
-def test_the_values_of_a_setting_are_named(field: str) -> None:
+def test_the_allowed_values_of_a_setting_are_in_the_readme(field: str) -> None:
     schema = Settings.model_json_schema()["properties"][field]
     assert set(re.findall(r"`([\w-]+)`", field_meanings("Settings")[field])) == set(schema["enum"])
 
 
-def test_the_families_of_models_are_named() -> None:
+def test_the_families_of_models_are_in_the_readme() -> None:
     families = Model.model_json_schema()["properties"]["family"]["enum"]
     assert re.findall(r"`([\w-]+)`", field_meanings("Model")["family"]) == families
 
 
-def test_every_module_is_named() -> None:
+def test_every_module_of_the_package_is_in_the_readme() -> None:
     modules = {path.name for path in FOLDER.glob("*.py")} - {"__init__.py"}
     assert {name for name in modules if f"`{name}`" not in TEXT} == set()
 
 
-def test_links_lead_to_files() -> None:
+def test_links_in_the_readme_lead_to_existing_files() -> None:
     targets = re.findall(r"\]\(([^)]+)\)", TEXT)
     assert targets
     assert [target for target in targets if not (FOLDER / target).is_file()] == []

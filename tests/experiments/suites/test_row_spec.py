@@ -41,7 +41,7 @@ def test_a_row_may_define_its_own_model():
     assert named.base_model is models()[named.settings.model]
 
 
-def test_an_unknown_model_is_rejected_with_the_known_ones():
+def test_the_error_for_an_unknown_model_lists_the_known_models():
     with pytest.raises(ValidationError, match=r"row 'a': unknown model 'nobody/ever-named-it'; allowed: blip2"):
         RowSpec.model_validate(data_with_own_model())
 
@@ -71,7 +71,7 @@ def test_a_fingerprint_depends_on_the_row_s_own_model_if_it_has_one():
     assert len({spec.fingerprint, *(other.fingerprint for other in given)}) == 3
 
 
-def test_a_model_without_a_setting_of_later_versions_keeps_its_fingerprint():
+def test_a_model_that_does_not_use_a_later_setting_keeps_its_fingerprint():
     spec = RowSpec.model_validate(data_with_own_model(model=WHOLE))
     before = spec.model_dump(mode="json")
     del before["steady_s"], before["model"]["vision_layers"]
@@ -82,7 +82,7 @@ def test_a_model_without_a_setting_of_later_versions_keeps_its_fingerprint():
     assert fewer.fingerprint != spec.fingerprint
 
 
-def test_the_number_of_steps_after_the_warm_up_does_not_change_the_fingerprint():
+def test_the_number_of_steps_measured_after_the_warm_up_does_not_change_the_fingerprint():
     data = run().spec(made_suite(), "a").model_dump(mode="json")
     longer = data | {"steady_s": 3.0}
     assert RowSpec.model_validate(longer).fingerprint == RowSpec.model_validate(data).fingerprint

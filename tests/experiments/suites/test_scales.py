@@ -44,7 +44,7 @@ def read(tmp_path):
     return read_with
 
 
-def test_a_twin_has_the_settings_of_its_row_except_for_those_of_the_scale(read):
+def test_the_smaller_twin_of_a_row_has_the_settings_of_the_row_except_for_those_of_the_scale(read):
     suite = read(SCALE)
     small, large = suite.rows
     assert suite.settings(large, SMALL).batch_size == 8
@@ -53,7 +53,7 @@ def test_a_twin_has_the_settings_of_its_row_except_for_those_of_the_scale(read):
     assert [row.id for row in suite.rows_for(SMALL)] == ["small", "large"]
 
 
-def test_only_a_twin_has_a_note_that_it_is_scaled(read):
+def test_only_the_smaller_twin_of_a_row_has_a_note_that_it_is_scaled(read):
     suite = read(SCALE)
     assert suite.twin_note("large", SMALL) == "scaled to 12 GB"
     assert suite.twin_note("small", SMALL) == suite.twin_note("large", CARD) == ""
@@ -62,7 +62,7 @@ def test_only_a_twin_has_a_note_that_it_is_scaled(read):
     assert suite.note_on_twins(["small", "large"], CARD) == ""
 
 
-def test_a_row_for_a_single_card_has_no_twin(read):
+def test_a_row_for_a_single_card_has_no_smaller_twin(read):
     suite = read(SCALE)
     only = suite.rows[0].model_copy(update={"cards": (CARD,)})
     assert [row.id for row in suite.model_copy(update={"rows": (only, suite.rows[1])}).rows_for(SMALL)] == ["large"]
@@ -104,14 +104,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_mistake_in_a_scale_is_named_with_the_allowed_values(read, case):
+def test_the_error_for_a_mistake_in_a_scale_names_the_allowed_values(read, case):
     scales, message = BAD[case]
     with pytest.raises(InputError) as rejected:
         read(*scales)
     assert str(rejected.value) == message
 
 
-def test_an_unknown_card_of_a_scale_is_rejected_with_the_known_ones(read):
+def test_the_error_for_an_unknown_card_of_a_scale_lists_the_known_cards(read):
     with pytest.raises(InputError, match=r"^lab\.yaml: scale '12gb': unknown card 'h100_1g'; allowed: a100_80gb, "):
         read({**SCALE, "cards": ["h100_1g"]})
 
@@ -124,7 +124,7 @@ TWINS = [pytest.param(name, row.id, id=row.id) for name in SCALED_LABS for row i
 
 
 @pytest.mark.parametrize(("name", "row"), TWINS)
-def test_a_twin_is_predicted_to_end_as_the_lab_states_with_memory_to_spare(name, row):
+def test_the_smaller_twin_of_a_row_is_predicted_to_end_as_the_lab_states_with_memory_to_spare(name, row):
     suite = suite_named(name)
     spec = suite_row_spec(suite, suite.row(row), SMALL)
     (prediction,) = (one for one in stored(name, SMALL).predictions() if one.spec.row == row)
@@ -136,7 +136,7 @@ def test_a_twin_is_predicted_to_end_as_the_lab_states_with_memory_to_spare(name,
 @pytest.mark.slow
 @pytest.mark.skipif(not (find_spec("torch") and which("c++")), reason="needs torch and a C++ compiler")
 @pytest.mark.parametrize("row", ["tiny-reduced-batch", "13b-adamw"])
-def test_the_stored_prediction_of_a_twin_is_that_of_the_current_code(row):
+def test_the_stored_prediction_of_a_row_s_smaller_twin_is_that_of_the_current_code(row):
     suite = suite_named("single_gpu_litgpt")
     (found,) = predict([suite_row_spec(suite, suite.row(row), SMALL)], cache_folder())
     (before,) = (one for one in stored(suite.suite, SMALL).predictions() if one.spec.row == row)
@@ -144,17 +144,17 @@ def test_the_stored_prediction_of_a_twin_is_that_of_the_current_code(row):
 
 
 @pytest.mark.parametrize(("name", "row"), TWINS)
-def test_a_twin_needs_no_more_host_memory_than_a_student_has(name, row):
+def test_the_smaller_twin_of_a_row_needs_no_more_host_memory_than_a_student_has(name, row):
     suite = suite_named(name)
     assert host_memory_needed_gib(suite_row_spec(suite, suite.row(row), SMALL)) <= STUDENT_HOST_GIB
 
 
-def test_the_host_memory_of_a_twin_with_offload_is_checked():
+def test_the_host_memory_for_the_smaller_twin_of_a_row_with_offload_is_checked():
     suite = suite_named("single_gpu_blip2")
     assert any(suite_row_spec(suite, row, SMALL).settings.uses_host_memory for row in suite.rows_for(SMALL))
 
 
-def test_twin_and_row_have_different_fingerprints():
+def test_a_row_and_its_smaller_twin_have_different_fingerprints():
     for name in SCALED_LABS:
         suite = suite_named(name)
         for row in suite.rows_for(SMALL):
@@ -163,7 +163,7 @@ def test_twin_and_row_have_different_fingerprints():
             assert twin.model_copy(update={"card": taught.card}).fingerprint != taught.fingerprint
 
 
-def test_the_tutorial_states_how_many_statements_have_the_same_predicted_verdict_for_twins_and_rows():
+def test_the_tutorial_states_how_many_predicted_verdicts_are_the_same_for_rows_and_smaller_twins():
     alike = total = 0
     for name in SCALED_LABS:
         taught, twins = (
@@ -186,7 +186,7 @@ def _verdicts(name: str, card: str) -> Any:
 @pytest.mark.parametrize(
     ("name", "model"), [(name, model) for name in SCALED_LABS for model in suite_named(name).models]
 )
-def test_a_model_of_a_twin_has_the_stated_number_of_parameters(name, model):
+def test_the_model_of_a_smaller_twin_has_the_stated_number_of_parameters(name, model):
     from experiments.training.models.weights import meta_model
 
     facts = suite_named(name).models[model]
@@ -211,7 +211,7 @@ def test_rows_are_predicted_for_the_card_of_the_lab_unless_a_smaller_card_is_req
     assert {spec.suite for spec in select_rows(None, SMALL)} == set(SCALED_LABS)
 
 
-def test_the_prediction_of_a_twin_states_the_size_to_which_the_row_is_scaled():
+def test_the_prediction_of_a_smaller_twin_states_the_size_to_which_its_row_is_scaled():
     prediction = stored("single_gpu_litgpt", SMALL).predictions()[0]
     assert compare_with_lab(prediction) == "out of GPU memory, as the lab states (scaled to 12 GB)"
     assert prediction_as_data(prediction)["scaled"] == "scaled to 12 GB"

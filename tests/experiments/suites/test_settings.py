@@ -11,7 +11,9 @@ ABOVE_0 = st.integers(1, 64)
 
 
 @given(batch=ABOVE_0, accumulate=ABOVE_0, devices=st.integers(1, 8), nodes=st.integers(1, 4))
-def test_any_two_of_the_batch_settings_determine_the_third(batch, accumulate, devices, nodes):
+def test_any_two_of_batch_size_accumulation_and_global_batch_size_determine_the_third(
+    batch, accumulate, devices, nodes
+):
     total = batch * accumulate * devices * nodes
     numbers = {"batch_size": batch, "accumulate": accumulate, "global_batch_size": total}
     for left_out in (None, *numbers):
@@ -22,7 +24,7 @@ def test_any_two_of_the_batch_settings_determine_the_third(batch, accumulate, de
 
 
 @given(batch=ABOVE_0, accumulate=ABOVE_0, devices=st.integers(1, 8), extra=st.integers(1, 1000))
-def test_a_global_batch_that_is_not_divisible_is_rejected(batch, accumulate, devices, extra):
+def test_a_global_batch_size_that_the_batch_size_does_not_divide_is_rejected(batch, accumulate, devices, extra):
     part = batch * devices
     total = part * accumulate + extra % part
     numbers = {**COMMON, "batch_size": batch, "global_batch_size": total, "devices": devices}
@@ -34,7 +36,7 @@ def test_a_global_batch_that_is_not_divisible_is_rejected(batch, accumulate, dev
 
 
 @given(batch=ABOVE_0)
-def test_a_batch_without_accumulation_is_one_micro_step(batch):
+def test_without_accumulation_a_batch_is_one_micro_step(batch):
     settings = validate(Settings, {**COMMON, "batch_size": batch}, "row")
     assert (settings.accumulate, settings.global_batch_size) == (1, batch)
 

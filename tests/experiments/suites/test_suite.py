@@ -60,7 +60,7 @@ def read_edited(tmp_path):
     return read
 
 
-def test_a_suite_merges_common_row_and_card_settings(read_edited):
+def test_the_settings_of_a_row_are_merged_from_common_row_and_card_settings(read_edited):
     suite = read_edited(GOOD)
     large = suite.row("large")
     assert suite.settings(large, CARD).batch_size == 64
@@ -77,7 +77,7 @@ def test_the_validated_settings_of_a_row_are_cached(read_edited):
     assert suite.settings(changed, CARD).batch_size == 8
 
 
-def test_a_row_is_among_the_rows_of_its_cards_only(read_edited):
+def test_a_row_for_some_cards_is_not_among_the_rows_of_other_cards(read_edited):
     suite = read_edited(good_suite_with(("rows", 1, "cards"), [CARD]) | {"cards": [CARD, "h100_94gb"]} | {"claims": []})
     assert [row.id for row in suite.rows_for(CARD)] == ["small", "large"]
     assert [row.id for row in suite.rows_for("h100_94gb")] == ["small"]
@@ -242,7 +242,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_an_error_is_reported_in_one_line_with_place_value_and_allowed_values(read_edited, case):
+def test_an_error_is_reported_in_one_line_with_its_place_its_value_and_the_allowed_values(read_edited, case):
     path, value, message = BAD[case]
     with pytest.raises(InputError) as rejected:
         read_edited(good_suite_with(path, value))
@@ -292,7 +292,7 @@ def test_a_missing_file_is_rejected(tmp_path):
         read_suite(tmp_path / "absent.yaml")
 
 
-def test_an_unknown_suite_row_or_card_is_rejected_with_the_known_ones():
+def test_the_error_for_an_unknown_suite_row_or_card_lists_the_known_ones():
     suite = suite_named("single_gpu_blip2")
     rows = ", ".join(row.id for row in suite.rows)
     for ask, message in (
@@ -312,7 +312,7 @@ def test_an_unknown_suite_row_or_card_is_rejected_with_the_known_ones():
 
 
 @pytest.mark.parametrize("key", ["reference_values", "figures"])
-def test_reference_values_are_read_under_the_current_and_the_earlier_key(read_edited, key):
+def test_reference_values_under_the_current_or_the_earlier_key_are_read(read_edited, key):
     value = {"quantity": "reserved_gib", "low": 50.0, "high": 60.0, "source": "made up"}
     (found,) = read_edited(good_suite_with(("rows", 0, "expect", key), [value])).row("small").expect.reference_values
     assert (found.quantity, found.low, found.high) == ("reserved_gib", 50.0, 60.0)

@@ -46,7 +46,7 @@ def function_of_module(source):
     return names["called"]
 
 
-def test_the_location_of_an_error_names_the_line_of_this_project_and_the_called_library():
+def test_the_location_of_an_error_is_a_line_of_this_project_and_the_library_that_it_called():
     with pytest.raises(ValueError, match="Expecting") as caught:
         function_of_module("import json\ndef called(text):\n    json.loads(text)\n")("{")
     assert location_of_error(caught.value).startswith(
@@ -57,7 +57,7 @@ def test_the_location_of_an_error_names_the_line_of_this_project_and_the_called_
     assert location_of_error(divided.value) == "experiments/training/engines/own.py:2 in called"
 
 
-def test_the_location_of_a_hang_is_in_the_thread_that_runs_this_project():
+def test_the_location_of_a_hang_is_taken_from_the_thread_that_runs_code_of_this_project():
     assert location_in_log(DUMP) == (
         "experiments/training/engines/strategies.py:88 in optimizer, "
         "which called torch/utils/cpp_extension.py:2506 in _run_ninja_build"
@@ -78,24 +78,24 @@ thread.join()
 """
 
 
-def test_a_real_dump_of_stacks_is_read():
+def test_the_location_of_a_hang_is_found_in_a_real_dump_of_stack_traces():
     dump = subprocess.run([sys.executable, "-c", DUMPING_PROGRAM], capture_output=True, text=True, check=True).stdout
     assert "experiments/training/engines/own.py:3 in called, which called threading.py:" in location_in_log(dump)
 
 
-def test_the_error_line_is_not_a_frame_or_a_line_after_the_error():
+def test_the_error_line_is_neither_a_stack_frame_nor_a_line_after_the_error():
     assert error_line(DUMP, "nothing") == "Loading"
     problem = error_line(COMPILER.replace("ninja: build stopped: subcommand failed.\n", ""), "")
     assert problem.startswith("c++: fatal error: Killed signal terminated program cc1plus (the compiler was killed")
     assert error_line("", "nothing") == "nothing"
 
 
-def test_the_error_line_of_a_traceback_is_its_last():
+def test_the_error_line_of_a_traceback_is_its_last_line():
     ran = subprocess.run([sys.executable, "-c", "import json; json.loads('{')"], capture_output=True, text=True)
     assert error_line(ran.stderr + "bye\n", "").startswith("json.decoder.JSONDecodeError: Expecting property name")
 
 
-def test_a_message_of_many_lines_has_the_line_of_the_compiler():
+def test_of_an_error_message_of_many_lines_the_error_line_is_that_of_the_compiler():
     message = error_message(RuntimeError(f"Error building extension 'cpu_adam': {COMPILER}"))
     assert message.startswith("Error building extension 'cpu_adam': ")
     assert "c++: fatal error: Killed signal terminated program cc1plus" in message

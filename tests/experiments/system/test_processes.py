@@ -40,7 +40,7 @@ def test_tagged_processes_are_found_and_killed_together(tagged_processes_and_ano
     assert find_tagged("TESTBED_TEST", tagged_processes_and_another) == []
 
 
-def test_processes_that_survive_are_named(tagged_processes_and_another, monkeypatch):
+def test_processes_that_survive_being_killed_are_named(tagged_processes_and_another, monkeypatch):
     monkeypatch.setattr(psutil.Process, "kill", lambda process: None)
     left = kill_tagged("TESTBED_TEST", tagged_processes_and_another, 0.1)
     monkeypatch.undo()

@@ -31,7 +31,7 @@ def printed_lines(table: RenderableType, width: int) -> list[str]:
 
 @settings(max_examples=60, deadline=None)
 @given(tables(), st.sampled_from([80, 120, 160]))
-def test_no_word_of_a_table_is_cut(made, width):
+def test_no_word_in_a_table_is_cut(made, width):
     columns, rows = made
     table = Table(*columns)
     for row in rows:
@@ -49,7 +49,7 @@ def test_no_word_of_a_table_is_cut(made, width):
 
 @settings(max_examples=40, deadline=None)
 @given(tables())
-def test_required_columns_are_shown_at_80_columns(made):
+def test_required_columns_are_shown_on_a_terminal_of_80_characters(made):
     columns, rows = made
     table = Table(*columns)
     for row in rows:
@@ -59,7 +59,7 @@ def test_required_columns_are_shown_at_80_columns(made):
     assert all(word in text for row in kept for cell in row for word in cell.split())
 
 
-def test_a_table_that_is_too_wide_becomes_blocks_with_its_numbers_in_one_line():
+def test_each_row_of_a_table_that_is_too_wide_becomes_a_block_with_its_numbers_in_one_line():
     table = Table("row", Column("peak", number=True), Column("margin", number=True), "a", "b")
     table.add("xxl", "61.82", "+15.85", "a" * 36, "b" * 36)
     assert [line.rstrip() for line in printed_lines(table, 60)] == [
@@ -70,7 +70,7 @@ def test_a_table_that_is_too_wide_becomes_blocks_with_its_numbers_in_one_line():
     ]
 
 
-def test_optional_columns_are_left_out_first_and_named():
+def test_optional_columns_are_left_out_first_and_their_names_are_shown():
     table = Table("row", Column("x", optional=1), Column("y", optional=2), "z")
     table.add("a", "x" * 20, "y" * 20, "z" * 20)
     assert "not shown at this width: y" in printed_lines(table, 60)
@@ -87,7 +87,7 @@ def test_a_legend_explains_the_columns_that_are_shown_and_no_others():
 
 
 @given(PROSE, st.sampled_from([40, 80]))
-def test_a_line_keeps_its_words_and_indents_its_continuation(text, width):
+def test_a_wrapped_line_keeps_all_words_and_its_continuation_is_indented(text, width):
     lines = printed_lines(Line(text), width)
     assert " ".join(lines).split() == text.split()
     assert max(map(len, lines), default=0) <= width
@@ -105,7 +105,7 @@ def test_lines_are_wrapped_at_words_on_a_terminal_only():
         assert (len(lines) == 1) is not terminal
 
 
-def test_no_other_module_draws_tables():
+def test_only_the_module_named_tables_draws_tables():
     """Only experiments/system/tables.py may use the tables of rich, which cut the texts of their cells."""
     sources = [path for package in ("experiments", "provision") for path in (CODE_FOLDER / package).rglob("*.py")]
     users = [path.relative_to(CODE_FOLDER) for path in sources if "rich.table" in path.read_text()]

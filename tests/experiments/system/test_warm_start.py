@@ -64,7 +64,7 @@ def test_a_warm_started_process_has_the_properties_of_a_cold_started_one(warm_se
     assert (tmp_path / "output.txt").read_text() == "does \n"
 
 
-def test_the_oom_score_is_that_of_the_requesting_process(warm_server, tmp_path):
+def test_a_warm_started_process_has_the_oom_score_of_the_process_that_requested_it(warm_server, tmp_path):
     program = (
         "import os; from experiments.system import warm_start; open('/proc/self/oom_score_adj', 'w').write('777');"
         f"warm_start.start_process('{warm_start.RANK_SOCKET}', ['{CHILD}', 'child.json'], dict(os.environ), 1).wait()"
@@ -76,13 +76,13 @@ def test_the_oom_score_is_that_of_the_requesting_process(warm_server, tmp_path):
 
 
 @pytest.mark.parametrize(("action", "code"), [("7", 7), ("abort", -signal.SIGABRT)])
-def test_the_exit_code_is_reported(start_child, action, code):
+def test_the_exit_code_of_a_warm_started_process_is_reported(start_child, action, code):
     process = start_child(action)
     assert process.wait() == code
     assert process.poll() == process.wait() == code
 
 
-def test_a_hanging_process_is_found_by_its_tag_and_killed(start_child, tmp_path):
+def test_a_hanging_warm_started_process_is_found_by_its_tag_and_killed(start_child, tmp_path):
     process = start_child("hang")
     pid = child_report(tmp_path)["pid"]
     assert process.poll() is None
@@ -91,7 +91,7 @@ def test_a_hanging_process_is_found_by_its_tag_and_killed(start_child, tmp_path)
     assert process.wait() == -signal.SIGKILL
 
 
-def test_a_process_ends_with_the_one_that_requested_it(warm_server, tmp_path):
+def test_a_warm_started_process_ends_with_the_process_that_requested_it(warm_server, tmp_path):
     program = (
         f"import os, time; from experiments.system import warm_start; command = ['{CHILD}', 'child.json', 'hang'];"
         "started = warm_start.start_process(warm_start.RANK_SOCKET, command, dict(os.environ), 1); time.sleep(600)"
@@ -105,7 +105,7 @@ def test_a_process_ends_with_the_one_that_requested_it(warm_server, tmp_path):
     wait_for(lambda: not is_running(pid))
 
 
-def test_processes_end_with_the_warm_process_and_the_next_start_cold(warm_server, start_child, tmp_path):
+def test_processes_end_with_their_warm_process_and_later_processes_start_cold(warm_server, start_child, tmp_path):
     process = start_child("hang")
     pid = child_report(tmp_path)["pid"]
     warm_server[0].kill()
@@ -132,7 +132,7 @@ def test_ended_processes_leave_no_open_file_and_no_child_in_the_warm_process(war
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("cold", [False, True])
-def test_the_command_forwards_signals_and_ends_like_its_process(warm_server, tmp_path, number, cold):
+def test_the_command_that_starts_a_process_forwards_signals_to_it_and_ends_like_it(warm_server, tmp_path, number, cold):
     environment = {key: warm_server[1][key] for key in warm_server[1] if not cold or key != warm_start.RANK_SOCKET}
     command = [sys.executable, "-m", warm_start.MODULE, warm_start.RANK_SOCKET, CHILD, "child.json", "hang"]
     process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL)
@@ -143,7 +143,7 @@ def test_the_command_forwards_signals_and_ends_like_its_process(warm_server, tmp
     wait_for(lambda: not is_running(pid))
 
 
-def test_the_command_has_the_exit_code_of_its_process(warm_server, tmp_path):
+def test_the_command_that_starts_a_process_has_the_exit_code_of_the_process(warm_server, tmp_path):
     command = [sys.executable, "-m", warm_start.MODULE, warm_start.RANK_SOCKET, CHILD, "child.json", "7"]
     done = subprocess.run(command, env=warm_server[1], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (7, "does 7\n", "")

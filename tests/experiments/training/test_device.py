@@ -22,7 +22,7 @@ A100 = card_named(CARD)
 
 
 @pytest.mark.parametrize("share", [0.985, 1.0, 1.015])
-def test_the_stated_card_needs_no_cap(share):
+def test_the_card_of_the_lab_needs_no_memory_cap(share):
     assert memory_cap_gib(A100, A100.memory_gib * share) is None
 
 
@@ -37,7 +37,7 @@ def test_a_smaller_device_is_rejected():
 
 
 @pytest.mark.parametrize(("size", "total_gib", "cap"), [("full", 139.8, 78.6), ("full", 79.2, None), ("tiny", 8, None)])
-def test_the_allocator_is_capped(monkeypatch, size, total_gib, cap):
+def test_the_memory_cap_is_set_in_the_allocator(monkeypatch, size, total_gib, cap):
     fractions = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, gpu: fractions.append(share))
     assert device._emulate(spec(size=size), total_gib) == pytest.approx(cap)
@@ -76,7 +76,7 @@ def test_a_row_on_the_cpu_opens_no_gpu(monkeypatch):
     assert device.open_device(row).kind == "cpu"
 
 
-def test_every_gpu_of_a_process_is_capped(monkeypatch):
+def test_every_gpu_of_a_process_gets_the_memory_cap(monkeypatch):
     capped = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, gpu: capped.append(gpu))
     device._emulate(spec(size="full", task="generate", devices=3), 139.8)

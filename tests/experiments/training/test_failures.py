@@ -63,7 +63,7 @@ def test_out_of_memory_is_recognized_by_its_error_type(error, outcome):
     assert classify_error(error) == outcome
 
 
-def test_an_error_is_classified_by_its_cause():
+def test_an_error_is_classified_by_the_exception_that_caused_it():
     error = RuntimeError("DataLoader worker (pid(s) 4711) exited unexpectedly")
     assert classify_error(error) == "error"
     error.__cause__ = RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. ")
@@ -119,7 +119,7 @@ def failure(phase="backward", step=1, requested=None):
         ),
     ],
 )
-def test_the_reason_is_one_line(outcome, failed, memory, reason):
+def test_the_reason_of_an_outcome_is_one_line(outcome, failed, memory, reason):
     assert describe_outcome(outcome, failed, memory) == reason
 
 
@@ -127,7 +127,9 @@ def test_the_reason_is_one_line(outcome, failed, memory, reason):
     ("reserved_gib", "requested", "is_full"),
     [(78.0, 0.7, False), (78.55, None, False), (78.0, 0.1, True), (40.0, 2.0, True), (None, None, True)],
 )
-def test_a_row_that_runs_out_of_memory_below_its_limit_found_its_shared_gpu_full(reserved_gib, requested, is_full):
+def test_running_out_of_memory_below_the_limit_of_a_row_means_that_its_shared_gpu_was_full(
+    reserved_gib, requested, is_full
+):
     device = EMULATING_GPU.model_copy(update={"shared": True})
     memory, failed = Memory(peak_gib=30.0, reserved_gib=reserved_gib), failure(requested=requested)
     assert bool(describe_full_gpu(failed, memory, device)) == is_full
@@ -135,7 +137,7 @@ def test_a_row_that_runs_out_of_memory_below_its_limit_found_its_shared_gpu_full
     assert [describe_full_gpu(failed, memory, other) for other in alone] == ["", ""], "no limit, or no neighbors"
 
 
-def test_a_stored_row_that_reached_its_limit_is_not_mistaken_for_one_whose_shared_gpu_was_full():
+def test_rows_that_reached_their_limit_are_not_mistaken_for_rows_whose_shared_gpu_was_full():
     rows = [row for run in RUNS for row in RunFolder(run).results().values() if row.outcome == "oom" and not row.ranks]
     limited = [row for row in rows if row.device.cap_gib and row.failure]
     assert len(limited) >= 10

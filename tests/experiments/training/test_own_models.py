@@ -25,7 +25,7 @@ def test_a_miniature_of_any_family_trains_on_a_cpu(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama-3.2-1b"])
-def test_a_miniature_trains_with_adapters_and_transformers_trainer(name, tmp_path):
+def test_a_miniature_of_any_family_trains_with_adapters_and_the_trainer_of_transformers(name, tmp_path):
     result = train_row(name, tmp_path, engine="hf_trainer", lora=LORA)
     assert result.outcome == "fits"
     assert result.trainable_parameters < 0.1 * result.parameters

@@ -84,7 +84,7 @@ def test_a_row_fits_and_has_snapshots_at_every_point_of_its_first_steps(train_on
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_the_parts_of_memory_add_up_and_stay_below_the_peak(train_once, name):
+def test_the_parts_of_memory_add_up_to_the_allocated_memory_which_stays_below_the_peak(train_once, name):
     memory = train_once(name)[0].memory
     for shot in memory.snapshots:
         parts = shot.params_gib + shot.grads_gib + shot.optimizer_gib + shot.activations_gib
@@ -102,14 +102,14 @@ def test_the_parts_of_memory_add_up_and_stay_below_the_peak(train_once, name):
 
 
 @pytest.mark.parametrize("name", PLAIN_WEIGHTS)
-def test_parameter_memory_is_count_times_element_size(train_once, name):
+def test_the_memory_of_parameters_is_their_number_times_their_element_size(train_once, name):
     measured, _ = train_once(name)
     sizes = {in_bytes(shot.params_gib) for shot in measured.memory.snapshots}
     assert sizes == {measured.parameters * element_size(name)}
 
 
 @pytest.mark.parametrize("name", PLAIN_WEIGHTS)
-def test_gradients_take_as_much_as_trainable_parameters_and_are_kept(train_once, name):
+def test_gradients_take_as_much_memory_as_trainable_parameters_and_are_kept_after_the_step(train_once, name):
     measured, _ = train_once(name)
     expected = measured.trainable_parameters * element_size(name)
     assert set(shots(measured.memory, "after backward", "grads_gib")) == {expected}
@@ -118,14 +118,14 @@ def test_gradients_take_as_much_as_trainable_parameters_and_are_kept(train_once,
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_all_parameters_are_trained_unless_there_are_adapters(train_once, name):
+def test_all_parameters_are_trained_unless_the_row_has_adapters(train_once, name):
     measured, _ = train_once(name)
     assert (measured.trainable_parameters == measured.parameters) == (name in FULLY_TUNED)
     assert measured.trainable_parameters > 0
 
 
 @pytest.mark.parametrize("name", ["plain", "accumulated", "mixed", "lora", "qlora", "text"])
-def test_adamw_state_is_two_values_per_parameter_and_step_counts(train_once, name):
+def test_the_state_of_adamw_is_two_values_per_parameter_and_a_step_count_per_tensor(train_once, name):
     measured, _ = train_once(name)
     values = 2 * measured.trainable_parameters * element_size(name)
     kept = shots(measured.memory, "after optimizer step", "optimizer_gib")
@@ -136,7 +136,7 @@ def test_adamw_state_is_two_values_per_parameter_and_step_counts(train_once, nam
 
 
 @pytest.mark.parametrize("name", ["bf16-sgd", "bf16-sgd-with-image"])
-def test_sgd_has_no_state(train_once, name):
+def test_sgd_has_no_optimizer_state(train_once, name):
     assert {shot.optimizer_gib for shot in train_once(name)[0].memory.snapshots} == {0}
 
 
@@ -179,25 +179,25 @@ def test_image_placeholders_lengthen_the_input(train_once):
     assert train_once("bf16-sgd")[0].max_tokens <= 1 + 31
 
 
-def test_activation_checkpointing_trades_memory_for_operations(train_once):
+def test_activation_checkpointing_needs_less_memory_and_more_arithmetic_operations(train_once):
     plain, checkpointed = train_once("mixed")[0], train_once("mixed-checkpointed")[0]
     kept, fewer = (shots(one.memory, "after forward", "activations_gib") for one in (plain, checkpointed))
     assert all(less < 0.6 * more for less, more in zip(fewer, kept, strict=True))
     assert checkpointed.speed.tflop_per_sample > 1.1 * plain.speed.tflop_per_sample
 
 
-def test_training_a_row_again_gives_the_same_losses(train_once, tmp_path):
+def test_a_repeated_row_has_the_same_losses(train_once, tmp_path):
     assert rank.run_rank(ROWS["plain"], tmp_path).losses == train_once("plain")[0].losses
 
 
-def test_saving_the_model_is_a_separate_phase(train_once):
+def test_saving_the_model_is_a_phase_with_a_memory_peak_of_its_own(train_once):
     measured, out = train_once("lora")
     assert (out / "model" / "adapter_config.json").exists()
     assert "save" in measured.memory.peak_by_phase_gib
     assert not (train_once("plain")[1] / "model").exists()
 
 
-def test_progress_is_written_from_the_start(train_once):
+def test_progress_is_written_from_the_start_of_a_row(train_once):
     progress = Progress.model_validate_json((train_once("plain")[1] / "progress.json").read_bytes())
     assert progress.device == train_once("plain")[0].device
     assert progress.device.kind == "cpu"
@@ -211,7 +211,7 @@ def lengths(tmp_path_factory):
     return full, rank.run_rank(spec(length="verdict", workers=1, **row), tmp_path_factory.mktemp("verdict"))
 
 
-def test_a_run_of_verdict_length_is_shorter_and_reaches_the_same_peak(lengths):
+def test_a_run_of_length_verdict_is_shorter_and_reaches_the_same_peak(lengths):
     full, verdict = lengths
     assert full.speed.micro_steps == full.speed.planned_micro_steps == verdict.speed.planned_micro_steps == 20
     assert 6 <= verdict.speed.micro_steps <= 12
@@ -219,7 +219,7 @@ def test_a_run_of_verdict_length_is_shorter_and_reaches_the_same_peak(lengths):
     assert verdict.memory.peak_gib == pytest.approx(full.memory.peak_gib, rel=1e-3)
 
 
-def test_a_run_of_verdict_length_peaks_in_its_second_step(lengths):
+def test_a_run_of_length_verdict_has_its_peak_in_its_second_step(lengths):
     peak = {shot.step: shot.peak_gib for shot in lengths[1].memory.snapshots}
     assert peak[0] < 0.98 * peak[1]
     assert peak[1] == pytest.approx(lengths[1].memory.peak_gib, rel=1e-3)
@@ -273,7 +273,7 @@ def test_out_of_memory_while_loading_is_an_outcome_with_its_peak(train_once, tmp
     assert (measured.parameters, measured.speed, measured.losses, measured.memory.snapshots) == (None, None, (), ())
 
 
-def test_a_failed_row_leaves_no_active_dispatch_mode(train_once, tmp_path):
+def test_a_failed_row_leaves_no_dispatch_mode_of_pytorch_active(train_once, tmp_path):
     train_once("plain")
     assert torch._C._len_torch_dispatch_stack() == 0
     capacity = capacity_between(train_once("plain")[0].memory, 0, "after forward")
@@ -322,7 +322,7 @@ def test_every_failure_becomes_a_result_with_a_reason(monkeypatch, tmp_path, cap
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 16}, {"data": "/no/such/folder"}, {"strategy": "ddp"}])
-def test_user_errors_are_raised(tmp_path, changes):
+def test_user_errors_are_raised_and_do_not_become_results(tmp_path, changes):
     with pytest.raises(InputError):
         rank.run_rank(spec(**changes), tmp_path)
 
@@ -347,7 +347,7 @@ def written_spec(tmp_path):
     faulthandler.unregister(signal.SIGUSR1)
 
 
-def test_main_writes_the_measurements(monkeypatch, written_spec):
+def test_the_trainer_process_writes_its_measurements(monkeypatch, written_spec):
     path, out = written_spec
     measured = Measured(outcome="fits", reason="fits", device=CPU)
     monkeypatch.setattr(rank, "run_rank", lambda row, folder: {(spec(), out): measured}[row, folder])
@@ -379,7 +379,7 @@ def test_bitsandbytes_is_imported_only_for_rows_that_may_need_it(monkeypatch, wr
     assert (found == [None]) == hidden
 
 
-def test_main_reports_a_failure_by_its_exit_code(monkeypatch, written_spec):
+def test_the_trainer_process_reports_a_failure_by_its_exit_code(monkeypatch, written_spec):
     path, out = written_spec
     failure = Failure(phase="forward", kind="OutOfMemoryError", message="m")
     measured = Measured(outcome="oom", reason="out of memory", failure=failure, device=CPU)
@@ -388,7 +388,7 @@ def test_main_reports_a_failure_by_its_exit_code(monkeypatch, written_spec):
     assert (out / "measured.json").exists()
 
 
-def test_main_reports_a_user_error_in_one_line(monkeypatch, written_spec, capfd):
+def test_the_trainer_process_reports_a_user_error_in_one_line(monkeypatch, written_spec, capfd):
     path, out = written_spec
 
     def reject(row, folder):

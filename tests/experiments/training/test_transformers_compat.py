@@ -74,7 +74,7 @@ def python(libraries):
     return run
 
 
-def test_every_engine_trains_with_the_lab_s_versions(python, tmp_path):
+def test_every_engine_trains_with_the_library_versions_of_the_labs(python, tmp_path):
     specs = {row: tiny_rows.spec(**changes).model_dump(mode="json") for row, changes in ROWS.items()}
     done = python("-c", TRAIN, tmp_path, input=json.dumps(specs))
     assert done.returncode == 0, done.stderr
@@ -84,7 +84,7 @@ def test_every_engine_trains_with_the_lab_s_versions(python, tmp_path):
     assert words == dict.fromkeys(ROWS, "fits"), outcomes
 
 
-def test_prediction_rejects_other_versions_in_one_line(python):
+def test_predictions_with_transformers_4_are_rejected_in_one_line(python):
     done = python("-m", "experiments", "predict", "slurm_hf_trainer/neo-1gpu", "--card", "v100_32gb")
     assert (done.returncode, done.stdout) == (2, "")
     message = (

@@ -90,7 +90,7 @@ def test_the_trainer_has_its_own_process_group_and_is_killed_first(fake_trainer,
     assert output == f"arguments: -u -m experiments.training.rank {tmp_path}/row/spec.json {tmp_path}/row\n"
 
 
-def test_a_user_error_leaves_no_result_not_even_an_old_one(fake_trainer, tmp_path):
+def test_after_a_user_error_there_is_no_result_not_even_an_old_one(fake_trainer, tmp_path):
     for name in ("result.json", "measured.json", "progress.json"):
         (tmp_path / name).write_text("old")
     with pytest.raises(InputError, match=r"^captions: has 3 captioned images, the row trains on 512$"):
@@ -111,7 +111,7 @@ def test_a_killed_trainer_is_an_error_that_names_the_signal(fake_trainer, tmp_pa
     assert not (tmp_path / "progress.json").exists()
 
 
-def test_a_trainer_killed_by_the_oom_killer_is_host_oom(fake_trainer, tmp_path):
+def test_a_row_whose_trainer_the_oom_killer_killed_has_the_outcome_host_oom(fake_trainer, tmp_path):
     kills = iter([4, 5])
     fake_trainer.setattr(worker, "_count_oom_kills", lambda: next(kills))
     result = run_fake_row(fake_trainer, tmp_path, "killed")
@@ -122,7 +122,7 @@ def test_a_trainer_killed_by_the_oom_killer_is_host_oom(fake_trainer, tmp_path):
     )
 
 
-def test_out_of_memory_is_read_from_the_output_of_a_dead_trainer(fake_trainer, tmp_path):
+def test_out_of_memory_is_recognized_in_the_output_of_a_dead_trainer(fake_trainer, tmp_path):
     result = run_fake_row(fake_trainer, tmp_path, "oom")
     assert (result.outcome, result.failure.kind, result.failure.requested_gib) == ("oom", "exit code 1", 0.5)
     assert result.reason == (
@@ -144,14 +144,18 @@ def test_a_compiler_that_was_killed_is_named_with_the_line_of_the_log(fake_train
     ("behavior", "message"),
     [("error", "RuntimeError: shapes differ"), ("silent", "arguments: -u -m experiments.training.rank ")],
 )
-def test_a_failure_without_a_report_has_the_last_line_as_its_message(fake_trainer, tmp_path, behavior, message):
+def test_a_trainer_that_fails_without_a_report_has_the_last_line_of_its_output_as_message(
+    fake_trainer, tmp_path, behavior, message
+):
     result = run_fake_row(fake_trainer, tmp_path, behavior)
     assert (result.outcome, result.failure.phase, result.failure.kind) == ("error", "load", "exit code 1")
     assert result.failure.message.startswith(message)
     assert (result.device.name, result.memory) == ("unknown", Memory())
 
 
-def test_a_hanging_trainer_reaches_its_time_limit_and_dumps_its_stacks(fake_trainer, tmp_path, capfd):
+def test_a_hanging_trainer_ends_at_its_time_limit_and_its_stack_traces_are_written_to_the_log(
+    fake_trainer, tmp_path, capfd
+):
     result = run_fake_row(fake_trainer, tmp_path, "hang", time_limit_s=2)
     assert (result.outcome, result.failure.kind, result.memory.peak_gib) == ("timeout", "timeout", 1.5)
     assert (
@@ -164,7 +168,7 @@ def test_a_hanging_trainer_reaches_its_time_limit_and_dumps_its_stacks(fake_trai
     assert capfd.readouterr().out == output
 
 
-def test_telemetry_has_the_phase_also_within_a_micro_step(monkeypatch, tmp_path):
+def test_telemetry_has_the_current_phase_even_within_a_micro_step(monkeypatch, tmp_path):
     seen: list[str] = []
     telemetry: Any = SimpleNamespace(phase="load")
     phases: Iterator[Phase] = iter(("forward", "backward", "optimizer step"))
@@ -180,7 +184,7 @@ def test_telemetry_has_the_phase_also_within_a_micro_step(monkeypatch, tmp_path)
     assert [*seen, telemetry.phase] == ["load", "forward", "backward", "optimizer step"]
 
 
-def test_a_trainer_that_does_not_start_reaches_the_limit_of_the_start(fake_trainer, tmp_path):
+def test_a_trainer_that_does_not_start_is_ended_at_the_time_limit_for_starting(fake_trainer, tmp_path):
     fake_trainer.setattr(worker, "START_LIMIT_S", 1.0)
     result = run_fake_row(fake_trainer, tmp_path, "never starts", time_limit_s=600)
     assert (result.outcome, result.failure.phase, result.times) == ("timeout", "load", None)
@@ -191,14 +195,14 @@ def test_the_time_limit_begins_when_the_trainer_has_started(fake_trainer, tmp_pa
     assert run_fake_row(fake_trainer, tmp_path, "starts late", time_limit_s=1).outcome == "oom"
 
 
-def test_times_of_the_stages_add_up():
+def test_the_times_of_the_stages_add_up_to_the_elapsed_time():
     times = worker.stage_times(
         StageTimestamps(started_at=103.0, began_at=104.5, ended_at=110.0), began=100.0, elapsed_s=12.0
     )
     assert times == StageTimes(start_s=3.0, build_s=1.5, train_s=5.5, end_s=2.0)
 
 
-def test_the_steady_steps_are_timed_from_the_start_of_the_row_as_telemetry_is():
+def test_the_interval_of_steady_steps_counts_from_the_start_of_the_row_like_telemetry():
     timestamps = StageTimestamps(
         started_at=103.0, began_at=104.5, ended_at=110.0, steady_from=106.0, steady_until=109.5
     )
@@ -212,7 +216,7 @@ def test_child_processes_of_the_trainer_are_killed(fake_trainer, tmp_path):
     assert not is_running(int((tmp_path / "child.txt").read_text()))
 
 
-def test_processes_that_survive_are_named(fake_trainer, tmp_path):
+def test_processes_that_survive_being_killed_are_named(fake_trainer, tmp_path):
     fake_trainer.setattr(local_node, "kill_tagged", lambda variable, value, within_s: [4711])
     with pytest.raises(TimeoutError, match=r"processes \[4711\] still run 15 s after they were killed"):
         run_fake_row(fake_trainer, tmp_path, "fits")
@@ -230,7 +234,7 @@ def test_the_oom_kill_counter_of_linux_can_be_read():
         ({"left_s": 61.7}, "micro-step 7 of 9: 1.234 GiB now, 0 GiB at the peak, at most 62 s left"),
     ],
 )
-def test_progress_is_one_line(change, words):
+def test_progress_is_printed_as_one_line(change, words):
     values: dict[str, Any] = {"allocated_gib": 1.234, **change}
     progress = Progress(phase="forward", step=3, micro_steps=7, planned_micro_steps=9, **values)
     assert progress_line(progress) == words
@@ -262,7 +266,7 @@ def test_an_invalid_specification_is_rejected_in_one_line(monkeypatch, tmp_path,
         ("reject", 2, "", "captions: has 3 captioned images, the row trains on 512\n"),
     ],
 )
-def test_main_prints_the_outcome_of_the_row_or_the_user_s_error(
+def test_the_worker_process_prints_the_outcome_of_the_row_or_the_user_s_error(
     fake_trainer, tmp_path, capsys, behavior, code, out, err
 ):
     fake_trainer.setenv("FAKE", behavior)
@@ -338,7 +342,7 @@ def test_a_real_row_leaves_no_intermediate_files(finished_row):
     assert not names & {"measured.json", "progress.json", "checkpoints", "lightning_logs"}
 
 
-def test_a_clock_that_was_set_back_gives_no_negative_stage():
+def test_no_stage_has_a_negative_time_if_the_clock_was_set_back():
     timestamps = StageTimestamps(started_at=1000.0, began_at=400.0, ended_at=500.0)
     times = worker.stage_times(timestamps, 990.0, 120.0)
     assert times == StageTimes(start_s=10.0, build_s=0.0, train_s=100.0, end_s=610.0)

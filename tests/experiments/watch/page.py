@@ -45,6 +45,6 @@ def serving(folder: Path) -> Iterator[str]:
 def open_view(page: Page, address: str, width: int = 1280) -> None:
     """Open the view in a window of that width (CSS pixels) and wait until it shows a run."""
     page.call("Page.addScriptToEvaluateOnNewDocument", source=CATCH_VIEW)
-    page.look(width, "dark")
+    page.set_window(width, "dark")
     page.call("Page.navigate", url=address)
     page.until("/rows done/.test(window.shown?.())", 60)

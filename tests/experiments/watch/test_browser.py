@@ -58,7 +58,7 @@ def test_only_the_loopback_interface_answers(served_address):
             pass
 
 
-def test_the_view_is_sent_to_the_browser(served_address):
+def test_the_live_view_is_sent_to_the_browser(served_address):
     async def received():
         url = urlsplit(served_address)
         async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:

@@ -41,7 +41,7 @@ def shows_row(row: str, state: str) -> str:
 
 
 @pytest.mark.timeout(900)
-def test_a_page_of_a_run_under_way_shows_each_row_and_changes_nothing(running_run, tmp_path):
+def test_the_live_page_of_a_run_in_progress_shows_each_row_and_changes_no_files(running_run, tmp_path):
     folder, process = running_run
     with serving(folder) as address, Page(chromium_path(), tmp_path / "chromium") as page:
         open_view(page, address)

@@ -32,7 +32,7 @@ def text_of(log):
     return "\n".join(line.text for line in log.lines)
 
 
-def test_the_view_has_rows_cost_log_load_and_verdicts(folder):
+def test_the_live_view_has_rows_cost_log_load_and_verdicts(folder):
     async def query_app(app, pilot):
         table = app.query_one(DataTable)
         while table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value != RUNNING:
@@ -58,7 +58,7 @@ def test_the_view_has_rows_cost_log_load_and_verdicts(folder):
     assert "not evaluated" not in verdicts
 
 
-def test_a_new_verdict_is_added(folder):
+def test_a_new_verdict_is_added_to_the_live_view(folder):
     path = folder.row_folder_named("reduced-batch") / "result.json"
     result = path.read_text()
     path.unlink()
@@ -95,7 +95,7 @@ def test_unchanged_parts_of_the_screen_are_not_drawn_again(folder, monkeypatch):
     assert DataTable in drawn
 
 
-def test_unreadable_files_are_named_and_the_view_continues(folder):
+def test_unreadable_files_are_named_and_the_live_view_continues(folder):
     async def query_app(app, pilot):
         run = (folder.path / "run.json").read_text()
         (folder.path / "run.json").write_text("{")
@@ -112,7 +112,7 @@ def test_unreadable_files_are_named_and_the_view_continues(folder):
     assert "rows done" in mended
 
 
-def test_the_headline_says_how_to_resume_a_run_that_stopped(folder):
+def test_the_headline_of_a_run_that_stopped_says_how_to_resume_it(folder):
     assert "resumes it" in headline(RunWatcher(folder.path).read())
 
 
@@ -126,12 +126,12 @@ def test_the_headline_says_how_to_resume_a_run_that_stopped(folder):
         ("baseline", "state", "out of GPU memory"),
     ],
 )
-def test_the_cells_of_a_row_show_its_state_micro_steps_memory_and_times(folder, row, column, text):
+def test_the_table_line_of_a_row_shows_its_state_micro_steps_memory_and_times(folder, row, column, text):
     (found,) = (one for one in RunWatcher(folder.path).read().rows if one.row == row)
     assert cells(found)[COLUMNS.index(column)].plain == text
 
 
-def test_a_run_before_its_first_row_shows_its_current_work(folder):
+def test_before_the_first_row_starts_the_headline_shows_what_the_run_prepares(folder):
     now = RunWatcher(folder.path).read()
     waiting = tuple(replace(row, elapsed_s=None) for row in now.rows if row.result is None)
     assert "preparing: rows are predicted" in headline(replace(now, rows=waiting, active=True))

@@ -18,7 +18,7 @@ def rows_of(now):
     return {row.row: row for row in now.rows}
 
 
-def test_each_row_has_the_state_of_its_files(folder):
+def test_the_state_of_each_row_follows_from_its_files(folder):
     now = RunWatcher(folder.path).read()
     rows = rows_of(now)
     assert rows["baseline"].state == "out of GPU memory"
@@ -51,7 +51,7 @@ def test_a_run_is_active_while_a_command_has_its_lock(folder):
     assert not watcher.read().active
 
 
-def test_watching_does_not_stop_a_run_that_begins(folder):
+def test_watching_a_folder_does_not_keep_a_run_from_starting_in_it(folder):
     watcher = RunWatcher(folder.path)
     watcher.read()
     with lock_folder(folder.path):
@@ -72,7 +72,7 @@ def test_a_finished_miniature_is_not_shown_as_fitting(tmp_path):
     assert {row.state for row in RunWatcher(tiny_run(tmp_path / "tiny").path).read().rows} == {"ran (miniature)"}
 
 
-def test_the_load_is_that_of_the_gpu_or_of_the_host(folder):
+def test_the_shown_load_is_that_of_the_gpu_or_without_one_that_of_the_host(folder):
     watcher = RunWatcher(folder.path)
     lines = {line.name: line for line in watcher.load_over_time(RUNNING)}
     assert lines["GPU memory"].values[-1] == 76.0
@@ -85,7 +85,7 @@ def test_the_load_is_that_of_the_gpu_or_of_the_host(folder):
     ]
 
 
-def test_a_log_cannot_change_the_terminal(folder):
+def test_the_log_of_a_row_cannot_control_the_terminal(folder):
     watcher = RunWatcher(folder.path)
     assert list(watcher.end_of_row_log(RUNNING)) == ["step 1", "step 2"]
     assert list(watcher.end_of_row_log(WAITING)) == []

@@ -36,7 +36,7 @@ def calendar_symbols(bookings, window, slots=()):
         (96, "▄▄▄◆◆" + 43 * "·"),
     ],
 )
-def test_a_symbol_shows_a_found_slot_first_then_a_reservation_then_cleaning(hours, expected):
+def test_a_calendar_symbol_shows_a_found_slot_rather_than_a_reservation_and_this_rather_than_cleaning(hours, expected):
     bookings = [booked(NODE, at(1), at(3)), booked(NODE, at(4, 30), at(5, 50))]
     slots = [TimeSlot((NODE,), at(6, 50), at(8, 50), None)]
     assert calendar_symbols(bookings, (MONDAY, at(hours)), slots) == expected
@@ -48,7 +48,7 @@ def test_the_first_label_of_the_calendar_is_a_full_hour():
     )
 
 
-def test_bookings_outside_the_window_are_cut_off():
+def test_bookings_are_shown_only_within_the_time_window_of_the_calendar():
     bookings = [booked(NODE, at(-30), at(-20)), booked(NODE, at(-9), at(2)), booked(NODE, at(22), at(90))]
     bookings.append(booked(NODE, at(200), at(300)))
     assert calendar_symbols(bookings, DAY) == 4 * "█" + "▒" + 38 * "·" + "▒" + 4 * "█"
@@ -57,7 +57,7 @@ def test_bookings_outside_the_window_are_cut_off():
 @pytest.mark.parametrize(
     ("hours", "step"), [(1, "10m"), (24, "30m"), (7 * 24, "4h"), (60 * 24, "24h"), (99 * 24, "48h")]
 )
-def test_the_calendar_of_any_window_has_at_most_61_symbols(hours, step):
+def test_the_calendar_of_any_time_window_has_at_most_61_symbols(hours, step):
     window = (at(0, 7), at(hours, 7))
     assert len(calendar_symbols([], window)) <= 61
     assert rendered_lines(draw_calendar([NODE], [], [], window, UTC_ZONE))[-1].endswith(f"one symbol is {step}")

@@ -31,7 +31,7 @@ def test_a_slot_ends_ten_minutes_before_the_hour(length, start):
     assert slot.end.minute == 50
 
 
-def test_a_requested_start_is_the_only_one_offered():
+def test_no_other_start_than_a_requested_one_is_offered():
     bookings = [booked(ONE, at(12), at(13))]
     assert slot_starts([ONE], bookings, Requirements(THREE_HOURS, start=at(7, 7)), limit=5) == [at(7, 7)]
     assert slot_starts([ONE], bookings, Requirements(THREE_HOURS, start=at(11))) == []
@@ -115,7 +115,7 @@ def test_the_daily_window_follows_clock_changes():
     assert [f"{start:%d %H:%M}" for start in found] == ["24 06:50", "25 07:50"]
 
 
-def test_a_longer_slot_fits_the_window_of_a_25_hour_day():
+def test_a_slot_may_be_longer_than_the_daily_window_by_the_hour_that_a_clock_change_adds():
     before = datetime(2026, 10, 20, tzinfo=UTC)
     requirements = Requirements(6 * HOUR, hours=DailyWindow(0, 6 * 60, HELSINKI))
     assert [slot.start for slot in earliest_slots([ONE], [], requirements, before)] == [
@@ -137,13 +137,13 @@ def test_a_slot_longer_than_the_daily_window_is_rejected():
         slot_starts([ONE], [], Requirements(9 * HOUR, hours=DailyWindow(9 * 60, 17 * 60, HELSINKI)))
 
 
-def test_a_node_without_a_gpu_is_left_out_of_its_type():
+def test_a_node_without_a_gpu_is_not_offered_for_its_node_type():
     hosts = [gigaio("gigaio-01", gpus=0), gigaio("gigaio-02")]
     slots = earliest_slots(hosts, [], Requirements(HOUR, node_type="compute_gigaio"), MONDAY)
     assert {host.name for slot in slots for host in slot.hosts} == {"gigaio-02"}
 
 
-def test_a_node_is_found_by_its_hardware_at_any_site_and_among_flavors():
+def test_nodes_and_flavors_of_any_site_are_found_by_their_hardware():
     h100: dict[str, Any] = {"gpu_model": "NVIDIA H100 SXM5", "gpu_memory_gib": 94.0, "interconnect": "NVLink"}
     node = Host("h1", "h1", "CHI@TACC", "gpu_h100", gpus=4, **h100)
     places = [Host(f"f{n}", f"f{n}", "KVM@TACC", "g1.h100.pci.1", gpus=1, flavor=True, **h100) for n in (1, 2)]
@@ -186,19 +186,19 @@ def test_a_gpu_model_is_matched_by_whole_words():
         ),
     ],
 )
-def test_unknown_hardware_is_rejected_with_similar_names(requirements, message):
+def test_the_error_for_unknown_hardware_lists_similar_names(requirements, message):
     with pytest.raises(NoSuchHost) as error:
         earliest_slots([ONE, gigaio("gigaio-01", gpus=0)], [], requirements, MONDAY)
     assert str(error.value) == message
 
 
 @pytest.mark.parametrize("count", [0, -1])
-def test_a_request_for_no_node_is_rejected(count):
+def test_a_request_for_less_than_one_node_is_rejected(count):
     with pytest.raises(NoSuchHost, match="allowed: 1 to 1"):
         earliest_slots([ONE], [], Requirements(HOUR, host_count=count), MONDAY)
 
 
-def test_several_nodes_are_free_at_the_same_time_and_have_equal_hardware():
+def test_the_nodes_of_a_slot_are_free_at_the_same_time_and_have_equal_hardware():
     elsewhere, other = a100("uc-other", site="CHI@TACC"), a100("p3-03", gpu_model="NVIDIA A30")
     bookings = [booked(ONE, at(0), at(5)), booked(TWO, at(8), at(30))]
     slot = earliest_slots([elsewhere, other, TWO, ONE], bookings, Requirements(HOUR, host_count=2), MONDAY)[0]
@@ -207,7 +207,7 @@ def test_several_nodes_are_free_at_the_same_time_and_have_equal_hardware():
     assert slot.start == at(30, 50)
 
 
-def test_the_cost_is_that_of_all_hosts_for_the_whole_slot():
+def test_the_cost_of_a_slot_is_that_of_all_its_hosts_for_its_whole_length():
     assert earliest_slots([ONE, TWO], [], Requirements(90 * MINUTE, host_count=2), MONDAY)[0].cost_su == 2 * 16 * 1.5
     assert earliest_slots([a100("p3-09", su_per_hour=None)], [], Requirements(HOUR), MONDAY)[0].cost_su is None
 
@@ -217,7 +217,7 @@ def test_simultaneous_slots_are_sorted_by_cost_with_unknown_costs_last():
     assert [slot.hosts[0].name for slot in earliest_slots(hosts, [], Requirements(HOUR), MONDAY, 3)] == ["c", "b", "a"]
 
 
-def test_each_group_of_equal_nodes_offers_consecutive_slots():
+def test_several_offered_slots_of_equal_nodes_follow_one_another():
     bookings = [booked(gigaio("g"), MONDAY, at(2))]
     slots = earliest_slots([ONE, TWO, gigaio("g")], bookings, Requirements(THREE_HOURS), MONDAY, 4)
     assert [(slot.hosts[0].name, slot.start) for slot in slots] == [

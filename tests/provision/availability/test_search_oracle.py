@@ -127,7 +127,7 @@ def cases(draw):
 
 @settings(max_examples=2_000, deadline=None)
 @given(cases())
-def test_the_search_finds_what_a_search_minute_by_minute_finds(case):
+def test_the_search_finds_the_same_slots_as_a_search_of_every_minute(case):
     bookings, requirements, now = case
     expected = slots_minute_by_minute(bookings, requirements, now)
     assert search.earliest_slots(HOSTS, bookings, requirements, now, limit=len(expected) + 1) == expected

@@ -19,12 +19,12 @@ HELSINKI = ZoneInfo("Europe/Helsinki")
     ("text", "minutes"),
     [("3", 180), ("3h", 180), ("2h50m", 170), (" 2H50M ", 170), ("45m", 45), ("7d", 10080), ("1d2h", 1560), ("0", 0)],
 )
-def test_a_length_is_in_hours_or_has_units(text, minutes):
+def test_a_length_is_a_number_of_hours_or_has_units(text, minutes):
     assert times.parse_length(text) == timedelta(minutes=minutes)
 
 
 @pytest.mark.parametrize("text", ["", " ", "h", "-3", "2.5", "3 h", "2h50", "3x", "1e3", "9999999h", "٣h"])
-def test_a_malformed_length_is_rejected_with_examples(text):
+def test_the_error_for_a_malformed_length_gives_examples(text):
     with pytest.raises(BadTime) as error:
         times.parse_length(text)
     assert str(error.value) == f"length {text!r} is malformed; allowed: 3 or 3h (hours), 2h50m, 45m, 7d"
@@ -74,7 +74,7 @@ def test_a_malformed_or_ambiguous_time_is_rejected(text, message):
 @pytest.mark.parametrize(
     ("text", "begin", "end"), [("9-17", 540, 1020), ("8:30-12", 510, 720), ("22 - 6", 1320, 360), ("18-24", 1080, 1440)]
 )
-def test_hours_are_a_part_of_the_day_also_over_midnight(text, begin, end):
+def test_hours_are_a_daily_window_that_may_cross_midnight(text, begin, end):
     assert times.parse_hours(text, HELSINKI) == DailyWindow(begin, end, HELSINKI)
 
 
@@ -93,13 +93,13 @@ def test_hours_that_are_not_a_daily_window_are_rejected(text):
         ("Rome", "Europe/Rome"),
     ],
 )
-def test_a_misspelled_zone_is_reported_with_similar_names(typed, meant):
+def test_the_error_for_a_misspelled_zone_lists_similar_names(typed, meant):
     with pytest.raises(BadTime, match=f"^unknown time zone {typed!r}; similar names: {meant}, "):
         times.zone_named(typed)
 
 
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "/etc/localtime", "a\0b"])
-def test_a_zone_is_never_read_from_another_file(name):
+def test_a_time_zone_that_is_a_path_is_rejected(name):
     with pytest.raises(BadTime, match="unknown time zone"):
         times.zone_named(name)
 
@@ -115,7 +115,7 @@ def test_any_input_is_parsed_or_rejected_in_one_line(text):
         assert len(rejection.splitlines()) <= 1
 
 
-def test_the_local_zone_is_that_of_tz_then_of_the_machine_then_utc(monkeypatch, tmp_path):
+def test_the_local_zone_is_that_of_the_variable_tz_or_otherwise_of_the_machine_or_otherwise_utc(monkeypatch, tmp_path):
     machine = tmp_path / "localtime"
     machine.symlink_to(Path("/usr/share/zoneinfo/Asia/Tokyo"))
     monkeypatch.setattr(times, "LOCALTIME", machine)
@@ -128,7 +128,7 @@ def test_the_local_zone_is_that_of_tz_then_of_the_machine_then_utc(monkeypatch, 
 
 
 @pytest.mark.parametrize(("minutes", "words"), [(180, "3h"), (170, "2h50m"), (45, "45m"), (0, "0m"), (10080, "168h")])
-def test_a_length_in_words_can_be_typed_again(minutes, words):
+def test_a_length_as_it_is_printed_can_be_given_as_input(minutes, words):
     assert times.length_in_words(timedelta(minutes=minutes)) == words
     assert times.parse_length(words) == timedelta(minutes=minutes)
 

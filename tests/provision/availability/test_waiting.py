@@ -25,7 +25,7 @@ def reported_lines(tmp_path, statuses, limit_s, remaining=None):
     return said
 
 
-def test_a_new_status_is_reported_at_once_and_the_same_one_each_eighth_of_the_limit(tmp_path):
+def test_a_new_status_is_reported_at_once_and_an_unchanged_one_after_each_eighth_of_the_limit(tmp_path):
     said = reported_lines(tmp_path, ["QUEUED", "BUILD", *["BUILD"] * 38, "ACTIVE"], 40 * 60)
     assert said[:3] == [
         "it: QUEUED, for 0 of up to 40 minutes",

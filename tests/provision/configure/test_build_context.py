@@ -25,7 +25,7 @@ def packed(project: Path) -> bytes:
     return archive.read_bytes()
 
 
-def test_times_owners_and_masks_of_files_do_not_change_the_context(project_folder: Path) -> None:
+def test_times_and_permissions_of_files_do_not_change_the_build_context(project_folder: Path) -> None:
     first = packed(project_folder)
     changed = project_folder / "experiments" / "code.py"
     os.utime(changed, (1, 1))
@@ -33,13 +33,13 @@ def test_times_owners_and_masks_of_files_do_not_change_the_context(project_folde
     assert packed(project_folder) == first
 
 
-def test_a_changed_file_changes_the_context(project_folder: Path) -> None:
+def test_a_changed_file_changes_the_build_context(project_folder: Path) -> None:
     first = packed(project_folder)
     (project_folder / "experiments" / "code.py").write_text("other")
     assert packed(project_folder) != first
 
 
-def test_bytecode_and_evidence_are_left_out(project_folder: Path) -> None:
+def test_bytecode_and_evidence_are_not_in_the_build_context(project_folder: Path) -> None:
     (project_folder / "experiments" / "__pycache__").mkdir()
     (project_folder / "experiments" / "__pycache__" / "code.pyc").write_text("bytecode")
     first = packed(project_folder)
@@ -61,7 +61,7 @@ def test_an_installed_package_packs_the_same_files_as_a_checkout(project_folder:
     assert packed(project_folder) == first
 
 
-def test_the_context_of_this_project_has_the_recipe_and_the_code(tmp_path: Path) -> None:
+def test_the_build_context_of_this_project_has_the_dockerfile_and_the_code(tmp_path: Path) -> None:
     write_build_context(tmp_path / "context.tar.gz")
     with tarfile.open(tmp_path / "context.tar.gz") as tar:
         found = set(tar.getnames())

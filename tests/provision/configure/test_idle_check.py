@@ -99,7 +99,7 @@ def test_an_idle_node_ends_its_lease_after_the_set_time_and_not_before(fake_node
     ("command", "output", "words"),
     [("squeue", "RUNNING\nPENDING\n", "2 jobs"), ("nvidia-smi", "4242\n", "1 GPU processes")],
 )
-def test_a_job_or_a_gpu_process_is_work(fake_node, command, output, words):
+def test_a_job_or_a_process_on_a_gpu_counts_as_work(fake_node, command, output, words):
     fake_node.check_each_minute(25)
     fake_node.answers[command] = output
     assert fake_node.check_each_minute(60) == f"busy: {words}"
@@ -123,7 +123,7 @@ def test_a_job_or_a_gpu_process_is_work(fake_node, command, output, words):
         ("ssh\0cc@elsewhere\0", False),
     ],
 )
-def test_only_a_session_of_somebody_who_is_logged_in_is_work(fake_node, title, busy):
+def test_only_the_session_of_a_user_who_is_logged_in_counts_as_work(fake_node, title, busy):
     fake_node.process(77, title)
     fake_node.check_each_minute(40)
     assert fake_node.lease.deleted == int(not busy)
@@ -140,7 +140,7 @@ def test_a_login_between_two_checks_starts_the_idle_time_again(fake_node):
     assert fake_node.lease.deleted == 1
 
 
-def test_an_open_amd_gpu_is_work(fake_node):
+def test_an_amd_gpu_that_a_process_has_open_counts_as_work(fake_node):
     (fake_node.root / "dev").mkdir()
     (fake_node.root / "dev/kfd").touch()
     (fake_node.root / "proc/5/fd").mkdir(parents=True)
@@ -174,7 +174,7 @@ def test_a_gpu_without_its_driver_counts_as_busy_and_a_node_without_a_gpu_does_n
 
 
 @pytest.mark.parametrize("step_s", [-7200, 7200, 120])
-def test_a_change_of_the_clock_begins_the_idle_time_again(fake_node, step_s):
+def test_after_a_change_of_the_clock_the_idle_time_begins_again(fake_node, step_s):
     fake_node.check_each_minute(29)
     fake_node.pass_time(MINUTE, wall_s=MINUTE + step_s)
     fake_node.check()
@@ -184,7 +184,7 @@ def test_a_change_of_the_clock_begins_the_idle_time_again(fake_node, step_s):
     assert fake_node.lease.deleted == 1
 
 
-def test_a_pause_of_the_checks_or_a_reboot_begins_the_idle_time_again(fake_node):
+def test_after_a_pause_of_the_checks_or_a_reboot_the_idle_time_begins_again(fake_node):
     fake_node.check_each_minute(20)
     fake_node.pass_time(3600)
     assert fake_node.check() == "idle for 0 of 1800 s"
@@ -210,7 +210,7 @@ def job(fake_node, name="row-12345678", **files):
     return folder
 
 
-def test_results_that_are_only_on_the_disk_keep_the_lease(fake_node):
+def test_the_lease_does_not_end_while_results_are_only_on_the_disk_of_the_node(fake_node):
     folder = job(fake_node)
     line = fake_node.check_each_minute(60)
     assert f"1 results are only on this disk, in {fake_node.home}/llm-testbed: run-1/row-12345678" in line
@@ -220,7 +220,7 @@ def test_results_that_are_only_on_the_disk_keep_the_lease(fake_node):
     assert fake_node.lease.deleted == 1
 
 
-def test_a_notebook_that_was_not_fetched_keeps_the_lease(fake_node):
+def test_the_lease_does_not_end_while_a_notebook_has_not_been_downloaded(fake_node):
     notebook = fake_node.home / "llm-testbed/notebooks/lab.ipynb"
     notebook.parent.mkdir()
     notebook.touch()
@@ -238,7 +238,7 @@ def copy_results_with_rsync(fake_node, target):
     )
 
 
-def test_results_are_copied_whole_before_the_lease_ends(fake_node, tmp_path):
+def test_results_are_copied_completely_before_the_lease_ends(fake_node, tmp_path):
     job(fake_node)
     row = fake_node.home / "llm-testbed/run-1/lab/row"
     for path in (row / "result.json", row / "trainer/weights.bin", fake_node.home / "llm-testbed/cache/model.bin"):
@@ -251,7 +251,7 @@ def test_results_are_copied_whole_before_the_lease_ends(fake_node, tmp_path):
     assert not [path for path in saved if "weights" in path or "model" in path]
 
 
-def test_the_lease_is_kept_while_the_copy_of_its_results_fails(fake_node, tmp_path):
+def test_the_lease_does_not_end_while_copying_its_results_fails(fake_node, tmp_path):
     job(fake_node)
     (tmp_path / "saved").write_text("a file, not a folder")
     copy_results_with_rsync(fake_node, tmp_path / "saved")
@@ -261,7 +261,7 @@ def test_the_lease_is_kept_while_the_copy_of_its_results_fails(fake_node, tmp_pa
     assert "ended" in fake_node.check_each_minute(1)
 
 
-def test_work_that_begins_while_the_results_are_copied_keeps_the_lease(fake_node):
+def test_the_lease_does_not_end_if_work_begins_while_its_results_are_copied(fake_node):
     def save(self):
         fake_node.process(9, "sshd: cc@pts/1\0")
 
@@ -286,7 +286,7 @@ def jupyter(fake_node):
             self.wfile.write(json.dumps([{"name": "python3", "execution_state": server_state["state"]}]).encode())
 
         def log_message(self, *_):
-            """Be quiet."""
+            """Log nothing."""
 
     server = HTTPServer(("127.0.0.1", 0), Api)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -298,7 +298,7 @@ def jupyter(fake_node):
     server.server_close()
 
 
-def test_a_busy_kernel_is_work_and_an_idle_one_is_not(fake_node, jupyter):
+def test_a_busy_jupyter_kernel_counts_as_work_and_an_idle_one_does_not(fake_node, jupyter):
     assert fake_node.check_each_minute(40) == "busy: 1 busy Jupyter kernels"
     assert set(jupyter["tokens"]) == {"token a-token"}
     jupyter["state"] = "idle"
@@ -315,7 +315,7 @@ def test_a_jupyter_server_that_rejects_requests_counts_as_busy_and_a_stopped_one
     assert fake_node.lease.deleted == 1
 
 
-def test_the_state_is_read_from_disk_unless_it_is_damaged(fake_node, tmp_path):
+def test_the_state_of_the_check_is_read_from_the_disk_unless_it_is_damaged(fake_node, tmp_path):
     file = tmp_path / "state/idle.json"
     check.write_state(file, fake_node.state)
     assert check.read_state(file) == fake_node.state
@@ -323,7 +323,7 @@ def test_the_state_is_read_from_disk_unless_it_is_damaged(fake_node, tmp_path):
     assert check.read_state(file) is None
 
 
-def test_no_secret_is_in_the_log(fake_node):
+def test_no_secret_is_in_the_log_of_the_check(fake_node):
     fake_node.lease.problem = "keystone responds with 401"
     lines = [fake_node.check_each_minute(1) for _ in range(40)]
     assert "not-to-be-seen" not in "".join([*lines, repr(fake_node.settings)])

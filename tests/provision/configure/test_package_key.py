@@ -33,7 +33,7 @@ def _fingerprint(key: Path) -> str:
 
 
 @pytest.mark.parametrize(("offered", "accepted"), [("vendor", True), ("stranger", False), ("both", False)])
-def test_only_the_key_with_the_expected_fingerprint_is_accepted(keys, tmp_path, offered, accepted):
+def test_only_a_repository_key_with_the_expected_fingerprint_is_accepted(keys, tmp_path, offered, accepted):
     variables = {
         "container_toolkit_key": keys[offered].as_uri(),
         "container_toolkit_keyring": str(tmp_path / "key.asc"),

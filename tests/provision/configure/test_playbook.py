@@ -35,7 +35,7 @@ def test_relative_paths_and_paths_in_the_home_folder_become_absolute(tmp_path, m
     assert variables["images_registry_login"] == "/home/somebody/.docker/config.json"
 
 
-def test_a_warning_of_a_role_is_reported():
+def test_a_warning_of_an_ansible_role_is_reported():
     reported: list[str] = []
     events = playbook._Events(reported.append, lambda text: None, playbook.PLAYBOOK)
     data = {"host": "node", "role": "precheck", "task_action": "ansible.builtin.debug", "res": {"msg": "slow mirror"}}

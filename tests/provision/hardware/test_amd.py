@@ -26,7 +26,7 @@ def amd_machine(tmp_path, monkeypatch):
     return monkeypatch
 
 
-def test_each_die_is_a_gpu_in_the_order_of_the_nodes(amd_machine):
+def test_each_die_of_an_amd_card_is_a_gpu_in_the_order_of_the_kernel_s_nodes(amd_machine):
     gib = MEMORY / 2**30
     assert gpus.installed_gpus() == (
         Gpu(0, "AMD Instinct MI250X", gib, FIRST),
@@ -44,7 +44,7 @@ def test_rocr_visible_devices_selects_and_renumbers_gpus(amd_machine, given, uui
     assert [(one.index, one.uuid) for one in local.this_machine().gpus] == list(enumerate(uuids))
 
 
-def test_an_unreadable_gpu_is_left_out(amd_machine):
+def test_a_gpu_whose_files_cannot_be_read_is_left_out(amd_machine):
     amd_machine.setattr(type(amd.SYS), "read_text", unreadable(type(amd.SYS).read_text, "nodes/9/"))
     assert [one.uuid for one in amd.gpus()] == [SECOND]
 
@@ -72,12 +72,12 @@ def test_visible_gpus_are_sampled_in_the_units_of_the_columns(amd_machine):
     assert [one.sample().get("gpu_power_w") for one in gpus.visible_gpus()] == [None, 412.5]
 
 
-def test_memory_that_stays_in_use_on_an_amd_gpu_is_found(amd_machine):
+def test_memory_that_is_still_in_use_on_an_amd_gpu_is_found(amd_machine):
     assert gpus.used_gib([0, 1]) == {0: 2.0, 1: 1.0}
     assert gpu_memory.gpus_still_in_use({0: 2.0, 1: 0.5}, within_s=0) == {1: 1.0}
 
 
-def test_the_driver_version_is_that_of_the_module_or_else_of_linux(amd_machine, tmp_path):
+def test_the_driver_version_is_that_of_the_kernel_module_or_otherwise_of_linux(amd_machine, tmp_path):
     assert gpus.driver_version() == "amdgpu 6.3.6"
     (tmp_path / "module/amdgpu/version").unlink()
     assert gpus.driver_version().startswith("amdgpu of Linux ")

@@ -53,7 +53,7 @@ def test_only_gpus_in_cuda_visible_devices_are_selected(devices, indices):
     assert [gpu.index for gpu in local.select_visible(GPUS, devices)] == indices
 
 
-def test_an_unknown_gpu_is_named():
+def test_a_gpu_in_cuda_visible_devices_that_does_not_exist_is_an_error_that_names_it():
     with pytest.raises(UnknownDevices, match=r"unknown GPU '7'; allowed: 0 \(NVIDIA A\), 1 \(NVIDIA A\)"):
         local.select_visible(GPUS, "0,7")
     with pytest.raises(UnknownDevices, match="this machine has no GPU"):

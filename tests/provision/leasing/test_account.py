@@ -46,7 +46,9 @@ def test_the_journal_has_the_account_of_a_lease_and_no_secret(lease_of_first_acc
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_another_account_neither_shows_extends_nor_releases(lease_of_first_account, reconciler, other):
+def test_with_another_account_a_lease_is_neither_shown_nor_extended_nor_released(
+    lease_of_first_account, reconciler, other
+):
     site, active_lease = lease_of_first_account
     theirs = seen_by(OTHERS[other], site)
     for act in (
@@ -72,7 +74,7 @@ def test_another_account_cannot_lease_under_a_used_name(lease_of_first_account, 
     assert theirs.remaining_resources() == []
 
 
-def test_a_lease_of_another_account_is_not_released_at_the_end_of_a_command(
+def test_the_end_of_a_command_does_not_release_a_lease_of_another_account(
     lease_of_first_account, reconciler, lease_request
 ):
     theirs = seen_by(PROJECT, lease_of_first_account[0])
@@ -81,14 +83,16 @@ def test_a_lease_of_another_account_is_not_released_at_the_end_of_a_command(
     assert reconciler.journal.active_lease("llm_cc")
 
 
-def test_an_account_of_variables_is_named_by_its_project(reconciler):
+def test_an_account_from_environment_variables_is_named_by_its_project(reconciler):
     made = replace(IDENTITY, entry="envvars")
     active_lease = reconciler.journal.open_lease("llm_cc", "CHI@UC", made)
     with pytest.raises(OtherAccount, match="source the RC file of project CHI-000001"):
         release(FakeSite(account=PROJECT), reconciler, active_lease)
 
 
-def test_a_lease_is_released_with_another_entry_and_spelling_of_its_account(lease_of_first_account, reconciler):
+def test_a_lease_can_be_released_with_another_entry_and_another_spelling_of_its_account(
+    lease_of_first_account, reconciler
+):
     site, active_lease = lease_of_first_account
     site.account = replace(IDENTITY, entry="envvars", endpoint="https://chi.uc.chameleoncloud.org:5000/v3/")
     release(site, reconciler, active_lease)
@@ -114,7 +118,7 @@ def test_the_account_is_added_to_a_record_without_one_when_its_lease_is_queried(
     assert reconciler.journal.active_lease("llm_cc").account == IDENTITY
 
 
-def test_a_record_without_account_stays_open_until_its_end_if_its_lease_is_not_listed(
+def test_a_record_without_an_account_whose_lease_is_not_listed_stays_open_until_the_lease_would_end(
     lease_of_first_account, reconciler
 ):
     old, theirs = without_account(reconciler), seen_by(PROJECT, lease_of_first_account[0])
@@ -127,7 +131,9 @@ def test_a_record_without_account_stays_open_until_its_end_if_its_lease_is_not_l
     assert reconciler.journal.active_leases() == {}
 
 
-def test_the_account_entry_that_created_a_lease_is_preferred(lease_of_first_account, reconciler, monkeypatch):
+def test_of_several_account_entries_the_one_that_created_the_lease_is_preferred(
+    lease_of_first_account, reconciler, monkeypatch
+):
     asked = []
 
     def connect_to(*names):
@@ -139,7 +145,9 @@ def test_the_account_entry_that_created_a_lease_is_preferred(lease_of_first_acco
     assert asked == [("CHI@UC", "uc")]
 
 
-def test_a_restricted_credential_leases_nothing_and_releases(lease_of_first_account, reconciler, lease_request):
+def test_with_a_restricted_credential_leasing_is_rejected_and_releasing_works(
+    lease_of_first_account, reconciler, lease_request
+):
     site, active_lease = lease_of_first_account
     site.limits = Credential(restricted=True)
     with pytest.raises(NoCredentials, match="restricted, and a lease needs an unrestricted one"):
@@ -149,13 +157,13 @@ def test_a_restricted_credential_leases_nothing_and_releases(lease_of_first_acco
     assert site.remaining_resources() == []
 
 
-def test_a_credential_that_ends_with_the_lease_is_not_reported(reconciler, lease_request, messages):
+def test_a_credential_that_expires_together_with_the_lease_is_not_reported(reconciler, lease_request, messages):
     for ends in (NOW + 3 * HOUR, None):
         lease(FakeSite(limits=Credential(ends=ends)), reconciler, replace(lease_request(), name=f"until-{ends}"))
     assert not any("log in again" in line for line in messages)
 
 
-def test_a_credential_that_ends_before_the_lease_is_reported(reconciler, lease_request, messages):
+def test_a_credential_that_expires_before_the_lease_ends_is_reported(reconciler, lease_request, messages):
     site = FakeSite(limits=Credential(ends=NOW + 2 * HOUR))
     lease(site, reconciler, lease_request())
     assert any("the credential ends 2026-11-21 14:00 UTC" in line and "log in again" in line for line in messages)
@@ -165,7 +173,7 @@ def test_a_credential_that_ends_before_the_lease_is_reported(reconciler, lease_r
     ("hours", "start", "fits"),
     [(3, None, True), (2, None, False), (4, NOW + 2 * HOUR, False), (5, NOW + 2 * HOUR, True)],
 )
-def test_an_unattended_release_needs_a_credential_that_is_valid_until_then(reconciler, hours, start, fits):
+def test_an_unattended_lease_needs_a_credential_that_is_valid_until_its_release(reconciler, hours, start, fits):
     site = FakeSite(limits=Credential(ends=NOW + timedelta(hours=hours)))
     wanted = Requirements(3 * HOUR, start=start)
     if fits:

@@ -58,7 +58,9 @@ class FaultySite(FakeSite):
     ],
 )
 @pytest.mark.usefixtures("reachable")
-def test_only_a_fault_of_the_host_excludes_a_node(reconciler, lease_request, words, attempts, hosts):
+def test_only_a_boot_that_failed_because_of_the_host_excludes_its_node(
+    reconciler, lease_request, words, attempts, hosts
+):
     site = FaultySite(hosts_of(4))
     site.words = words
     with pytest.raises(BootFailed) as failed:
@@ -159,7 +161,7 @@ def test_a_lease_that_moves_to_other_nodes_keeps_an_extension_made_during_the_bo
 
 
 @pytest.mark.usefixtures("reachable")
-def test_the_program_waits_for_a_start_that_was_moved(reconciler, lease_request, monkeypatch):
+def test_the_program_waits_for_a_lease_whose_start_was_moved(reconciler, lease_request, monkeypatch):
     site = FakeSite(lease_status="PENDING")
     begin, moved = NOW + HOUR, NOW + 3 * HOUR
 

@@ -33,7 +33,7 @@ def cost(reconciler):
     return lambda: running_cost(reconciler, reconciler.journal.active_lease("llm_cc"))
 
 
-def test_a_lease_costs_until_its_end_and_after_it_if_somebody_extended_it(reconciler, lease_request, cost):
+def test_a_lease_costs_until_its_end_and_may_cost_after_it_if_somebody_extended_it(reconciler, lease_request, cost):
     lease(priced_site(), reconciler, lease_request())
     assert cost() == LINE.format("15:00")
     reconciler.clock.sleep(3 * 3600)
@@ -64,7 +64,7 @@ def kill_before_the_answer(reconciler, request):
         lease(site, reconciler, request)
 
 
-def test_a_lease_that_was_possibly_created_may_cost(reconciler, lease_request, cost):
+def test_a_lease_whose_creation_got_no_response_is_reported_as_possibly_costing(reconciler, lease_request, cost):
     kill_before_the_answer(reconciler, lease_request())
     assert "may exist; if it does, it costs 16 service units an hour" in cost()
 
@@ -87,7 +87,7 @@ def test_a_failed_boot_reports_the_continuing_cost(reconciler, lease_request, me
     assert messages[-1] == LINE.format("15:00")
 
 
-def test_a_lease_that_moved_to_another_node_costs_once(reconciler, lease_request, cost):
+def test_the_cost_of_a_lease_that_moved_to_another_node_is_reported_once(reconciler, lease_request, cost):
     site = priced_site(broken={"1"})
     lease(site, reconciler, lease_request())
     assert cost() == LINE.format("15:00")
@@ -105,7 +105,7 @@ KINDS = ["lease", "server", "address", "key"]
 
 @pytest.mark.parametrize("problem", [RequestRejected("in use"), Unreachable("fail_to_list")])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_failed_deletion_does_not_stop_the_others(reconciler, lease_request, cost, kind, problem):
+def test_a_failed_deletion_does_not_stop_the_other_deletions(reconciler, lease_request, cost, kind, problem):
     site = priced_site()
     lease(site, reconciler, lease_request())
 
@@ -150,7 +150,7 @@ def test_a_resource_that_other_resources_use_is_deleted_after_them(reconciler, l
     assert "neutron: in use; releasing the other resources first" in messages
 
 
-def test_a_server_that_cannot_be_deleted_does_not_stop_the_others(reconciler, lease_request):
+def test_a_server_that_cannot_be_deleted_does_not_stop_the_other_deletions(reconciler, lease_request):
     site = priced_site()
     lease(site, reconciler, lease_request(host_count=2))
     first, delete = site.booted[0].id, site.delete_server
@@ -189,7 +189,7 @@ def test_a_lease_that_has_not_begun_has_cost_nothing(reconciler, lease_request):
     assert elapsed_lease_time(reconciler, made) == made.end - made.start
 
 
-def test_the_cost_of_a_lease_is_unknown_without_a_price_or_a_response_of_the_site(reconciler, lease_request):
+def test_the_cost_of_a_lease_is_unknown_if_its_price_is_unknown_or_the_site_does_not_answer(reconciler, lease_request):
     site = priced_site()
     made = lease(site, reconciler, lease_request()).lease
     active_lease = reconciler.journal.active_lease("llm_cc")
@@ -219,7 +219,7 @@ def test_the_cost_is_the_sum_over_the_hosts_if_every_price_is_known():
         assert cost_su(hosts, 3 * HOUR) is None
 
 
-def test_the_price_is_that_of_the_lease_that_was_requested_last(reconciler, lease_request, cost):
+def test_the_price_of_a_lease_is_that_of_the_last_request_under_its_name(reconciler, lease_request, cost):
     lease(priced_site(), reconciler, lease_request())
     active_lease, (slot,) = reconciler.journal.active_lease("llm_cc"), requested_slots(reconciler)
     dearer = {**slot, "cost_su": 2 * slot["cost_su"]}
@@ -235,12 +235,12 @@ def requested_slots(reconciler):
     ]
 
 
-def test_a_lease_without_a_price_costs_service_units(reconciler, lease_request, cost):
+def test_a_lease_of_unknown_price_is_reported_to_cost_service_units_without_a_number(reconciler, lease_request, cost):
     lease(FakeSite(), reconciler, lease_request())
     assert cost() == LINE.format("15:00").replace("16 service units an hour", "service units")
 
 
-def test_a_lease_that_was_possibly_created_and_is_over_may_have_been_extended(reconciler, lease_request, cost):
+def test_a_lease_whose_creation_got_no_response_may_have_been_extended_beyond_its_end(reconciler, lease_request, cost):
     kill_before_the_answer(reconciler, lease_request())
     reconciler.clock.sleep(3 * 3600 - 1)
     assert "may exist" in cost()
@@ -248,7 +248,7 @@ def test_a_lease_that_was_possibly_created_and_is_over_may_have_been_extended(re
     assert "should have ended 2026-11-21 15:00 UTC" in cost()
 
 
-def test_the_end_of_a_command_without_a_lease_reports_no_cost(reconciler, messages):
+def test_a_command_that_created_no_lease_reports_no_cost_at_its_end(reconciler, messages):
     with report_cost_on_exit(reconciler, "llm_cc"):
         pass
     reconciler.journal.open_lease("llm_cc", "CHI@UC")

@@ -110,25 +110,25 @@ def test_missing_tools_are_named_with_the_command_that_installs_them(failed_line
     }
 
 
-def test_a_missing_key_fails(key, failed_lines):
+def test_the_check_fails_if_the_ssh_key_is_missing(key, failed_lines):
     key.unlink()
     fix = f"SSH key {key} does not exist; create one: ssh-keygen -t ed25519 -f {key}"
     assert failed_lines() == {"SSH key": fix, "SSH key at the site": fix}
 
 
-def test_a_key_that_others_can_read_fails(key, failed_lines):
+def test_the_check_fails_if_others_can_read_the_private_key(key, failed_lines):
     key.chmod(0o644)
     assert failed_lines() == {"SSH key": f"{key} is readable by other users; run: chmod 600 {key}"}
 
 
-def test_an_invalid_public_key_fails(key, failed_lines):
+def test_the_check_fails_if_the_public_key_is_invalid(key, failed_lines):
     key.with_suffix(".pub").write_text("ssh-ed25519 A")
     found = failed_lines()
     assert "do not belong together; run: ssh-keygen -y -f" in found["SSH key"]
     assert found["SSH key at the site"].startswith("'ssh-ed25519 A' is not a public SSH key")
 
 
-def test_an_unknown_time_zone_fails(failed_lines, monkeypatch):
+def test_the_check_fails_if_the_time_zone_is_unknown(failed_lines, monkeypatch):
     monkeypatch.setenv("TZ", "Europe/Helsinky")
     assert "TZ 'Europe/Helsinky' is unknown" in failed_lines()["time zone"]
     monkeypatch.setenv("TZ", ":Europe/Helsinki")
@@ -142,25 +142,25 @@ def test_an_unknown_time_zone_fails(failed_lines, monkeypatch):
         (Credential(ends=datetime.now(UTC) + timedelta(hours=1)), "too early for a lease of 3 h; log in again"),
     ],
 )
-def test_a_credential_that_may_not_lease_fails(site, failed_lines, limits, message):
+def test_the_check_fails_if_the_credential_may_not_lease(site, failed_lines, limits, message):
     site.answers["credential"] = limits
     assert message in failed_lines()["credential"]
 
 
-def test_a_credential_that_lasts_for_three_hours_passes(site, failed_lines):
+def test_the_check_passes_if_the_credential_is_valid_for_three_more_hours(site, failed_lines):
     for hours, failed in ((3.5, []), (2.9, ["credential"])):
         site.answers["credential"] = Credential(ends=datetime.now(UTC) + timedelta(hours=hours))
         assert list(failed_lines()) == failed
 
 
-def test_a_credential_that_ends_later_passes_and_its_end_is_shown(site, key, reconciler, failed_lines):
+def test_the_check_shows_when_a_credential_expires_that_is_valid_for_longer(site, key, reconciler, failed_lines):
     site.answers["credential"] = Credential(ends=datetime(2040, 1, 1, tzinfo=UTC))
     assert failed_lines() == {}
     texts = {one.name: one.text for one in doctor.check_site("chameleon", key, reconciler)}
     assert texts["credential"].startswith("expires 2040-01-01 00:00 UTC")
 
 
-def test_a_journal_of_another_version_fails(reconciler, failed_lines):
+def test_the_check_fails_if_another_version_wrote_the_journal(reconciler, failed_lines):
     reconciler.journal.folder.mkdir()
     (reconciler.journal.folder / "ledger.jsonl").write_text(json.dumps({"version": 9}) + "\n")
     assert "move the file away" in failed_lines()["journal"]
@@ -194,7 +194,7 @@ def test_without_an_account_the_site_is_not_queried(site, key, reconciler, faile
         ("clock_skew", timedelta(minutes=-5), "clock", "300 s off the site's; set it: timedatectl set-ntp true"),
     ],
 )
-def test_a_problem_at_the_site_is_reported_with_its_fix(site, failed_lines, answer, value, check, fix):
+def test_a_problem_at_the_site_is_reported_with_a_fix(site, failed_lines, answer, value, check, fix):
     site.answers[answer] = value
     found = failed_lines()
     assert list(found) == [check]
@@ -225,7 +225,9 @@ def test_a_passed_check_states_its_finding(site, key, reconciler, answer, value,
     assert texts["local tools"] == "ssh, ssh-keygen"
 
 
-def test_another_key_with_the_files_name_is_reported_by_its_fingerprint(site, key, failed_lines):
+def test_another_key_at_the_site_with_the_name_of_the_local_key_is_reported_with_its_fingerprint(
+    site, key, failed_lines
+):
     site.answers["public_keys"] = [(key.name, OTHER)]
     line = failed_lines()["SSH key at the site"]
     assert line.startswith(
@@ -241,7 +243,7 @@ def test_a_lease_created_with_another_key_is_named(site, reconciler, failed_line
     assert "set --key to the key with which the lease was created" in line
 
 
-def test_the_same_key_under_any_name_passes_and_is_named(site, key, reconciler):
+def test_the_check_passes_if_the_site_has_the_local_key_under_any_name(site, key, reconciler):
     public = key_pair(key).public.rpartition(" ")[0]
     site.answers["public_keys"] = [
         ("laptop", public),
@@ -253,7 +255,7 @@ def test_the_same_key_under_any_name_passes_and_is_named(site, key, reconciler):
     assert texts["SSH key at the site"] == f"at the site as laptop, {key.name}"
 
 
-def test_a_fingerprint_is_what_ssh_keygen_shows(generated_key):
+def test_the_fingerprint_of_a_key_is_the_one_that_ssh_keygen_shows(generated_key):
     shown = subprocess.run(["ssh-keygen", "-l", "-f", generated_key], capture_output=True, text=True, check=True).stdout
     assert shown.split()[1] == fingerprint(key_pair(generated_key).public)
 
@@ -274,7 +276,7 @@ def test_credentials_without_a_project_are_rejected():
         cloud(session=session).identity()
 
 
-def test_the_identity_has_names_ids_and_no_secret():
+def test_the_recorded_identity_has_names_and_ids_and_no_secret():
     access = SimpleNamespace(username="cc", user_id="1", project_name="CHI-000001", project_id="p1")
     auth = SimpleNamespace(
         get_access=lambda session: access, auth_url="https://cc:secret@chi.uc.chameleoncloud.org:5000/v3"
@@ -283,7 +285,7 @@ def test_the_identity_has_names_ids_and_no_secret():
     assert found == IDENTITY
 
 
-def test_a_used_up_quota_is_rejected():
+def test_the_quota_check_fails_if_the_quota_is_used_up():
     limits = SimpleNamespace(absolute=SimpleNamespace(instances_used=10, instances=10))
     sdk = SimpleNamespace(compute=SimpleNamespace(get_limits=lambda: limits))
     with pytest.raises(RequestRejected, match="10 of 10 servers; delete a server, or ask the site's help desk"):
@@ -308,7 +310,7 @@ PUBLIC, MINE = ("1", "public", "active"), ("2", "private", "active")
 
 
 @pytest.mark.parametrize("found", [(PUBLIC,), (MINE, PUBLIC), (PUBLIC, ("3", "public", "deactivated"))])
-def test_the_public_image_is_preferred(found):
+def test_of_several_images_with_the_name_the_public_one_is_used(found):
     assert images(*found).image_id(DISK_IMAGE) == "1"
 
 
@@ -324,7 +326,7 @@ def test_a_private_image_is_used_if_there_is_no_public_one():
         ((("3", "public", "deactivated"),), "is not active: 3 .public, deactivated."),
     ],
 )
-def test_an_ambiguous_or_inactive_image_is_rejected(found, message):
+def test_an_image_name_that_is_ambiguous_or_has_only_inactive_images_is_rejected(found, message):
     with pytest.raises(RequestRejected, match=message):
         images(*found).image_id(DISK_IMAGE)
 
@@ -351,7 +353,7 @@ def test_a_forbidden_request_is_reported_with_its_fix(problem, kind, fix):
         raise problem
 
 
-def test_the_site_clock_is_read_from_keystone():
+def test_the_difference_to_the_clock_of_the_site_is_read_from_keystone():
     ahead = datetime.now(UTC) + timedelta(minutes=7)
     answer = SimpleNamespace(headers={"Date": f"{ahead:%a, %d %b %Y %H:%M:%S} GMT"})
     session = SimpleNamespace(get_endpoint=lambda **_: "http://keystone", get=lambda url, authenticated: answer)
@@ -365,7 +367,7 @@ def test_the_site_clock_is_read_from_keystone():
         (RequestRejected("blazar responds with 401"), "not possible: blazar responds with 401"),
     ],
 )
-def test_doctor_reports_whether_a_lease_can_end_itself_and_passes_in_both_cases(site, key, reconciler, answer, text):
+def test_the_check_reports_whether_a_lease_can_end_itself_and_passes_in_both_cases(site, key, reconciler, answer, text):
     site.answers["try_lease_credential"] = answer
     (one,) = [one for one in doctor.check_site("chameleon", key, reconciler) if one.name == "end when idle"]
     assert (one.status, one.text) == ("ok", text)

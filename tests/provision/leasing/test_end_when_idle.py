@@ -81,7 +81,7 @@ def test_a_lease_whose_setup_was_interrupted_does_not_end_itself_although_that_w
     assert (end_when_idle_of(active_lease()), requested_end_when_idle(active_lease())) == (None, END_WHEN_IDLE)
 
 
-def test_a_lease_is_reported_as_deleted_only_if_the_site_no_longer_lists_it(site, reconciler, active_lease):
+def test_a_lease_is_reported_as_ended_or_deleted_only_if_the_site_no_longer_lists_it(site, reconciler, active_lease):
     enable_end_when_idle(site, reconciler, active_lease())
     assert lease_deletion_message(reconciler, active_lease()) == ""
     held = site.held
@@ -93,7 +93,9 @@ def test_a_lease_is_reported_as_deleted_only_if_the_site_no_longer_lists_it(site
     )
 
 
-def test_the_deletion_message_names_the_target_of_the_results(site, reconciler, active_lease):
+def test_the_message_about_a_lease_that_ended_itself_names_where_its_results_were_copied(
+    site, reconciler, active_lease
+):
     enable_end_when_idle(site, reconciler, active_lease(), EndWhenIdle(HOUR, "me@host:there"))
     site.held = []
     assert lease_deletion_message(reconciler, active_lease()).endswith(
@@ -101,19 +103,21 @@ def test_the_deletion_message_names_the_target_of_the_results(site, reconciler, 
     )
 
 
-def test_a_lease_that_this_program_deleted_has_no_deletion_message(site, reconciler, active_lease):
+def test_there_is_no_message_about_a_lease_that_ended_itself_if_this_program_deleted_it(site, reconciler, active_lease):
     enable_end_when_idle(site, reconciler, active_lease())
     reconciler.journal.write("intent", active_lease(), Operation.DELETE_LEASE, id="1")
     site.held = []
     assert lease_deletion_message(reconciler, active_lease()) == ""
 
 
-def test_a_lease_that_was_not_set_up_to_end_itself_has_no_deletion_message(site, reconciler, active_lease):
+def test_a_lease_that_was_not_set_up_to_end_itself_is_not_reported_to_have_ended_itself(site, reconciler, active_lease):
     site.held = []
     assert lease_deletion_message(reconciler, active_lease()) == ""
 
 
-def test_a_lease_whose_site_does_not_answer_has_no_deletion_message(site, reconciler, active_lease, monkeypatch):
+def test_a_lease_whose_site_does_not_answer_is_not_reported_to_have_ended_itself(
+    site, reconciler, active_lease, monkeypatch
+):
     def fail_to_list_leases():
         raise Unreachable("blazar does not answer")
 
@@ -122,7 +126,7 @@ def test_a_lease_whose_site_does_not_answer_has_no_deletion_message(site, reconc
     assert lease_deletion_message(reconciler, active_lease()) == ""
 
 
-def test_a_release_deletes_the_credential(site, reconciler, active_lease):
+def test_a_release_deletes_the_credential_of_the_lease(site, reconciler, active_lease):
     enable_end_when_idle(site, reconciler, active_lease())
     release(site, reconciler, active_lease())
     assert (site.credentials, site.remaining_resources()) == ([], [])
@@ -150,7 +154,7 @@ def test_a_lease_that_never_had_a_credential_is_released_without_keystone(site, 
     assert site.remaining_resources() == []
 
 
-def test_end_when_idle_is_rejected_at_a_site_without_lease_credentials(site, reconciler):
+def test_the_option_end_when_idle_is_rejected_at_a_site_without_credentials_for_leases(site, reconciler):
     require_lease_credentials(site, reconciler)
     with pytest.raises(RequestRejected, match="CHI@UC cannot limit a credential to one lease"):
         require_lease_credentials(FakeSite(), reconciler)

@@ -28,13 +28,13 @@ def fast_waits(monkeypatch):
 
 
 @pytest.mark.timeout(0)
-def test_there_is_at_most_one_lease_and_every_cost_is_reported():
+def test_in_random_sequences_of_events_there_is_at_most_one_lease_and_every_cost_is_reported():
     run_state_machine_as_test(Leasing, settings=SETTINGS)
 
 
 @pytest.mark.parametrize("fault", list(INJECTED))
 @pytest.mark.timeout(900)
-def test_a_planted_fault_is_found(fault, monkeypatch):
+def test_the_random_sequences_of_events_find_a_planted_fault(fault, monkeypatch):
     monkeypatch.setattr(*INJECTED[fault])
     found = settings(
         SETTINGS,

@@ -19,7 +19,7 @@ def journal(tmp_path):
     return Journal(tmp_path / "state", lambda: datetime(2026, 11, 21, tzinfo=UTC))
 
 
-def test_an_active_lease_has_its_intents_and_outcomes_until_it_is_closed(journal):
+def test_the_journal_keeps_the_intents_and_outcomes_of_an_active_lease_until_it_is_closed(journal):
     active_lease = journal.open_lease("llm_cc", "CHI@UC")
     journal.write("intent", active_lease, Operation.CREATE_LEASE, end="soon")
     assert journal.active_lease("llm_cc").intents == {Operation.CREATE_LEASE: {"end": "soon"}}
@@ -30,21 +30,21 @@ def test_an_active_lease_has_its_intents_and_outcomes_until_it_is_closed(journal
     assert journal.active_leases() == {}
 
 
-def test_the_intent_to_delete_a_lease_removes_the_record_of_its_creation(journal):
+def test_a_lease_no_longer_counts_as_created_once_its_deletion_is_intended(journal):
     active_lease = journal.open_lease("llm_cc", "CHI@UC")
     journal.write("done", active_lease, Operation.CREATE_LEASE, id="1")
     journal.write("intent", active_lease, Operation.DELETE_LEASE, id="1")
     assert journal.active_lease("llm_cc").outcomes == {}
 
 
-def test_hosts_that_failed_are_remembered(journal):
+def test_the_journal_keeps_the_hosts_that_failed(journal):
     active_lease = journal.open_lease("llm_cc", "CHI@UC")
     for host in ("1", "2", "1"):
         journal.write("failed", active_lease, Operation.CREATE_SERVER, hosts=[host], reason="no power")
     assert journal.active_lease("llm_cc").failed_hosts == ("1", "2")
 
 
-def test_machines_are_known_until_their_server_is_deleted(journal):
+def test_a_machine_is_known_until_its_server_is_deleted(journal):
     active_lease = journal.open_lease("llm_cc", "CHI@UC")
     logins = (Login(f"192.0.2.{n}", f"id-{n}", journal.folder / "key", journal.known_hosts) for n in (2, 1))
     machines = [Machine(f"node-{n}", login) for n, login in zip((2, 1), logins, strict=True)]
@@ -64,7 +64,7 @@ def test_a_line_that_a_killed_program_left_incomplete_is_skipped(journal):
 
 
 @pytest.mark.parametrize("place", [0, 9, 30, 60, 100, -10, -3, -1])
-def test_a_line_that_changed_since_it_was_written_is_rejected_with_its_number(journal, place):
+def test_the_error_for_a_line_that_changed_since_it_was_written_names_its_number(journal, place):
     active_lease = journal.open_lease("llm_cc", "CHI@UC")
     journal.write("done", active_lease, Operation.CREATE_LEASE, id="1")
     file = journal.folder / "ledger.jsonl"
@@ -85,7 +85,7 @@ def test_a_line_of_an_earlier_version_without_a_checksum_is_accepted(journal):
     assert journal.active_lease("llm_cc")
 
 
-def test_every_beginning_of_a_line_is_skipped_wherever_a_program_was_killed(journal):
+def test_an_incomplete_last_line_is_skipped_wherever_it_is_cut_off(journal):
     journal.write("done", journal.open_lease("llm_cc", "CHI@UC"), Operation.CREATE_LEASE, cost_su=None, hosts=["1"])
     file = journal.folder / "ledger.jsonl"
     text = file.read_text()
@@ -101,7 +101,7 @@ def test_only_its_user_can_read_the_journal(journal):
     assert (journal.folder / "ledger.jsonl").stat().st_mode & 0o077 == 0
 
 
-def test_a_file_in_place_of_the_journals_folder_is_named(tmp_path):
+def test_a_file_in_place_of_the_journal_s_folder_is_an_error_that_names_it(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(BadJournal, match=f"{tmp_path}/file: not a folder; set TESTBED_LEDGER"):
         Journal(tmp_path / "file").active_leases()
@@ -113,7 +113,7 @@ def test_a_lease_name_that_would_place_its_lock_in_another_folder_is_rejected(jo
         pass
 
 
-def test_a_journal_of_another_version_is_rejected_with_its_line(journal):
+def test_the_error_for_a_journal_of_another_version_names_the_line(journal):
     journal.open_lease("llm_cc", "CHI@UC")
     file = journal.folder / "ledger.jsonl"
     file.write_text(json.dumps({"version": 9}) + "\n")
@@ -126,7 +126,7 @@ def _write_many(journal):
         journal.write("done", journal.active_lease("llm_cc"), Operation.UPLOAD_KEY, id=str(number))
 
 
-def test_programs_that_write_at_once_lose_no_line(journal):
+def test_no_line_is_lost_if_several_programs_write_at_once(journal):
     journal.open_lease("llm_cc", "CHI@UC")
     writers = [multiprocessing.get_context("fork").Process(target=_write_many, args=(journal,)) for _ in range(4)]
     for writer in writers:
@@ -136,7 +136,7 @@ def test_programs_that_write_at_once_lose_no_line(journal):
     assert len(journal.entries()) == 1 + 4 * 50
 
 
-def test_a_second_program_waits_for_the_first_and_reports_it(journal):
+def test_a_second_program_waits_for_the_lock_of_the_first_and_reports_that_it_waits(journal):
     calls = []
     with journal.lock_lease("llm_cc"):
         other = multiprocessing.get_context("fork").Process(target=_wait_alone, args=(journal,))
@@ -165,13 +165,13 @@ def test_a_program_that_waits_for_a_lock_reports_it_once(journal):
     assert (calls, entered) == (["waiting"], ["second", "both"])
 
 
-def test_a_tag_is_unique_and_has_the_format_of_tags(journal):
+def test_each_tag_is_unique_and_has_the_format_of_tags(journal):
     tags = {journal.open_lease("llm_cc", "CHI@UC").tag for _ in range(9)}
     assert len(tags) == 9
     assert all(TAG.fullmatch(tag) for tag in tags)
 
 
-def test_a_record_is_dated_to_the_second_and_keeps_its_site(journal):
+def test_each_record_has_a_time_in_seconds_and_the_site_of_its_lease(journal):
     opened = journal.open_lease("llm_cc", "CHI@UC")
     assert (opened.since, opened.site) == ("2026-11-21T00:00:00+00:00", "CHI@UC")
     assert [entry.version for entry in journal.entries()] == [1]
@@ -182,7 +182,7 @@ def _wait_alone(journal):
         pass
 
 
-def test_variables_set_the_folder_of_the_journal(monkeypatch, tmp_path):
+def test_environment_variables_set_the_folder_of_the_journal(monkeypatch, tmp_path):
     monkeypatch.delenv("TESTBED_LEDGER", raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert state_folder() == tmp_path / "llm-testbed"
@@ -222,7 +222,7 @@ def test_start_and_end_of_a_lease_are_those_recorded_last(journal):
     assert journal.recorded_end(active_lease) == datetime(2026, 11, 21, 16, tzinfo=UTC)
 
 
-def test_an_unfinished_deletion_of_a_server_keeps_its_machine(journal):
+def test_a_machine_is_known_while_the_deletion_of_its_server_is_unfinished(journal):
     active_lease = journal.open_lease("llm_cc", "CHI@UC")
     machine = Machine("node", Login("192.0.2.1", "id-1", journal.folder / "key", journal.known_hosts))
     journal.record_machine(active_lease, machine)
@@ -249,7 +249,7 @@ def test_a_journal_that_cannot_be_read_is_named(journal):
         ("rubbish", "line 3 is damaged"),
     ],
 )
-def test_a_malformed_line_is_rejected_with_its_number(journal, line, message):
+def test_the_error_for_a_malformed_line_names_its_number(journal, line, message):
     """The second line is empty."""
     journal.open_lease("llm_cc", "CHI@UC")
     with (journal.folder / "ledger.jsonl").open("a") as file:
@@ -258,7 +258,7 @@ def test_a_malformed_line_is_rejected_with_its_number(journal, line, message):
         journal.entries()
 
 
-def test_tags_stay_known_after_their_record_is_closed(journal):
+def test_the_tag_of_a_lease_stays_known_after_the_lease_is_closed(journal):
     active_leases = [journal.open_lease(name, "CHI@UC") for name in ("llm_cc", "llm_other")]
     journal.write("closed", active_leases[0])
     assert journal.tags() == {active_lease.tag for active_lease in active_leases}

@@ -12,7 +12,7 @@ from tests.support.leasing.fake_site import FakeSite
 TAGS = [f"llm-testbed-00000000000{number}" for number in range(3)]
 
 
-def test_a_failed_deletion_does_not_stop_the_others(reconciler, monkeypatch):
+def test_a_failed_deletion_does_not_stop_the_other_deletions(reconciler, monkeypatch):
     site = FakeSite()
     site.uploaded = [TaggedResource(tag, "key", tag, site.user_id()) for tag in TAGS]
     delete = site.delete_key
@@ -35,7 +35,7 @@ def test_resources_of_a_classmate_or_of_an_unknown_owner_are_not_listed(reconcil
     assert [one.active_lease.tag for one in leaked_resources(site, reconciler)] == [TAGS[0]]
 
 
-def test_without_a_named_tag_only_resources_of_this_journal_are_deleted(reconciler):
+def test_only_resources_that_this_journal_has_recorded_are_deleted_unless_a_tag_is_given(reconciler):
     site = FakeSite()
     opened = reconciler.journal.open_lease("llm_cc", site.name)
     reconciler.journal.write("closed", opened)
@@ -48,7 +48,7 @@ def test_without_a_named_tag_only_resources_of_this_journal_are_deleted(reconcil
 
 
 @pytest.mark.usefixtures("reachable")
-def test_an_unattached_address_of_a_classmate_is_not_taken(reconciler, lease_request):
+def test_an_unattached_address_of_a_classmate_is_not_used(reconciler, lease_request):
     site = FakeSite()
     site.taken = [Address("classmates", "192.0.2.200", tag=TAGS[0]), Address("untagged", "192.0.2.201")]
     made = lease(site, reconciler, lease_request())

@@ -29,19 +29,19 @@ def booted_nodes(site):
     return [f"{name} on {host}" for name, host in site.attempts]
 
 
-def test_a_lease_in_error_is_a_failure_with_its_reason(reconciler, lease_request):
+def test_a_lease_with_the_status_error_raises_an_error_with_the_reason(reconciler, lease_request):
     site = FakeSite(lease_status="ERROR", fault="blazar: start_lease failed")
     with pytest.raises(LeaseFailed, match=r"is ERROR \(blazar: start_lease failed\); release it and lease again"):
         lease(site, reconciler, lease_request())
     assert site.attempts == []
 
 
-def test_a_lease_that_does_not_start_is_a_failure(reconciler, lease_request):
+def test_a_lease_that_does_not_start_raises_an_error(reconciler, lease_request):
     with pytest.raises(LeaseFailed, match="did not start within 15 minutes of its start time"):
         lease(FakeSite(lease_status="STARTING"), reconciler, lease_request())
 
 
-def test_after_a_lost_race_another_node_is_chosen(reconciler, lease_request, messages):
+def test_if_somebody_else_reserves_the_chosen_node_first_another_node_is_chosen(reconciler, lease_request, messages):
     site = FakeSite()
     others: list[Host] = []
 
@@ -58,7 +58,7 @@ def test_after_a_lost_race_another_node_is_chosen(reconciler, lease_request, mes
     )
 
 
-def test_lost_races_end_after_three_attempts(reconciler, lease_request):
+def test_leasing_fails_after_three_nodes_that_somebody_else_reserved_first(reconciler, lease_request):
     def fail_some_operations(operation):
         raise NotEnoughHosts("blazar: Not enough hosts available")
 
@@ -77,7 +77,7 @@ def test_a_boot_of_more_than_forty_minutes_is_retried_on_another_node(reconciler
     assert any("server node: BUILD, for 40 of up to 40 minutes" in line for line in messages)
 
 
-def test_all_nodes_are_replaced_if_one_fails_and_enough_others_are_free(reconciler, lease_request):
+def test_all_nodes_of_a_lease_are_replaced_if_one_fails_and_enough_others_are_free(reconciler, lease_request):
     site = FakeSite(hosts_of(4), broken={"2"})
     leased = lease(site, reconciler, lease_request(host_count=2))
     assert booted_nodes(site) == ["node-1 on 1", "node-2 on 2", "node-1 on 3", "node-2 on 4"]
@@ -93,7 +93,7 @@ def test_a_failed_node_is_retried_if_not_enough_others_are_free(reconciler, leas
     assert [server.name for server in site.booted] == ["node-1"]
 
 
-def test_a_flavor_is_retried_in_its_reservation(reconciler, lease_request, messages):
+def test_an_instance_of_a_flavor_that_fails_is_retried_in_the_same_reservation(reconciler, lease_request, messages):
     site = FakeSite(hosts_of(2, flavor=True), broken={"1"})
     site.before = lambda operation: site.broken.clear() if operation == "delete server" else None
     assert lease(site, reconciler, lease_request()).machines
@@ -112,7 +112,7 @@ class Killed(BaseException):
     """Exception that represents the death of the program."""
 
 
-def test_a_failed_node_given_by_name_is_replaced_even_by_the_run_after_a_killed_one(reconciler, lease_request):
+def test_the_command_after_a_killed_one_still_replaces_a_failed_node_given_by_name(reconciler, lease_request):
     site, dropped = FakeSite(broken={"1"}), []
 
     def fail_some_operations(operation):
@@ -162,7 +162,7 @@ def test_without_a_free_address_the_unattached_ones_are_named_but_not_used(recon
     assert site.taken[0].server == ""
 
 
-def test_a_classmates_copy_of_a_server_with_our_tag_is_not_deleted(reconciler, lease_request):
+def test_a_server_of_a_classmate_that_has_a_copy_of_our_tag_is_not_deleted(reconciler, lease_request):
     site = FakeSite()
     lease(site, reconciler, lease_request())
     active_lease = reconciler.journal.active_lease("llm_cc")
@@ -188,7 +188,7 @@ def calls(image, virtual=False, idle=False):
     return [first, *(VIRTUAL if virtual else []), *rest, *(IDLE if idle else [])]
 
 
-def test_a_plan_lists_the_calls_and_makes_none(reconciler, lease_request):
+def test_a_dry_run_lists_the_api_calls_and_makes_none(reconciler, lease_request):
     site = FakeSite()
     slot, *rest = planned_calls(site, reconciler, lease_request())
     assert slot.startswith("blazar: create lease llm_cc of node-1 (gpu at CHI@UC), 2026-11-21 12:00 UTC to ")
@@ -200,14 +200,16 @@ def test_a_plan_lists_the_calls_and_makes_none(reconciler, lease_request):
 
 @pytest.mark.parametrize(("site", "virtual"), [("CHI@UC", False), ("KVM@TACC", True)])
 @pytest.mark.parametrize("end_when_idle", [None, EndWhenIdle(HOUR)])
-def test_a_plan_without_an_account_names_what_is_requested(lease_request, site, virtual, end_when_idle):
+def test_a_dry_run_without_an_account_names_what_is_requested(lease_request, site, virtual, end_when_idle):
     wanted, *rest = planned_calls_without_account(site, replace(lease_request(), end_when_idle=end_when_idle))
     assert wanted == "blazar: create lease llm_cc of 1 node with at least 1 GPU, for 3h, start: now"
     assert rest == calls(DISK_IMAGE, virtual, bool(end_when_idle))
 
 
 @pytest.mark.parametrize(("wait", "begins", "booted"), [(False, 1, 0), (False, 0, 1), (True, 1, 1)])
-def test_without_waiting_a_lease_that_starts_later_is_only_reserved(reconciler, lease_request, wait, begins, booted):
+def test_a_lease_that_starts_later_is_only_reserved_if_the_command_does_not_wait(
+    reconciler, lease_request, wait, begins, booted
+):
     site = FakeSite()
     wanted = replace(lease_request(start=NOW + begins * HOUR), starts_now=False)
     leased = lease(site, reconciler, wanted, wait=wait)
@@ -232,7 +234,7 @@ def test_a_lease_that_is_resumed_is_reported_with_the_time_of_its_creation(recon
     assert f"lease llm_cc is active since {since}; resuming it" in messages
 
 
-def test_a_lease_that_cannot_end_itself_is_not_made(reconciler, lease_request):
+def test_no_lease_is_created_if_it_should_end_itself_and_cannot(reconciler, lease_request):
     site = FakeSite()
     with pytest.raises(RequestRejected, match="CHI@UC cannot limit a credential to one lease"):
         lease(site, reconciler, replace(lease_request(), end_when_idle=EndWhenIdle(HOUR)))

@@ -51,20 +51,20 @@ def test_a_lease_that_has_not_begun_costs_nothing(dated_journal):
 
 
 @pytest.mark.parametrize(("start", "before"), [(NOW - timedelta(seconds=40), 40.0), (NOW, 0.0), (NOW + HOUR, 0.0)])
-def test_a_lease_that_the_site_starts_in_the_past_has_run_before_its_request(dated_journal, start, before):
+def test_time_before_its_request_is_counted_for_a_lease_that_started_before_the_request(dated_journal, start, before):
     dated_journal.lease("1", start=start)
     (lease,) = past_leases(dated_journal.journal.entries(), NOW + HOUR)
     assert lease.time_before_request.total_seconds() == before
 
 
-def test_an_extension_costs_at_the_same_price(dated_journal):
+def test_the_extension_of_a_lease_has_the_price_of_the_lease(dated_journal):
     active_lease, slot = dated_journal.lease("1")
     longer = {**slot, "end": (NOW + 5 * HOUR).isoformat()}
     dated_journal.journal.write("done", active_lease, Operation.EXTEND_LEASE, id="1", **longer)
     assert dated_journal.costs(NOW + 9 * HOUR) == {"1": 80}
 
 
-def test_several_leases_are_summed_and_those_without_price_counted(dated_journal):
+def test_the_costs_of_several_leases_are_added_up_and_leases_of_unknown_price_are_counted(dated_journal):
     dated_journal.lease("1")
     dated_journal.lease("2", "other", cost_su=None)
     dated_journal.lease("3", "third", hours=1, cost_su=16.0)

@@ -147,7 +147,7 @@ def test_an_interrupted_extension_is_not_resumed_if_somebody_else_changed_the_en
     assert extend(site, reconciler, active_lease, 3 * HOUR).end == end + 3 * HOUR
 
 
-def test_an_extension_by_another_length_or_after_a_rejection_is_a_new_one(reconciler, site, active_lease):
+def test_an_extension_by_another_length_or_after_a_rejected_one_is_a_new_request(reconciler, site, active_lease):
     extend_and_kill(reconciler, site, active_lease, "done")
     assert extend(site, reconciler, active_lease, 2 * HOUR).end == NOW + 5 * HOUR
     site.rejects = True
@@ -159,7 +159,7 @@ def test_an_extension_by_another_length_or_after_a_rejection_is_a_new_one(reconc
 
 
 @pytest.mark.parametrize("ask", [extend, planned_extension])
-def test_a_lease_is_extended_in_its_last_48_hours_only(reconciler, site, active_lease, ask):
+def test_a_lease_can_be_extended_only_in_its_last_48_hours(reconciler, site, active_lease, ask):
     site.lease = replace(site.lease, end=NOW + timedelta(hours=48, minutes=1))
     with pytest.raises(ExtensionRejected, match=r"cannot be extended before 2026-11-21 12:01 UTC"):
         ask(site, reconciler, active_lease, HOUR)
@@ -169,18 +169,18 @@ def test_a_lease_is_extended_in_its_last_48_hours_only(reconciler, site, active_
 
 
 @pytest.mark.parametrize("by", [timedelta(), timedelta(days=7, minutes=1)])
-def test_a_lease_is_extended_by_at_most_a_week(reconciler, site, active_lease, by):
+def test_a_lease_can_be_extended_by_at_most_a_week(reconciler, site, active_lease, by):
     with pytest.raises(BadTime, match=r"extension by (0m|168h1m) is not possible; allowed: more than 0m, at most 168h"):
         planned_extension(site, reconciler, active_lease, by)
 
 
-def test_a_lease_that_is_over_is_not_extended(reconciler, site, active_lease):
+def test_a_lease_that_is_over_cannot_be_extended(reconciler, site, active_lease):
     site.lease = replace(site.lease, status="TERMINATED")
     with pytest.raises(ExtensionRejected, match="llm_cc has ended; lease again"):
         extend(site, reconciler, active_lease, HOUR)
 
 
-def test_a_lease_costs_from_its_start_until_now_at_most_until_its_end(reconciler, site, active_lease):
+def test_the_cost_of_a_lease_counts_from_its_start_until_now_or_until_its_end(reconciler, site, active_lease):
     assert lease_state(site, reconciler, active_lease).used_su == 8
     site.lease = replace(site.lease, hosts=("7", "7"))
     assert lease_state(site, reconciler, active_lease).used_su == 16
@@ -188,7 +188,7 @@ def test_a_lease_costs_from_its_start_until_now_at_most_until_its_end(reconciler
     assert lease_state(site, reconciler, active_lease).used_su == 2 * 8 * 3
 
 
-def test_the_cost_of_a_past_lease_is_that_of_its_hosts_in_the_journal(reconciler, site, active_lease):
+def test_the_cost_of_a_past_lease_is_computed_from_its_hosts_in_the_journal(reconciler, site, active_lease):
     reconciler.journal.write("done", active_lease, Operation.CREATE_LEASE, **lease_data(site.lease))
     site.lease = replace(site.lease, status="TERMINATED", hosts=(), end=NOW)
     reconciler.journal.write("done", active_lease, Operation.CREATE_LEASE, **lease_data(site.lease))
@@ -202,7 +202,7 @@ def test_the_cost_is_unknown_if_hosts_or_prices_are_unknown(reconciler, site, ac
     assert lease_state(site, reconciler, active_lease).used_su is None
 
 
-def test_a_remaining_volume_is_named_and_the_lease_stays_active(reconciler, site, active_lease):
+def test_a_volume_that_was_not_deleted_is_named_and_the_lease_stays_active(reconciler, site, active_lease):
     site.stuck = (
         Volume("volume-1", "node", "error_deleting", active_lease.tag),
         Volume("volume-2", "theirs", "in-use"),
@@ -222,7 +222,7 @@ def connect_to_site(site, monkeypatch):
     return site
 
 
-def test_the_end_of_a_lease_is_that_at_the_site(reconciler, connect_to_site, active_lease):
+def test_the_end_of_a_lease_is_the_one_that_the_site_states(reconciler, connect_to_site, active_lease):
     assert current_end(reconciler, active_lease) == NOW + 2 * HOUR
     connect_to_site.lease = replace(connect_to_site.lease, end=NOW + 5 * HOUR)
     assert current_end(reconciler, active_lease) == NOW + 5 * HOUR
@@ -232,7 +232,9 @@ def unreachable():
     raise Unreachable("blazar does not answer")
 
 
-def test_without_a_response_of_the_site_the_end_is_that_in_the_journal(reconciler, connect_to_site, active_lease):
+def test_if_the_site_does_not_answer_the_end_of_a_lease_is_the_one_in_the_journal(
+    reconciler, connect_to_site, active_lease
+):
     for operation, hours in ((Operation.CREATE_LEASE, 2), (Operation.EXTEND_LEASE, 3), (Operation.CREATE_LEASE, 4)):
         data = lease_data(replace(connect_to_site.lease, end=NOW + hours * HOUR))
         reconciler.journal.write("done", active_lease, operation, **data)
@@ -259,7 +261,7 @@ def test_a_lease_that_has_ended_does_not_count_as_active(reconciler, connect_to_
     assert not is_leased(reconciler, active_lease)
 
 
-def test_a_name_without_an_active_lease_is_rejected_with_the_active_ones(reconciler):
+def test_the_error_for_a_name_without_an_active_lease_lists_the_active_leases(reconciler):
     with pytest.raises(BadName, match="no active lease 'llm_cc'; active leases: none"):
         get_active_lease(reconciler, NAME)
     opened = [reconciler.journal.open_lease(name, "CHI@UC") for name in ("other", NAME)]
@@ -268,7 +270,7 @@ def test_a_name_without_an_active_lease_is_rejected_with_the_active_ones(reconci
         get_active_lease(reconciler, "x")
 
 
-def test_the_state_of_a_lease_has_its_own_servers_and_their_addresses(reconciler, site, active_lease):
+def test_the_state_of_a_lease_contains_only_its_own_servers_and_their_addresses(reconciler, site, active_lease):
     site.servers = lambda: [Server(id, "node", "ACTIVE", tag) for id, tag in (("1", active_lease.tag), ("2", ""))]
     site.addresses = lambda: [
         Address(id, f"192.0.2.{id}", server) for id, server in (("1", "1"), ("2", "2"), ("3", ""))
@@ -282,7 +284,7 @@ def test_the_state_of_a_lease_has_its_own_servers_and_their_addresses(reconciler
     assert (gone.lease, gone.ips, gone.hosts, gone.used_su, gone.total_su) == (None, ("192.0.2.1",), (), None, None)
 
 
-def test_a_site_that_does_not_answer_hides_no_other_lease(reconciler, connect_to_site, active_lease):
+def test_leases_of_other_sites_are_shown_if_one_site_does_not_answer(reconciler, connect_to_site, active_lease):
     reconciler.journal.open_lease("other", "CHI@UC", replace(IDENTITY, project_id="p2"))
     (first, state), (second, problem) = active_lease_states(reconciler)
     assert isinstance(state, LeaseState)
@@ -291,7 +293,7 @@ def test_a_site_that_does_not_answer_hides_no_other_lease(reconciler, connect_to
 
 
 @pytest.mark.parametrize("left_s", [0, 1])
-def test_a_lease_is_extended_from_the_first_moment_of_its_last_48_hours(reconciler, site, active_lease, left_s):
+def test_a_lease_can_be_extended_from_the_first_moment_of_its_last_48_hours(reconciler, site, active_lease, left_s):
     site.lease = replace(site.lease, end=NOW + timedelta(hours=48, seconds=left_s))
     if left_s:
         with pytest.raises(ExtensionRejected):
@@ -301,7 +303,7 @@ def test_a_lease_is_extended_from_the_first_moment_of_its_last_48_hours(reconcil
     assert planned_extension(site, reconciler, active_lease, week)[1] == site.lease.end + week
 
 
-def test_an_interrupted_extension_is_not_resumed_if_the_lease_ends_later(reconciler, site, active_lease):
+def test_an_interrupted_extension_is_not_resumed_if_the_lease_already_ends_later(reconciler, site, active_lease):
     messages: list[str] = []
     reporting = replace(reconciler, report=messages.append)
     extend_and_kill(reconciler, site, active_lease, "done")

@@ -21,7 +21,7 @@ def interrupt(*_):
     raise KeyboardInterrupt
 
 
-def test_a_release_is_reported(reconciler, lease_request, messages):
+def test_a_release_at_the_end_of_a_command_is_reported(reconciler, lease_request, messages):
     site = FakeSite()
     run_with_lease(site, reconciler, lease_request())
     assert site.remaining_resources() == []
@@ -81,7 +81,7 @@ def test_an_incomplete_release_names_what_remains(reconciler, lease_request, mes
     assert reconciler.journal.active_lease("llm_cc")
 
 
-def test_a_lease_that_does_not_match_the_request_is_not_released(reconciler, lease_request):
+def test_an_existing_lease_that_does_not_satisfy_the_request_is_not_released(reconciler, lease_request):
     site = FakeSite()
     lease(site, reconciler, lease_request())
     with pytest.raises(LeaseMismatch):

@@ -56,7 +56,7 @@ def test_if_no_site_has_a_slot_every_reason_is_reported(reconciler):
         choose_slots_among(sites, reconciler, Requirements(3 * HOUR, start=NOW))
 
 
-def test_watching_ends_at_the_site_with_the_first_free_node(reconciler, messages):
+def test_watching_all_sites_ends_with_the_first_free_node_of_any_site(reconciler, messages):
     sites = [FakeCalendar("CHI@UC", booking_of(2)), FakeCalendar("CHI@TACC", booking_of(1))]
     assert site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR), starts_now=True, watch=True) is sites[1]
     assert reconciler.clock.now() - NOW < 2 * HOUR
@@ -71,7 +71,7 @@ def test_watching_ends_at_the_site_with_the_first_free_node(reconciler, messages
         ({"host_count": 2}, "2 equal nodes are requested; allowed: 1 to 1"),
     ],
 )
-def test_watching_all_sites_fails_at_once_if_none_has_the_hardware(reconciler, messages, requirements, line):
+def test_watching_all_sites_fails_at_once_if_no_site_has_the_hardware(reconciler, messages, requirements, line):
     edge = FakeCalendar("CHI@Edge", problem=RequestRejected("the reference API does not list site CHI@Edge"))
     sites = [FakeCalendar("CHI@UC", node_type="gpu_a100"), edge, FakeCalendar("CHI@TACC", node_type="gpu_v100")]
     with pytest.raises(NoSuchHost, match=line):
@@ -79,13 +79,13 @@ def test_watching_all_sites_fails_at_once_if_none_has_the_hardware(reconciler, m
     assert messages == []
 
 
-def test_hardware_that_an_unreachable_site_might_have_is_not_a_user_error(reconciler):
+def test_a_request_for_hardware_that_an_unreachable_site_might_have_is_not_a_user_error(reconciler):
     sites = [FakeCalendar("CHI@UC", node_type="gpu_a100"), FakeCalendar("CHI@TACC", problem=UNREACHABLE)]
     with pytest.raises(NotEnoughHosts, match=r"CHI@UC: unknown node type 'gpu'.*CHI@TACC: blazar does not answer"):
         choose_slots_among(sites, reconciler, Requirements(3 * HOUR, node_type="gpu"))
 
 
-def test_rejected_credentials_end_watching(reconciler):
+def test_watching_ends_if_the_credentials_are_rejected(reconciler):
     sites = [FakeCalendar(name, problem=NoCredentials("keystone rejects them")) for name in ("CHI@UC", "CHI@TACC")]
     with pytest.raises(NoCredentials):
         site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR), starts_now=True, watch=True)
@@ -100,7 +100,7 @@ def _add_lease_of_other_program(site, name="llm_cc", **changes):
 
 
 @pytest.mark.usefixtures("reachable")
-def test_a_past_lease_of_the_same_name_does_not_block_a_new_one(reconciler, lease_request):
+def test_a_past_lease_of_the_same_name_does_not_prevent_a_new_one(reconciler, lease_request):
     site = FakeSite()
     _add_lease_of_other_program(site, status="TERMINATED", end=NOW - HOUR, start=NOW - 2 * HOUR)
     assert lease(site, reconciler, lease_request()).lease.id != "twin"
@@ -108,7 +108,9 @@ def test_a_past_lease_of_the_same_name_does_not_block_a_new_one(reconciler, leas
 
 @pytest.mark.usefixtures("reachable")
 @pytest.mark.parametrize("created", ["000", "999"])
-def test_of_two_leases_of_a_name_only_the_older_is_kept(reconciler, lease_request, monkeypatch, created):
+def test_of_two_leases_that_two_programs_create_under_one_name_only_the_older_is_kept(
+    reconciler, lease_request, monkeypatch, created
+):
     site = FakeSite()
     create = site.create_lease
 
@@ -127,7 +129,9 @@ def test_of_two_leases_of_a_name_only_the_older_is_kept(reconciler, lease_reques
 
 
 @pytest.mark.usefixtures("reachable")
-def test_of_two_own_leases_the_younger_is_deleted(reconciler, lease_request, monkeypatch):
+def test_of_two_leases_that_this_program_created_under_one_name_the_younger_is_deleted(
+    reconciler, lease_request, monkeypatch
+):
     site = FakeSite()
     create = site.create_lease
 
@@ -177,7 +181,7 @@ def test_a_lease_of_the_same_name_that_is_not_in_the_journal_is_rejected_before_
 
 
 @pytest.mark.usefixtures("reachable")
-def test_a_lease_whose_creation_was_interrupted_is_recognized_as_own(reconciler, lease_request, monkeypatch):
+def test_a_lease_whose_creation_was_interrupted_is_recognized_as_the_user_s_own(reconciler, lease_request, monkeypatch):
     site = FakeSite()
     create = site.create_lease
 

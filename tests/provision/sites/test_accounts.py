@@ -28,7 +28,7 @@ def write_clouds(tmp_path, monkeypatch):
     return write
 
 
-def test_the_only_entry_for_a_region_is_used(write_clouds):
+def test_if_only_one_entry_of_clouds_yaml_is_for_a_region_it_is_used(write_clouds):
     write_clouds(
         uc=cloud_entry(), tacc=cloud_entry("KVM@TACC"), none={"auth": {"auth_url": "http://keystone", "username": "cc"}}
     )
@@ -36,7 +36,7 @@ def test_the_only_entry_for_a_region_is_used(write_clouds):
     assert account_regions() == ["CHI@UC", "KVM@TACC"]
 
 
-def test_several_entries_for_a_region_need_a_choice(write_clouds):
+def test_if_several_entries_of_clouds_yaml_are_for_a_region_the_user_must_choose(write_clouds):
     write_clouds(uc_course=cloud_entry(), uc_research=cloud_entry())
     with pytest.raises(NoCredentials) as several:
         find_account("CHI@")
@@ -47,7 +47,7 @@ def test_several_entries_for_a_region_need_a_choice(write_clouds):
 
 
 @pytest.mark.parametrize("name", ["uc_course", "uc_research"])
-def test_the_entry_of_os_cloud_is_used_even_with_an_rc_file(write_clouds, monkeypatch, name, recwarn):
+def test_the_entry_that_os_cloud_names_is_used_even_with_a_sourced_rc_file(write_clouds, monkeypatch, name, recwarn):
     write_clouds(uc_course=cloud_entry(), uc_research=cloud_entry())
     monkeypatch.setenv("OS_CLOUD", name)
     assert find_account("CHI@").name == name
@@ -57,14 +57,14 @@ def test_the_entry_of_os_cloud_is_used_even_with_an_rc_file(write_clouds, monkey
     assert list(recwarn) == []
 
 
-def test_a_misspelled_entry_in_os_cloud_is_named_with_the_existing_ones(write_clouds, monkeypatch):
+def test_the_error_for_a_misspelled_entry_in_os_cloud_lists_the_existing_entries(write_clouds, monkeypatch):
     write_clouds(uc=cloud_entry())
     monkeypatch.setenv("OS_CLOUD", "cu")
     with pytest.raises(NoCredentials, match=r"OS_CLOUD 'cu' is not an entry of clouds\.yaml; allowed: uc"):
         find_account("CHI@")
 
 
-def test_an_entry_of_another_region_is_rejected(write_clouds, monkeypatch):
+def test_an_entry_for_another_region_is_rejected(write_clouds, monkeypatch):
     write_clouds(uc=cloud_entry(), kvm=cloud_entry("KVM@TACC"))
     monkeypatch.setenv("OS_CLOUD", "kvm")
     with pytest.raises(NoCredentials, match=r"OS_CLOUD kvm has the region KVM@TACC, not CHI@\.\.\."):
@@ -72,7 +72,7 @@ def test_an_entry_of_another_region_is_rejected(write_clouds, monkeypatch):
     assert account_regions() == ["KVM@TACC"]
 
 
-def test_the_account_of_a_sourced_rc_file_has_priority(write_clouds, monkeypatch):
+def test_the_account_of_a_sourced_rc_file_is_preferred_to_entries_of_clouds_yaml(write_clouds, monkeypatch):
     write_clouds(uc_course=cloud_entry(), uc_research=cloud_entry())
     for variable, value in {
         "AUTH_URL": "http://k/v3",
@@ -84,7 +84,7 @@ def test_the_account_of_a_sourced_rc_file_has_priority(write_clouds, monkeypatch
     assert find_account("CHI@", "uc_course").name == "envvars"
 
 
-def test_a_preferred_entry_counts_only_among_several(write_clouds, monkeypatch):
+def test_a_preferred_entry_is_used_only_if_several_entries_are_for_the_region(write_clouds, monkeypatch):
     write_clouds(uc_course=cloud_entry(), uc_research=cloud_entry(), kvm=cloud_entry("KVM@TACC"))
     assert find_account("CHI@", "uc_research").name == "uc_research"
     assert find_account("KVM@", "uc_research").name == "kvm"
@@ -92,21 +92,21 @@ def test_a_preferred_entry_counts_only_among_several(write_clouds, monkeypatch):
     assert find_account("CHI@", "uc_research").name == "uc_course"
 
 
-def test_an_entry_with_several_regions_needs_the_choice_of_a_region(write_clouds):
+def test_of_an_entry_with_several_regions_the_user_must_choose_a_region(write_clouds):
     write_clouds(all={**cloud_entry(), "region_name": None, "regions": ["CHI@UC", "CHI@TACC", "KVM@TACC"]})
     with pytest.raises(NoCredentials, match=r"all \(CHI@UC\), all \(CHI@TACC\); choose one with --site"):
         find_account("CHI@")
     assert (find_account("CHI@TACC").region_name, find_account("KVM@").region_name) == ("CHI@TACC", "KVM@TACC")
 
 
-def test_a_missing_login_plugin_is_named_with_its_installation(write_clouds, capfd):
+def test_a_missing_login_plugin_is_named_with_the_command_that_installs_it(write_clouds, capfd):
     write_clouds(chameleon=cloud_entry(kind="v3chameleonoidc"))
     with pytest.raises(NoCredentials, match=r"needs the login plugin v3chameleonoidc, .*pip install ccauth"):
         find_account("CHI@")
     assert capfd.readouterr().err == ""
 
 
-def test_an_entry_whose_plugin_is_missing_makes_the_choice_ambiguous(write_clouds, monkeypatch):
+def test_an_entry_whose_login_plugin_is_missing_still_counts_as_one_of_several(write_clouds, monkeypatch):
     write_clouds(
         uc=cloud_entry(), oidc=cloud_entry(kind="v3chameleonoidc"), elsewhere=cloud_entry("RegionOne", "v3unheardof")
     )
@@ -125,7 +125,7 @@ def test_an_incomplete_entry_is_named(write_clouds):
     assert "uc" in str(incomplete.value)
 
 
-def test_no_message_has_a_secret(write_clouds):
+def test_no_error_message_has_a_secret(write_clouds):
     write_clouds(a=cloud_entry(), b=cloud_entry())
     with pytest.raises(NoCredentials) as several:
         find_account("CHI@")

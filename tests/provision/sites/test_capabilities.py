@@ -10,7 +10,7 @@ from provision.sites.kvm import Kvm
 
 
 @pytest.mark.parametrize(("kind", "capable"), [(BareMetal, False), (Kvm, True)])
-def test_only_virtual_machines_have_boot_volumes_and_security_groups(kind, capable):
+def test_only_a_site_with_virtual_machines_has_boot_volumes_and_security_groups(kind, capable):
     site = kind.__new__(kind)
     assert isinstance(site, BootVolumes) is capable
     assert isinstance(site, SecurityGroups) is capable

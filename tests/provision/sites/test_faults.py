@@ -41,7 +41,7 @@ def http_answer(status, **headers):
         (keystone_errors.ConnectFailure("no"), Unreachable, "does not answer"),
     ],
 )
-def test_an_exception_is_converted_by_its_cause(problem, kind, message):
+def test_an_exception_of_a_client_library_is_translated_according_to_its_cause(problem, kind, message):
     with pytest.raises(kind, match=message), translate_errors("nova"):
         raise problem
 
@@ -57,7 +57,7 @@ def test_an_exception_is_converted_by_its_cause(problem, kind, message):
         ("", 0, 0),
     ],
 )
-def test_the_requested_waiting_time_is_read_from_the_response(code, asked, least, most):
+def test_the_time_that_a_service_asks_to_wait_is_read_from_its_response(code, asked, least, most):
     if isinstance(asked, timedelta):
         asked = format_datetime(datetime.now(UTC) + asked, usegmt=True)
     response = http_answer(code, Retry_After=asked)
@@ -67,7 +67,7 @@ def test_the_requested_waiting_time_is_read_from_the_response(code, asked, least
 
 
 @pytest.mark.parametrize(("asked", "least", "most"), [(0, 1, 2), (90, 90, 90), (1e9, *2 * [LONGEST_REQUESTED_PAUSE_S])])
-def test_the_requested_waiting_time_is_respected(reconciler, asked, least, most):
+def test_the_program_waits_as_long_as_a_service_asks(reconciler, asked, least, most):
     answers = [Unreachable("busy", asked)]
 
     def request():
@@ -79,7 +79,7 @@ def test_the_requested_waiting_time_is_respected(reconciler, asked, least, most)
     assert least <= (reconciler.clock.now() - NOW).total_seconds() <= most
 
 
-def test_a_service_that_always_requests_waiting_is_reported(reconciler):
+def test_a_service_that_asks_to_wait_after_every_attempt_is_reported(reconciler):
     asked = []
 
     def request():

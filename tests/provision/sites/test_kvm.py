@@ -34,7 +34,7 @@ def busy_periods(site, flavor):
     return [(one.start, one.end) for one in site.bookings() if one.host_id == f"{flavor}@1"]
 
 
-def test_a_small_flavor_leaves_space_for_another_one_but_not_for_a_flavor_with_all_gpus():
+def test_a_flavor_with_one_gpu_leaves_space_for_another_one_but_not_for_a_flavor_with_all_gpus():
     site = FakeKvm(("g1", 9, 12))
     assert busy_periods(site, "g1") == []
     assert busy_periods(site, "g4") == [(at(9), at(12))]
@@ -46,17 +46,17 @@ def test_a_flavor_is_booked_while_other_reservations_use_all_gpus():
     assert busy_periods(FakeKvm(("g4", 9, 12)), "g1") == [(at(9), at(12))]
 
 
-def test_each_instance_of_a_reserved_flavor_counts():
+def test_each_instance_of_a_reserved_flavor_takes_its_gpus():
     assert busy_periods(FakeKvm(("g1", 9, 12), amount=4), "g1") == [(at(9), at(12))]
     assert busy_periods(FakeKvm(("g1", 9, 12), amount=3), "g1") == []
 
 
-def test_a_reservation_of_another_project_counts_as_a_whole_hypervisor():
+def test_a_reservation_of_another_project_takes_a_whole_hypervisor():
     assert busy_periods(FakeKvm((None, 9, 12)), "g1") == [(at(9), at(12))]
 
 
 @pytest.mark.parametrize(("limit", "periods"), [(0, [(1, 2), (2, 3), (3, 5)]), (1, [(2, 3)]), (3, [])])
-def test_a_period_is_found_while_more_than_the_limit_is_reserved(limit, periods):
+def test_the_periods_in_which_more_than_a_limit_is_reserved_are_found(limit, periods):
     assert periods_above(limit, [(at(1), at(3), 1), (at(2), at(5), 1)]) == [(at(a), at(b)) for a, b in periods]
 
 

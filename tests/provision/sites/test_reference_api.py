@@ -146,14 +146,14 @@ def test_memory_and_interconnect_are_read_from_the_name_of_the_model_or_node_typ
     assert (fields["gpu_model"], fields["gpu_memory_gib"], fields["interconnect"]) == (model, memory, interconnect)
 
 
-def test_lists_longer_than_a_response_are_read_to_their_end(service):
+def test_lists_that_need_several_responses_are_read_completely(service):
     for number in range(1001):
         service.write(f"{NODES}/n{number:04}.json", {"uid": f"n{number:04}"})
     items = reference_items(NODES)
     assert len({item["uid"] for item in items}) == len(items) == 1001 + len(hardware.MACHINES)
 
 
-def test_a_list_without_an_end_is_abandoned(service, monkeypatch):
+def test_reading_a_list_stops_at_a_maximum_number_of_items(service, monkeypatch):
     monkeypatch.setattr(reference_api, "MAX_ITEMS", 4)
     service.answer(json.dumps({"total": 10**9, "items": [{}]}))
     with pytest.raises(Unreachable, match="lists more than 4 items of sites"):
@@ -176,7 +176,7 @@ def test_a_list_without_an_end_is_abandoned(service, monkeypatch):
     ],
     ids=str,
 )
-def test_an_invalid_node_does_not_hide_others_and_is_reported_once(odd, service, caplog):
+def test_an_invalid_node_does_not_hide_other_nodes_and_is_reported_once(odd, service, caplog):
     first, *others = hardware.MACHINES
     service.change(f"{NODES}/{first.uid}.json", **odd)
     site = bare_metal()
@@ -188,7 +188,7 @@ def test_an_invalid_node_does_not_hide_others_and_is_reported_once(odd, service,
     assert "\x1b" not in line
 
 
-def test_a_node_with_an_unknown_gpu_or_none_is_a_host(service):
+def test_a_node_with_an_unknown_gpu_or_without_a_gpu_is_a_host(service):
     first, second, *_ = hardware.MACHINES
     service.change(f"{NODES}/{first.uid}.json", gpu={"gpu": True})
     service.change(f"{NODES}/{second.uid}.json", gpu=...)
@@ -263,7 +263,7 @@ def test_a_silent_or_slow_response_is_abandoned_at_the_time_limit(raw_service, m
 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", b"garbage\r\n\r\n"])
-def test_a_connection_that_breaks_off_is_unreachable(sent, raw_service):
+def test_a_service_whose_connection_breaks_off_counts_as_unreachable(sent, raw_service):
     raw_service(lambda client: client.sendall(sent))
     with pytest.raises(Unreachable, match=r"does not answer|breaks off"):
         reference_items("sites")

@@ -66,7 +66,7 @@ def test_an_invalid_lease_of_this_program_is_never_skipped(more):
     assert site_of(BareMetal, {**ours, "user_id": "classmate"}).leases() == []
 
 
-def test_an_unreadable_reservation_of_a_flavor_hides_no_other(caplog):
+def test_an_unreadable_reservation_of_a_flavor_does_not_hide_other_reservations(caplog):
     flavor = {"id": "a", "resource_type": "flavor:instance", "resource_properties": '{"name": "g1"}', "amount": 2}
     strange = {**GOOD, "user_id": "x", "reservations": [{**flavor, "id": "b", "resource_properties": ""}]}
     site = site_of(Kvm, strange, {**GOOD, "reservations": [flavor]}, hosts=[{"resource_id": "1", "reservations": []}])
@@ -74,13 +74,13 @@ def test_an_unreadable_reservation_of_a_flavor_hides_no_other(caplog):
     assert "cannot be read" in caplog.text
 
 
-def test_an_unreadable_allocation_hides_no_other():
+def test_an_unreadable_allocation_does_not_hide_other_allocations():
     booked = {"id": "r", **{name: GOOD[name] for name in ("start_date", "end_date")}}
     hosts = [{"resource_id": "1"}, {"resource_id": "2", "reservations": [{**booked, "end_date": ""}, booked]}]
     assert [one.host_id for one in site_of(BareMetal, hosts=hosts).bookings()] == ["2"]
 
 
-def test_an_unreadable_server_or_address_hides_no_other():
+def test_an_unreadable_server_or_address_does_not_hide_others():
     server = {"fault": None, "image": None, "metadata": None, "user_id": "x", "task_state": None}
     servers = [SimpleNamespace(id="1"), SimpleNamespace(id="2", name="node", status="ACTIVE", **server)]
     ip = {"floating_ip_address": "192.0.2.1", "port_id": None, "description": None}

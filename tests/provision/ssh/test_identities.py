@@ -40,7 +40,7 @@ def key_with_passphrase(sshd, tmp_path):
     return file
 
 
-def test_a_locked_key_is_used_through_the_agent(sshd, agent, key_with_passphrase, monkeypatch):
+def test_a_key_with_a_passphrase_is_used_through_the_ssh_agent(sshd, agent, key_with_passphrase, monkeypatch):
     monkeypatch.setenv("SSH_AUTH_SOCK", str(agent))
     assert SshShell(replace(sshd.login(), key=key_with_passphrase)).run("echo in").out == "in\n"
 
@@ -69,13 +69,13 @@ def configured(home, settings, key="/nowhere"):
 
 @pytest.mark.parametrize("name", ["super", "behind"])
 @pytest.mark.parametrize("agent_setting", ["{agent}", "$AGENT"])
-def test_the_agent_of_the_configuration_is_used(home, agent, monkeypatch, name, agent_setting):
+def test_the_ssh_agent_that_the_configuration_names_is_used(home, agent, monkeypatch, name, agent_setting):
     monkeypatch.setenv("AGENT", str(agent))
     configured(home, f"IdentityAgent {agent_setting.format(agent=agent)}")
     assert logs_in(SshConfigHost(name))
 
 
-def test_the_agent_of_ssh_auth_sock_is_used_unless_the_configuration_names_none(home, agent, monkeypatch):
+def test_the_agent_of_ssh_auth_sock_is_used_unless_the_configuration_disables_agents(home, agent, monkeypatch):
     configured(home, "IdentityAgent none")
     monkeypatch.setenv("SSH_AUTH_SOCK", str(agent))
     assert not logs_in(SshConfigHost("super"))
@@ -84,7 +84,7 @@ def test_the_agent_of_ssh_auth_sock_is_used_unless_the_configuration_names_none(
 
 
 @pytest.mark.parametrize("only", ["IdentitiesOnly yes", "IdentitiesOnly no"])
-def test_identities_only_excludes_the_keys_of_the_agent_that_are_not_configured(home, agent, only):
+def test_the_setting_identities_only_excludes_keys_of_the_agent_that_are_not_configured(home, agent, only):
     configured(home, f"IdentityAgent {agent}\n  {only}", key=new_key(home / "other"))
     assert logs_in(SshConfigHost("super")) == (only == "IdentitiesOnly no")
 
@@ -94,7 +94,9 @@ def test_a_key_in_the_agent_can_be_configured_by_its_public_key_file(home, agent
     assert logs_in(SshConfigHost("super"))
 
 
-def test_a_locked_key_of_a_leased_node_is_used_through_the_configured_agent(home, agent, key_with_passphrase, sshd):
+def test_a_key_with_a_passphrase_for_a_leased_node_is_used_through_the_configured_agent(
+    home, agent, key_with_passphrase, sshd
+):
     login = replace(sshd.login(alias="leased"), key=key_with_passphrase)
     assert not logs_in(login)
     configured(home, f"IdentityAgent {agent}")

@@ -7,7 +7,7 @@ from provision.ssh import known_hosts
 from tests.support.services.sshd import new_key
 
 
-def test_only_the_lines_of_the_host_are_returned(tmp_path, monkeypatch):
+def test_only_the_lines_of_the_host_in_known_hosts_are_returned(tmp_path, monkeypatch):
     keys = [new_key(tmp_path / name).with_suffix(".pub").read_text().strip() for name in ("one", "other")]
     file = tmp_path / "known_hosts"
     file.write_text(f"saved.edu {keys[0]}\nother.edu {keys[1]}\n")

@@ -130,7 +130,7 @@ def test_a_command_that_does_not_end_is_killed_after_its_output_was_read(shell):
         pass
 
 
-def test_a_command_is_killed_when_its_reader_stops(shell):
+def test_a_command_is_killed_if_its_output_is_no_longer_read(shell):
     def give_up(stream) -> None:
         stream.read(1000)
         raise OSError("no room")
@@ -141,7 +141,7 @@ def test_a_command_is_killed_when_its_reader_stops(shell):
     assert time.monotonic() - began < 5
 
 
-def test_a_port_of_the_remote_loopback_is_forwarded(shell):
+def test_a_port_of_the_remote_loopback_interface_is_forwarded(shell):
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
@@ -231,7 +231,7 @@ def test_an_upload_whose_connection_drops_creates_no_incomplete_file(sshd, tmp_p
     assert not target.exists()
 
 
-def test_the_shell_waits_for_a_machine_that_comes_back(sshd, ssh_shell):
+def test_the_shell_waits_until_a_machine_that_was_unreachable_answers_again(sshd, ssh_shell):
     ssh_shell.run("true")
     sshd.stop()
     answers = []
@@ -257,7 +257,7 @@ def test_a_changed_host_key_is_rejected(sshd):
         SshShell(login).run("true")
 
 
-def test_only_a_host_key_under_the_login_s_alias_is_accepted(sshd):
+def test_only_a_host_key_that_is_stored_under_the_alias_of_the_login_is_accepted(sshd):
     login = sshd.login()
     login.known_hosts.write_text(login.known_hosts.read_text().replace(login.alias, "[127.0.0.1]:22,other"))
     with pytest.raises(BadHostKey, match="host key is unknown"):
@@ -300,7 +300,7 @@ def test_text_printed_by_a_login_shell_is_not_part_of_a_command_s_output(chatty_
 @pytest.mark.parametrize(
     ("line", "message"), [("echo This account is locked", "is locked"), ("yes", "does not stop printing")]
 )
-def test_a_login_shell_that_runs_no_command_is_reported(chatty_login, line, message):
+def test_a_login_shell_that_does_not_run_commands_is_reported(chatty_login, line, message):
     server, start = chatty_login
     start.write_text(f"#!/bin/sh\n{line}\n")
     with pytest.raises(LoginRejected, match=message):

@@ -39,7 +39,7 @@ def test_the_host_key_of_every_hop_has_to_be_known(home, name, unknown):
         "Include {home}/.ssh/more\nMatch originalhost super\n  HostName 127.0.0.1",
     ],
 )
-def test_a_configuration_is_read_as_openssh_reads_it(home, config):
+def test_the_ssh_configuration_is_read_as_openssh_reads_it(home, config):
     file = home / ".ssh" / "config"
     (home / ".ssh" / "more").write_text(file.read_text())
     file.write_text(config.format(home=home))
@@ -57,7 +57,7 @@ def test_a_host_whose_name_is_hashed_in_known_hosts_is_accepted(home):
     assert SshShell(SshConfigHost("behind")).run("echo in").out == "in\n"
 
 
-def test_a_configuration_that_openssh_rejects_is_reported_in_one_line(home):
+def test_an_ssh_configuration_that_openssh_rejects_is_reported_in_one_line(home):
     (home / ".ssh" / "config").write_text("Host super\n  Port abc\n")
     with pytest.raises(BadSshConfig, match=r"ssh configuration: .*; correct ~/\.ssh/config") as rejected:
         SshShell(SshConfigHost("super")).run("true")

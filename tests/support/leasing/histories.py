@@ -132,7 +132,7 @@ class Leasing(RuleBasedStateMachine):
     def lease(self, plan):
         self.command(plan, lambda reconciler: lease(self.site, reconciler, self.request()))
         if self.ended == "done":
-            assert len(self.site.servers()) == 2, "a lease that is done has its server"
+            assert len(self.site.servers()) == 2, "a lease command that succeeded leaves a server"
 
     @rule(plan=OUTCOME_LISTS)
     def lease_and_release(self, plan):
@@ -149,7 +149,7 @@ class Leasing(RuleBasedStateMachine):
         if active := self.active():
             self.command(plan, lambda reconciler: release(self.site, reconciler, active))
             if self.ended == "done":
-                assert self.tagged_resources() == [], "what is released is gone"
+                assert self.tagged_resources() == [], "a release that succeeded leaves no resources"
 
     @rule(place=strategies.integers(0, 5))
     def release_with_one_rejected_request(self, place):
@@ -203,10 +203,10 @@ class Leasing(RuleBasedStateMachine):
         for one in self.site.leases():
             if one.tag and one.status == "ACTIVE":
                 active = self.active()
-                assert active, "a lease goes on, and its record is closed"
+                assert active, "a lease continues although its record is closed"
                 assert active.tag == one.tag
                 line = running_cost(self.reconciler(), active)
-                assert line, "a lease goes on, and the journal does not say that it costs"
+                assert line, "a lease continues, and the journal does not report its cost"
 
     @invariant()
     def a_command_that_leaves_a_cost_reports_it(self):

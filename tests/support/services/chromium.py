@@ -83,7 +83,7 @@ class Page:
                     raise RuntimeError(f"{method}: {answer['error']}")
                 return answer["result"]
 
-    def look(self, width: int, scheme: str) -> None:
+    def set_window(self, width: int, scheme: str) -> None:
         """Set the width of the window (CSS pixels) and the preferred color scheme ('light' or 'dark')."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])

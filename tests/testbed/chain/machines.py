@@ -24,7 +24,7 @@ DOCKER = "/var/lib/docker"
 class Machines:
     """Follows the servers of ``site``: boots and stops nodes, and forwards their floating IPs to them.
 
-    proxies: proxies to the nodes by floating IP; shutting one drops the connections. authorized_key: installed as
+    proxies: proxies to the nodes by floating IP; a fault of one drops the connections. authorized_key: installed as
     cloud-init would install nova's key. shared: see Node. Before a node can be reached, ``services`` are connected to
     it, and ``prepare`` is called with it. The next node gets Docker's data from the one before, which saves rebuilding
     images.

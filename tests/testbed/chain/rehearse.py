@@ -91,8 +91,8 @@ def cloud_with_nodes(folder: Path, prepare: Callable[[Node], None] = lambda node
         local_openstack.stop()
 
 
-def bring_earlier_leases(results: Path) -> None:
-    """Let the prediction of the lease know the stored rehearsals, unless the results have leases of their own."""
+def copy_stored_leases(results: Path) -> None:
+    """Copy the leases of stored rehearsals into results that record no leases, so that predictions use them."""
     results.mkdir(parents=True, exist_ok=True)
     if not (results / lease_record.FILE).exists():
         shutil.copy(STORED_LEASES, results / lease_record.FILE)
@@ -103,7 +103,7 @@ def main() -> int:
         print(f"rehearse: needs {wants}: it boots a node under systemd-nspawn", file=sys.stderr)
         return 2
     results = Path(sys.argv[1] if len(sys.argv) > 1 else "results").resolve()
-    bring_earlier_leases(results)
+    copy_stored_leases(results)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="testbed-rehearsal-") as folder, cloud_with_nodes(Path(folder)) as started:
         client = subprocess.Popen(started.client(results))

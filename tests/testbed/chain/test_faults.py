@@ -55,7 +55,7 @@ def all_fit(cli_user: CliUser, run_id: str) -> bool:
 
 def test_a_minute_without_a_connection_loses_no_row(cli_user: CliUser, last_client: Command) -> None:
     command = running(cli_user, "cut")
-    cli_user.node_proxy.shut("gone")
+    cli_user.node_proxy.set_fault("gone")
     time.sleep(OUTAGE_S)
     cli_user.node_proxy.repair()
     assert command.end() in (0, 1), command.output
@@ -64,7 +64,7 @@ def test_a_minute_without_a_connection_loses_no_row(cli_user: CliUser, last_clie
 
 
 def test_a_slow_connection_causes_no_error(cli_user: CliUser, last_client: Command) -> None:
-    cli_user.node_proxy.shut("slow")
+    cli_user.node_proxy.set_fault("slow")
     try:
         command = running(cli_user, "slow")
         assert command.end() in (0, 1), command.output
@@ -73,7 +73,7 @@ def test_a_slow_connection_causes_no_error(cli_user: CliUser, last_client: Comma
     assert all_fit(cli_user, "slow"), command.output
 
 
-def test_a_reboot_during_a_row_is_an_error_with_this_reason_and_the_row_runs_again(
+def test_a_row_that_a_reboot_interrupts_is_an_error_with_this_reason_and_runs_again(
     cli_user: CliUser, last_client: Command
 ) -> None:
     command = running(cli_user, "reboot")
@@ -113,7 +113,9 @@ def small_disk(cli_user: CliUser) -> Iterator[str]:
     cli_user.node.run("umount", "--lazy", folder)
 
 
-def test_a_full_disk_is_an_error_until_space_is_freed(cli_user: CliUser, last_client: Command, small_disk: str) -> None:
+def test_rows_on_a_full_disk_are_errors_until_space_is_freed(
+    cli_user: CliUser, last_client: Command, small_disk: str
+) -> None:
     command = running(cli_user, "full")
     cli_user.node.run("sh", "-c", f"cat /dev/zero > {small_disk}/filler || true")
     assert command.end() == EXIT_ERROR, command.output

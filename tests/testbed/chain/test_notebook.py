@@ -31,7 +31,7 @@ class Jupyter:
             return response.read()
 
 
-def test_a_notebook_is_served_only_to_its_owner_and_work_is_downloaded(
+def test_a_notebook_on_a_node_is_served_only_to_its_owner_and_the_edited_copy_is_downloaded(
     cli_user: CliUser, last_client: Command, tmp_path: Path
 ) -> None:
     command = cli_user.start_command("notebook", "single_gpu_blip2", "--into", str(tmp_path / "home"))

@@ -35,17 +35,17 @@ def test_no_secret_is_on_the_node_or_in_its_image(cli_user: CliUser, last_client
     assert not [secret for secret in secrets_of(cli_user) if secret.decode() in history]
 
 
-def test_files_of_rows_belong_to_their_user(cli_user: CliUser, last_client: Command) -> None:
+def test_files_of_rows_belong_to_the_user_who_runs_them(cli_user: CliUser, last_client: Command) -> None:
     assert cli_user.node.run("find", REMOTE_RUNS, "!", "-user", USER) == ""
 
 
-def test_every_result_names_its_image(cli_user: CliUser, last_client: Command) -> None:
+def test_every_result_names_its_container_image(cli_user: CliUser, last_client: Command) -> None:
     image = cli_user.node.run("docker", "image", "inspect", "--format", "{{.Id}}", "llm-testbed:current").strip()
     results = [json.loads(path.read_text()) for path in cli_user.results.glob("*/*/*/result.json")]
     assert {one["image"] for one in results if one["outcome"] == "fits"} == {image}
 
 
-def test_a_release_that_was_killed_resumes_until_nothing_is_left(cli_user: CliUser, last_client: Command) -> None:
+def test_a_release_that_was_killed_is_resumed_until_nothing_is_left(cli_user: CliUser, last_client: Command) -> None:
     killed_client = cli_user.start_reproduce()
     killed_client.until(r"\[7/7\] release")
     killed_client.kill()

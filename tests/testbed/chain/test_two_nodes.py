@@ -13,10 +13,10 @@ SUITE = "slurm_hf_trainer"
 
 
 @pytest.mark.timeout(3600)
-def test_rows_of_torchrun_and_accelerate_train_on_both_nodes_of_a_lease(
+def test_rows_with_the_launchers_torchrun_and_accelerate_train_on_both_nodes_of_a_lease(
     cli_user: CliUser, last_client: Command
 ) -> None:
-    assert not cli_user.cloud.machines.nodes, "the lease of the other tests is not given back"
+    assert not cli_user.cloud.machines.nodes, "the lease of the other tests is not released"
     named = [part for row in ROWS for part in ("--row", row)]
     client = cli_user.start_reproduce("--nodes", "2", "--gpus-per-node", "1", *named)
     client.until(f"{ROWS[0]}: starts")

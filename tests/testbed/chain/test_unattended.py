@@ -47,7 +47,7 @@ def words_of(command: Command) -> str:
     return " ".join(command.output.split())
 
 
-def test_a_lease_without_its_client_ends_itself_and_its_results_are_at_the_target(
+def test_a_lease_whose_client_is_gone_copies_its_results_to_the_target_and_ends_itself(
     cli_user: CliUser, results_target: Path
 ) -> None:
     client = reproduces(cli_user, results_target)

@@ -45,7 +45,7 @@ def lease_flags(key):
     return [*flags, "--key", str(key.file), "--yes"]
 
 
-def test_a_lease_of_another_project_is_neither_reported_as_deleted_nor_released(
+def test_a_lease_is_neither_reported_as_deleted_nor_released_with_an_account_of_another_project(
     testbed, site, lease_flags, other_project, monkeypatch
 ):
     assert testbed("lease", *lease_flags)[0] == 0
@@ -104,7 +104,7 @@ def test_a_restricted_credential_is_reported_before_anything_is_leased(
     assert testbed("status")[1] == "no active lease\n"
 
 
-def test_a_credential_that_ends_before_the_lease_is_reported_or_rejected(
+def test_a_credential_that_expires_before_the_lease_ends_is_reported_or_rejected(
     testbed, site, lease_flags, limited_credential
 ):
     ends = datetime.now(UTC) + timedelta(hours=4)

@@ -36,7 +36,7 @@ def test_a_lease_is_created_and_released_from_the_command_line(testbed, site, le
     assert testbed("status")[1] == "no active lease\n"
 
 
-def test_extend_and_release_report_plans_and_results_as_json(testbed, site, lease_flags):
+def test_the_commands_extend_and_release_print_plans_and_results_as_json(testbed, site, lease_flags):
     start = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(hours=2)
     assert testbed("lease", *lease_flags, "--start", start.isoformat(), "--no-wait")[0] == 0
     (held,) = site.leases()
@@ -74,7 +74,9 @@ def test_an_extension_against_the_rules_is_rejected_before_the_request(testbed, 
     assert "start" in testbed("status")[1]
 
 
-def test_a_lease_is_released_when_its_command_is_over(testbed, site, lease_flags, monkeypatch, tmp_path):
+def test_the_lease_of_a_command_is_released_when_the_command_has_ended(
+    testbed, site, lease_flags, monkeypatch, tmp_path
+):
     monkeypatch.setattr(boot, "try_login", lambda login: None)
     code, _, _ = testbed("lease", *lease_flags, "--run", f"echo $TESTBED_NODES > {tmp_path}/nodes; false")
     assert code == machines_cli.EXIT_FAILED
@@ -82,7 +84,7 @@ def test_a_lease_is_released_when_its_command_is_over(testbed, site, lease_flags
     assert left_at(site) == []
 
 
-def test_keep_leaves_the_lease_after_its_command(testbed, site, lease_flags, reachable):
+def test_the_option_keep_leaves_the_lease_after_its_command_has_ended(testbed, site, lease_flags, reachable):
     assert testbed("lease", *lease_flags, "--run", "false", "--keep")[0] == machines_cli.EXIT_FAILED
     assert [held.status for held in site.leases()] == ["ACTIVE"]
     assert len(site.servers()) == 1
@@ -102,7 +104,7 @@ def test_a_lease_is_released_if_its_command_gets_sigterm_while_a_node_boots(
 
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     monkeypatch.setattr("provision.clock.Clock", TerminatingClock)
-    local_openstack.behave(P3_GPU_001={"seconds": 3})
+    local_openstack.set_boot_behavior(P3_GPU_001={"seconds": 3})
     code, _, err = testbed("lease", *lease_flags, "--run", "true")
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -113,7 +115,7 @@ def test_a_lease_is_released_if_its_command_gets_sigterm_while_a_node_boots(
 
 
 @pytest.mark.parametrize(("part", "node"), [("single", "gigaio-compute-02"), ("multi", "P3-GPU-001")])
-def test_each_lab_alone_has_a_lease_with_its_own_name_and_length(part, node, testbed, site, key):
+def test_the_lease_for_the_labs_of_one_group_has_the_name_length_and_node_of_this_group(part, node, testbed, site, key):
     flags = ("--for", part, "--start", "2030-01-01T10:00Z", "--no-wait", "--key", str(key.file), "--yes")
     assert testbed("lease", *flags)[0] == 0
     (held,) = site.leases()
@@ -132,7 +134,7 @@ def test_a_dry_run_lists_its_requests_and_sends_none(testbed, site, lease_flags)
     assert testbed("status")[1] == "no active lease\n"
 
 
-def test_slots_show_cost_and_zone(testbed):
+def test_the_command_slots_shows_cost_and_time_zone(testbed):
     code, out, _ = testbed("slots", "--gpu", "A100", "--gpu-memory", "80", "--gpus", "4", "--json")
     assert code == 0
     assert json.loads(out)[0]["cost_su"] == 3 * 16
@@ -195,14 +197,14 @@ def test_a_user_error_is_reported_in_one_line_with_exit_code_2_and_reserves_noth
     assert left_at(site) == []
 
 
-def test_without_a_terminal_and_without_yes_nothing_is_done(testbed, site, lease_flags):
+def test_nothing_is_done_without_a_terminal_unless_the_option_yes_is_given(testbed, site, lease_flags):
     code, _, err = testbed("lease", *[flag for flag in lease_flags if flag != "--yes"])
     assert code == 2
     assert "lease llm_cc: without a terminal for the confirmation, --yes is required" in err
     assert left_at(site) == []
 
 
-def test_doctor_passes_a_valid_account_and_names_fixes(testbed, key, monkeypatch):
+def test_the_checks_of_doctor_pass_for_a_valid_account_and_failed_ones_name_a_fix(testbed, key, monkeypatch):
     code, out, _ = testbed("doctor", "--site", "chameleon", "--key", str(key.file), "--json")
     checks = {check["name"]: check for check in json.loads(out)}
     assert (code, [name for name, check in checks.items() if check["status"] != "ok"]) == (0, [])
@@ -215,7 +217,7 @@ def test_doctor_passes_a_valid_account_and_names_fixes(testbed, key, monkeypatch
     assert "wrong-secret" not in out
 
 
-def test_without_an_account_doctor_says_how_to_set_one(testbed, monkeypatch):
+def test_without_an_account_the_command_doctor_says_how_to_set_one(testbed, monkeypatch):
     for name in [name for name in os.environ if name.startswith("OS_")]:
         monkeypatch.delenv(name)
     code, out, _ = testbed("doctor", "--site", "chameleon")
@@ -223,7 +225,9 @@ def test_without_an_account_doctor_says_how_to_set_one(testbed, monkeypatch):
     assert "source the site's RC file to set OS_* variables, or write a clouds.yaml" in out
 
 
-def test_an_application_credential_of_clouds_yaml_leases(testbed, site, local_openstack, key, monkeypatch, tmp_path):
+def test_an_application_credential_of_clouds_yaml_can_be_used_to_lease(
+    testbed, site, local_openstack, key, monkeypatch, tmp_path
+):
     credential = site.sdk.identity.create_application_credential(
         site.session.get_user_id(), name=tmp_path.name, unrestricted=True
     )

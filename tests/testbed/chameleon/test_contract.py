@@ -25,14 +25,14 @@ def any_site(request, connected):
     return connected(request.param)
 
 
-def test_hosts_have_a_gpu_a_price_and_one_name_each(any_site):
+def test_hosts_of_a_site_have_gpus_prices_and_unique_ids(any_site):
     hosts = any_site.hosts()
     assert len({host.id for host in hosts}) == len(hosts)
     assert all(host.site == any_site.name and host.su_per_hour for host in hosts)
     assert any(host.gpus == 4 and host.gpu_model and (host.flavor or host.gpu_memory_gib >= 80) for host in hosts)
 
 
-def test_a_reservation_books_its_hosts(any_site, reconciler, lease_request):
+def test_the_hosts_of_a_lease_are_booked_from_its_start_to_its_end(any_site, reconciler, lease_request):
     start = datetime.now(UTC).replace(second=0, microsecond=0) + 24 * HOUR
     leased = lease(any_site, reconciler, lease_request(node_type=None, start=start, gpus=4), wait=False).lease
     assert leased.hosts
@@ -42,7 +42,7 @@ def test_a_reservation_books_its_hosts(any_site, reconciler, lease_request):
     assert {(booking.start, booking.end) for booking in booked} == {(start, start + 3 * HOUR)}
 
 
-def test_a_lease_becomes_a_machine_is_extended_and_leaves_no_resources(any_site, reconciler, lease_request, sshd):
+def test_a_lease_gives_a_machine_and_can_be_extended_and_leaves_no_resources(any_site, reconciler, lease_request, sshd):
     leased = lease(any_site, reconciler, lease_request(node_type=None))
     assert leased.lease.status == "ACTIVE"
     assert len(leased.machines) == 1
@@ -66,7 +66,7 @@ def test_deleting_a_deleted_resource_is_not_an_error(any_site, reconciler, lease
 
 
 @pytest.mark.parametrize("name", ["local", *LEASING_SITES])
-def test_the_target_of_every_site_has_the_machine_s_cores_processor_and_memory(
+def test_the_target_for_rows_at_every_site_has_the_machine_s_cores_processor_and_memory(
     name, connected, reconciler, lease_request, sshd
 ):
     if name in LEASING_SITES:
@@ -101,9 +101,11 @@ def test_a_kvm_server_boots_from_a_volume_of_200_gib_that_is_deleted_with_it(
 
 
 @pytest.mark.parametrize("any_site", ["kvm"], indirect=True)
-def test_a_failed_boot_at_kvm_leaves_no_volume(any_site, local_openstack, reconciler, lease_request, monkeypatch):
+def test_a_failed_boot_at_the_kvm_site_leaves_no_volume(
+    any_site, local_openstack, reconciler, lease_request, monkeypatch
+):
     monkeypatch.setattr(boot, "BOOT_ATTEMPTS", 1)
-    local_openstack.behave(hypervisor={"fail": "no GPU answers"})
+    local_openstack.set_boot_behavior(hypervisor={"fail": "no GPU answers"})
     local_openstack.fail_to_delete_a_volume()
     with pytest.raises(BootFailed, match="no GPU answers"):
         lease(any_site, reconciler, lease_request(node_type="g1.h100.pci.1"))

@@ -58,7 +58,7 @@ def losing_answer(site, local_openstack, tmp_path):
 
         def on_operation(operation, attempt):
             if (operation, attempt) == (lost, 1):
-                keystone.shut("deaf")
+                keystone.set_fault("deaf")
 
         def report(line):
             if "attempt" in line:
@@ -80,7 +80,7 @@ def release_lease(site, reconciler) -> None:
     assert left_at(site) == []
 
 
-def test_a_credential_whose_response_was_lost_is_replaced_by_that_of_the_node(
+def test_a_credential_whose_creation_got_no_response_is_replaced_by_one_that_the_node_gets(
     site, reconciler, active_lease, losing_answer, setup_variables
 ):
     make_reconciler, listed = losing_answer(Operation.CREATE_CREDENTIAL)
@@ -108,7 +108,7 @@ def test_a_credential_that_an_earlier_request_creates_late_is_replaced(
     assert late[0] != only.id == setup_variables[-1]["end_when_idle_credential_id"]
 
 
-def test_a_lost_response_to_the_deletion_of_a_credential_leaves_no_credential(
+def test_if_the_response_to_the_deletion_of_a_credential_is_lost_no_credential_is_left(
     site, reconciler, active_lease, losing_answer
 ):
     set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
@@ -131,10 +131,10 @@ def test_a_rejected_credential_is_reported_in_one_line_and_the_lease_stays(
     release_lease(site, reconciler)
 
 
-def test_a_keystone_that_stays_broken_ends_the_command_and_the_next_one_completes_it(
+def test_if_keystone_does_not_recover_the_command_fails_and_the_next_one_completes_the_setup(
     testbed, site, reconciler, active_lease, local_openstack
 ):
-    local_openstack.proxies["keystone"].shut("500")
+    local_openstack.proxies["keystone"].set_fault("500")
     with pytest.raises(Unreachable, match=r"keystone has an error \(500\)"):
         set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
     local_openstack.repair()
@@ -145,7 +145,7 @@ def test_a_keystone_that_stays_broken_ends_the_command_and_the_next_one_complete
 
 
 @pytest.mark.parametrize("next_command", [("extend", "--by", "1h", "--yes"), ("release", "--yes")])
-def test_a_command_interrupted_after_the_creation_is_completed_or_undone_by_the_next(
+def test_what_a_command_interrupted_after_the_creation_left_is_completed_or_deleted_by_the_next(
     testbed, site, reconciler, active_lease, monkeypatch, next_command
 ):
     def interrupted(*_):
@@ -166,7 +166,7 @@ def test_a_command_interrupted_after_the_creation_is_completed_or_undone_by_the_
     assert left_at(site) == []
 
 
-def test_a_tried_credential_that_a_killed_program_left_is_deleted_by_the_next_try(site):
+def test_a_trial_credential_that_a_killed_program_left_is_deleted_by_the_next_trial(site):
     ends = datetime.now(UTC) + timedelta(seconds=2)
     left, others = (
         site._create(f"{TEST_PREFIX}{name}", str(uuid4()), end).id

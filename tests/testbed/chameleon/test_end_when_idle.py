@@ -94,7 +94,7 @@ def status_code(session, method, url, **body):
     return session.request(url, method, raise_exc=False, endpoint_filter=None, **body).status_code
 
 
-def test_the_credential_reads_and_deletes_its_lease_and_does_nothing_else(
+def test_the_credential_can_read_and_delete_its_lease_and_nothing_else(
     site, settings, restricted_session, local_openstack
 ):
     session, leases = restricted_session.session, settings.lease_url.rpartition("/")[0]
@@ -126,7 +126,7 @@ def test_the_credential_reads_and_deletes_its_lease_and_does_nothing_else(
     assert site.leases() == []
 
 
-def test_the_credential_reads_no_other_lease(site, reconciler, lease_request, settings, restricted_session):
+def test_the_credential_cannot_read_another_lease(site, reconciler, lease_request, settings, restricted_session):
     start = datetime.now(UTC) + timedelta(hours=24)
     other = lease(site, reconciler, lease_request("llm_other", start=start), wait=False).lease
     url = settings.lease_url.replace(settings.lease_url.rpartition("/")[2], other.id)
@@ -142,7 +142,7 @@ def test_the_credential_is_restricted_and_expires_with_the_lease(site, settings)
     assert datetime.fromisoformat(made.expires_at).replace(tzinfo=UTC) == held.end
 
 
-def test_the_check_of_the_node_ends_the_lease_and_the_client_reports_that(
+def test_the_idle_check_on_the_node_ends_the_lease_and_the_client_reports_this(
     testbed, site, reconciler, leased, monkeypatch
 ):
     def unreachable(shell):
@@ -168,12 +168,12 @@ def test_the_check_of_the_node_ends_the_lease_and_the_client_reports_that(
 
 @pytest.mark.parametrize("service", ["keystone", "blazar"])
 @pytest.mark.parametrize("fault", ["500", "gone"])
-def test_a_lease_does_not_end_while_a_service_does_not_answer_and_ends_after_it(
+def test_a_lease_does_not_end_itself_while_a_service_does_not_answer_and_ends_afterwards(
     site, settings, local_openstack, service, fault
 ):
     now = check.clock()
     idle = check.CheckState(now.wall_s - 60, now.passed_s - 60, now.boot, now.passed_s - settings.idle_s, {})
-    local_openstack.proxies[service].shut(fault)
+    local_openstack.proxies[service].set_fault(fault)
     state, line = check.check(settings, IdleNode(), check.Lease(settings), idle, now)
     local_openstack.repair()
     assert f"but the lease continues: {service}" in line
@@ -189,7 +189,7 @@ def test_no_secret_is_in_the_journal_or_in_messages(settings, reconciler, messag
     assert settings.secret not in "".join([*messages, *capsys.readouterr(), repr(settings)])
 
 
-def test_a_second_command_replaces_the_credential(site, reconciler, settings, variables, tmp_path):
+def test_a_second_setup_replaces_the_credential(site, reconciler, settings, variables, tmp_path):
     set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
     (only,) = site.lease_credentials()
     newer = settings_of(variables[-1], tmp_path)
@@ -199,7 +199,7 @@ def test_a_second_command_replaces_the_credential(site, reconciler, settings, va
     assert check.Lease(newer).status() == "ACTIVE"
 
 
-def test_an_extended_lease_gets_a_credential_that_lasts_as_long(testbed, site, settings, variables):
+def test_an_extended_lease_gets_a_credential_that_is_valid_as_long_as_the_lease(testbed, site, settings, variables):
     assert testbed("extend", "--by", "1h", "--yes")[0] == 0
     (held,) = site.leases()
     made = credential_of(site, held)
@@ -207,7 +207,7 @@ def test_an_extended_lease_gets_a_credential_that_lasts_as_long(testbed, site, s
     assert len(variables) == 2
 
 
-def test_a_credential_without_its_lease_is_an_orphan(testbed, site, reconciler, settings):
+def test_a_credential_whose_lease_no_longer_exists_is_listed_by_orphans(testbed, site, reconciler, settings):
     active_lease = release.get_active_lease(reconciler, "llm_cc")
     reconciler.journal.write("closed", active_lease)
     orphans = json.loads(testbed("orphans", "--json")[1])["orphans"]
@@ -216,13 +216,13 @@ def test_a_credential_without_its_lease_is_an_orphan(testbed, site, reconciler, 
     assert left_at(site) == []
 
 
-def test_doctor_shows_that_a_lease_can_end_itself_and_leaves_no_credential(testbed, site, key):
+def test_the_command_doctor_shows_that_a_lease_can_end_itself_and_leaves_no_credential(testbed, site, key):
     out = testbed("doctor", "--site", "chameleon", "--key", str(key.file))[1]
     assert "end when idle: possible" in " ".join(out.split())
     assert site.lease_credentials() == []
 
 
-def test_end_when_idle_fails_and_leaves_nothing_if_the_site_rejects_the_credential(
+def test_if_the_site_rejects_the_credential_the_setup_fails_and_leaves_nothing(
     testbed, site, key, variables, monkeypatch
 ):
     flags = ("lease", "--node-type", "gpu_a100_pcie", "--start", "now", "--hours", "2", "--key", str(key.file), "--yes")

@@ -66,7 +66,7 @@ class FaultInjector:
     def inject(self, fault, service):
         """Give a service the fault; a client that gets no answer gives up after SHORT_S."""
         self.service = service
-        self._gate().shut(fault)
+        self._gate().set_fault(fault)
         if service == "keystone":
             self.site.session.invalidate()
         if fault == "hang":
@@ -101,7 +101,7 @@ class InterceptedJournal(Journal):
 def test_a_node_that_does_not_boot_is_replaced_by_another_of_its_hardware(
     site, reconciler, lease_request, local_openstack, reachable, messages
 ):
-    local_openstack.behave(P3_GPU_001={"fail": "IPMI of the node does not answer"})
+    local_openstack.set_boot_behavior(P3_GPU_001={"fail": "IPMI of the node does not answer"})
     leased = lease(site, reconciler, lease_request())
     assert any("IPMI of the node does not answer" in line for line in messages)
     names = {host.id: host.name for host in site.hosts()}
@@ -109,16 +109,16 @@ def test_a_node_that_does_not_boot_is_replaced_by_another_of_its_hardware(
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
 
 
-def test_a_flavor_that_does_not_boot_is_tried_again_in_its_reservation(
+def test_an_instance_that_does_not_boot_is_tried_again_in_its_reservation(
     connected, reconciler, lease_request, local_openstack, reachable, messages
 ):
     site = connected("kvm")
-    local_openstack.behave(hypervisor={"fail": "no such volume"})
+    local_openstack.set_boot_behavior(hypervisor={"fail": "no such volume"})
 
     def report(line: str) -> None:
         messages.append(line)
         if line.startswith("attempt 1"):
-            local_openstack.behave()
+            local_openstack.set_boot_behavior()
 
     leased = lease(site, Reconciler(reconciler.journal, reconciler.clock, report), lease_request(node_type=None))
     assert any("attempt 1 of 3" in line and "no such volume" in line for line in messages)
@@ -129,7 +129,7 @@ def test_a_flavor_that_does_not_boot_is_tried_again_in_its_reservation(
 def test_if_one_of_two_nodes_does_not_boot_both_are_replaced(
     site, reconciler, lease_request, local_openstack, reachable
 ):
-    local_openstack.behave(P3_GPU_002={"fail": "IPMI of the node does not answer"})
+    local_openstack.set_boot_behavior(P3_GPU_002={"fail": "IPMI of the node does not answer"})
     leased = lease(site, reconciler, lease_request(host_count=2))
     names = {host.id: host.name for host in site.hosts()}
     assert {names[id] for id in leased.lease.hosts} == {"P3-GPU-003", "P3-GPU-004"}
@@ -137,10 +137,10 @@ def test_if_one_of_two_nodes_does_not_boot_both_are_replaced(
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 2, 2]
 
 
-def test_without_another_free_node_the_same_one_is_retried_and_its_fault_reported(
+def test_without_another_free_node_the_same_node_is_retried_and_its_fault_is_reported(
     site, reconciler, lease_request, local_openstack, reachable
 ):
-    local_openstack.behave(P2_GPU_001={"fail": "no bootable device"})
+    local_openstack.set_boot_behavior(P2_GPU_001={"fail": "no bootable device"})
     with pytest.raises(
         BootFailed, match=r"on P2-GPU-001; the site's reason: .*no bootable device.*3 attempts; release"
     ):
@@ -153,7 +153,7 @@ def test_without_another_free_node_the_same_one_is_retried_and_its_fault_reporte
 def test_the_client_waits_longer_than_twenty_minutes_for_a_boot(
     site, reconciler, lease_request, local_openstack, reachable, messages
 ):
-    local_openstack.behave(P3_GPU_001={"seconds": 12})  # longer than two questions take on a busy machine
+    local_openstack.set_boot_behavior(P3_GPU_001={"seconds": 12})  # longer than two queries take on a busy machine
 
     def report(line: str) -> None:
         if line.startswith("server") and not any(earlier.startswith("server") for earlier in messages):
@@ -176,7 +176,9 @@ def test_a_lack_of_addresses_is_reported_and_the_next_run_resumes(
     assert len(site.addresses()) == len(others)
 
 
-def test_an_idle_address_of_the_project_belongs_to_somebody_and_is_not_used(site, reconciler, lease_request, reachable):
+def test_an_unattached_address_of_the_project_may_belong_to_somebody_and_is_not_used(
+    site, reconciler, lease_request, reachable
+):
     spare = site.sdk.network.create_ip(floating_network_id=site.sdk.network.find_network("public").id)
     assert lease(site, reconciler, lease_request()).machines[0].login.host != spare.floating_ip_address
     release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
@@ -200,7 +202,7 @@ def test_a_classmate_s_lease_without_reservations_is_not_an_error(site, connecte
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("fault", MESSAGES)
-def test_each_service_and_keystone_may_fail_at_each_operation(
+def test_leasing_succeeds_although_each_service_or_keystone_fails_twice_at_each_operation(
     fault, connected, lease_request, local_openstack, reachable, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(conftest, "REAL_S", 0.1)
@@ -215,9 +217,9 @@ def test_each_service_and_keystone_may_fail_at_each_operation(
     def report(line):
         injector.report(line)
         if line.startswith("attempt 1"):
-            local_openstack.behave()
+            local_openstack.set_boot_behavior()
 
-    local_openstack.behave(hypervisor={"fail": "no such volume"})
+    local_openstack.set_boot_behavior(hypervisor={"fail": "no such volume"})
     journal = InterceptedJournal(tmp_path / "state", on_operation)
     reconciler = Reconciler(journal, FakeClock(), report)
     assert lease(site, reconciler, wanted).machines
@@ -241,7 +243,7 @@ def lease_with_interrupted_waits(site, lease_request, local_openstack, reachable
     """Lease, and call ``on_operation`` once in the wait for a future lease and once in the wait for a server."""
 
     def run(injector, on_operation):
-        local_openstack.behave(P3_GPU_001={"seconds": 3})
+        local_openstack.set_boot_behavior(P3_GPU_001={"seconds": 3})
         waits = {"lease llm_cc: PENDING": "blazar", "server node-llm-cc: BUILD": "nova"}
 
         def report(line):
@@ -259,7 +261,7 @@ def lease_with_interrupted_waits(site, lease_request, local_openstack, reachable
     return run
 
 
-def test_a_service_may_fail_during_the_wait_for_a_lease_or_a_server(
+def test_leasing_succeeds_although_a_service_fails_during_the_wait_for_a_lease_or_a_server(
     site, local_openstack, lease_with_interrupted_waits
 ):
     injector = FaultInjector(local_openstack, site)
@@ -291,7 +293,7 @@ def test_a_token_that_keystone_revokes_during_a_wait_is_renewed(site, local_open
 def test_an_unreachable_service_is_named_after_a_bounded_number_of_attempts(
     service, site, reconciler, lease_request, local_openstack, messages
 ):
-    local_openstack.proxies[service].shut("gone")
+    local_openstack.proxies[service].set_fault("gone")
     with pytest.raises(Unreachable, match="does not answer"):
         lease(site, reconciler, lease_request())
     assert any("attempt" in line for line in messages)
@@ -312,7 +314,7 @@ def test_rejected_credentials_are_not_shown(local_openstack, account, monkeypatc
     assert "wrong-secret" not in str(rejected.value)
 
 
-def test_a_lease_in_error_is_a_failure_with_the_reason_of_the_site(
+def test_a_lease_with_the_status_error_raises_an_error_with_the_reason_of_the_site(
     site, reconciler, lease_request, local_openstack, reachable
 ):
     wanted = lease_request(start=datetime.now(UTC) + timedelta(hours=20))
@@ -356,7 +358,7 @@ def test_a_lease_that_others_delete_during_a_wait_is_reported(
                 site.delete_lease(held)
         messages.append(line)
 
-    local_openstack.behave(P3_GPU_001={"seconds": 3})
+    local_openstack.set_boot_behavior(P3_GPU_001={"seconds": 3})
     start = {"start": datetime.now(UTC) + timedelta(hours=20)} if "PENDING" in stage else {}
     with pytest.raises(LeaseGone, match="somebody else deleted it, or it has ended; release it here and lease again"):
         lease(site, Reconciler(reconciler.journal, reconciler.clock, report), lease_request(**start))

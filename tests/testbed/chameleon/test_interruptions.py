@@ -58,7 +58,7 @@ def first_end(reconciler) -> str:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("operation", list(Operation))
-def test_a_run_killed_after_an_operation_resumes(
+def test_a_command_killed_after_any_operation_is_resumed_by_the_next(
     operation, connected, local_openstack, reconciler, lease_request, reachable, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(end_when_idle, "configure_end_when_idle", lambda *_: ())
@@ -66,7 +66,7 @@ def test_a_run_killed_after_an_operation_resumes(
     if operation == Operation.DELETE_VOLUME:
         local_openstack.fail_to_delete_a_volume()
     if operation == Operation.DELETE_SERVER:
-        local_openstack.behave(P3_GPU_001={"fail": "no bootable device"})
+        local_openstack.set_boot_behavior(P3_GPU_001={"fail": "no bootable device"})
     any_node = {} if operation == Operation.DELETE_SERVER else {"node_type": None}
     stage, wanted = tmp_path / "stage", lease_request(**any_node)
     deadly = Reconciler(KillingJournal(tmp_path / "state", operation), FakeClock(), lambda line: None)
@@ -90,7 +90,7 @@ def test_a_run_killed_after_an_operation_resumes(
     assert left_at(site) == []
 
 
-def test_a_security_group_without_its_rule_is_completed(connected, reconciler, lease_request, reachable, monkeypatch):
+def test_the_missing_rule_of_a_security_group_is_added(connected, reconciler, lease_request, reachable, monkeypatch):
     site, active_lease = connected("kvm"), reconciler.journal.open_lease("llm_cc", KVM)
     with monkeypatch.context() as deadly:
         deadly.setattr(site.sdk.network, "create_security_group_rule", lambda **_: os.kill(os.getpid(), signal.SIGKILL))
@@ -105,7 +105,9 @@ def test_a_security_group_without_its_rule_is_completed(connected, reconciler, l
 
 
 @pytest.mark.timeout(600)
-def test_two_clients_at_once_for_one_name_get_one_lease(site, reconciler, lease_request, reachable, tmp_path):
+def test_two_simultaneous_clients_that_use_one_lease_name_get_one_lease(
+    site, reconciler, lease_request, reachable, tmp_path
+):
     wanted, leased = lease_request(), []
     reconcilers = [Reconciler(Journal(tmp_path / "state"), FakeClock(), lambda line: None) for _ in range(2)]
     clients = [threading.Thread(target=lambda one=one: leased.append(lease(site, one, wanted))) for one in reconcilers]
@@ -119,7 +121,9 @@ def test_two_clients_at_once_for_one_name_get_one_lease(site, reconciler, lease_
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", LEASING_SITES)
-def test_two_clients_at_once_on_two_computers_get_one_lease(name, connected, lease_request, tmp_path):
+def test_two_simultaneous_clients_on_two_computers_that_use_one_lease_name_get_one_lease(
+    name, connected, lease_request, tmp_path
+):
     site = connected(name)
     wanted, outcomes = lease_request(node_type=None, start=datetime.now(UTC) + timedelta(hours=20)), []
 

@@ -15,7 +15,9 @@ from tests.testbed.chameleon.conftest import left_at
 HOUR = timedelta(hours=1)
 
 
-def test_a_request_becomes_a_reachable_machine_and_release_leaves_nothing(site, reconciler, lease_request, sshd):
+def test_a_lease_request_becomes_a_reachable_machine_and_its_release_leaves_nothing(
+    site, reconciler, lease_request, sshd
+):
     leased = lease(site, reconciler, lease_request())
     assert leased.lease.status == "ACTIVE"
     assert leased.lease.name == "llm_cc"
@@ -43,7 +45,7 @@ def test_hosts_have_the_gpus_interconnect_and_price_of_the_reference_api(site):
     assert by_name["P3-GPU-001"].su_per_hour == 16
 
 
-def test_a_request_for_two_nodes_leaves_out_the_one_of_their_type_without_a_gpu(
+def test_a_request_for_two_nodes_leaves_out_a_node_of_the_type_that_has_no_gpu(
     site, reconciler, lease_request, reachable
 ):
     leased = lease(site, reconciler, lease_request(node_type="compute_gigaio", host_count=2))
@@ -52,7 +54,9 @@ def test_a_request_for_two_nodes_leaves_out_the_one_of_their_type_without_a_gpu(
     assert len({machine.login.host for machine in leased.machines}) == 2
 
 
-def test_a_lease_in_the_future_of_a_node_by_name_is_left_pending_without_wait(site, reconciler, lease_request):
+def test_a_future_lease_of_a_node_given_by_name_stays_pending_if_the_command_does_not_wait(
+    site, reconciler, lease_request
+):
     start = datetime.now(UTC).replace(second=0, microsecond=0) + 30 * HOUR
     leased = lease(site, reconciler, lease_request(node="P2-GPU-002", node_type=None, start=start), wait=False)
     assert leased.machines == ()
@@ -77,7 +81,7 @@ def test_a_future_lease_shows_progress_until_it_begins_and_is_then_booted(
     )
 
 
-def test_watching_finds_a_slot_that_somebody_releases(site, reconciler, lease_request, messages):
+def test_watching_the_calendar_finds_a_slot_that_somebody_releases(site, reconciler, lease_request, messages):
     start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + 48 * HOUR
     other = lease(site, reconciler, lease_request("llm_other", host_count=4, start=start), wait=False).lease
 
@@ -102,7 +106,9 @@ def test_two_labs_can_have_separate_leases(site, reconciler, lease_request):
     assert sorted(held.name for held in site.leases()) == ["llm_multi_cc", "llm_single_cc"]
 
 
-def test_an_overlap_is_rejected_with_the_earliest_alternative(site, reconciler, lease_request):
+def test_the_error_for_a_request_that_overlaps_other_leases_names_the_earliest_alternative(
+    site, reconciler, lease_request
+):
     start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + 48 * HOUR
     lease(site, reconciler, lease_request("llm_other", host_count=4, start=start), wait=False)
     with pytest.raises(NotEnoughHosts, match=r"not enough nodes are free at .* UTC.*; the earliest: P3-GPU"):
@@ -110,7 +116,9 @@ def test_an_overlap_is_rejected_with_the_earliest_alternative(site, reconciler, 
     assert [held.name for held in site.leases()] == ["llm_other"]
 
 
-def test_a_foreign_lease_of_the_same_name_is_not_touched(site, reconciler, lease_request, local_openstack):
+def test_a_lease_of_the_same_name_that_is_not_in_the_journal_is_not_changed(
+    site, reconciler, lease_request, local_openstack
+):
     theirs = lease_request(start=datetime.now(UTC) + 24 * HOUR)
     lease(site, reconciler, theirs, wait=False)
     reconciler.journal.write("closed", release.get_active_lease(reconciler, "llm_cc"))
@@ -129,7 +137,7 @@ def test_an_active_lease_does_not_satisfy_a_different_request(site, reconciler, 
     assert len(site.leases()) == 1
 
 
-def test_an_unknown_type_is_reported_with_similar_names(site, reconciler, lease_request):
+def test_the_error_for_an_unknown_node_type_lists_similar_names(site, reconciler, lease_request):
     with pytest.raises(NoSuchHost, match="similar names: gpu_a100_pcie"):
         lease(site, reconciler, lease_request(node_type="gpu_a100_pci"))
 
@@ -145,7 +153,7 @@ def test_a_lease_cannot_be_extended_into_another_reservation(site, reconciler, l
     assert release.lease_state(site, reconciler, active_lease).lease.end == leased.end + HOUR
 
 
-def test_the_end_of_a_lease_is_detected(site, reconciler, lease_request, local_openstack, reachable):
+def test_a_lease_that_has_ended_is_shown_as_such(site, reconciler, lease_request, local_openstack, reachable):
     lease(site, reconciler, lease_request())
     local_openstack.move_clock(timedelta(hours=4))
     active_lease = release.get_active_lease(reconciler, "llm_cc")

@@ -22,7 +22,7 @@ def reconciler_of_other_computer(tmp_path):
     return Reconciler(Journal(tmp_path / "elsewhere"), FakeClock(), lambda line: None)
 
 
-def test_resources_of_a_closed_lease_are_leaked(testbed, site, reconciler, lease_request, start_tomorrow):
+def test_resources_of_a_closed_lease_are_listed_as_leaked(testbed, site, reconciler, lease_request, start_tomorrow):
     lease(site, reconciler, lease_request(start=start_tomorrow), wait=False)
     assert leaked_resources(site, reconciler) == []
     active_lease = release.get_active_lease(reconciler, "llm_cc")
@@ -79,7 +79,7 @@ def test_a_classmates_resources_are_never_listed(testbed, connected, lease_reque
     assert [one.id for one in left_at(mine)] == before
 
 
-def test_security_groups_record_their_owner(testbed, connected):
+def test_only_security_groups_of_the_user_are_listed(testbed, connected):
     theirs, mine = connected("kvm", "classmate"), connected("kvm")
     groups = [site.create_security_group(tag) for site, tag in ((theirs, TAG), (mine, TAG.replace("0", "1")))]
     assert set(mine.security_groups()) == set(groups)

@@ -26,7 +26,7 @@ def private_images(site):
         site.sdk.image.delete_image(image.id)
 
 
-def test_of_two_images_of_a_name_the_public_one_is_booted(site, private_images):
+def test_of_two_images_with_the_same_name_the_public_one_is_booted(site, private_images):
     public = site.image_id(DISK_IMAGE)
     private_images(DISK_IMAGE)
     assert site.image_id(DISK_IMAGE) == public

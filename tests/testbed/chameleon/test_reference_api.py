@@ -21,7 +21,7 @@ NODES = "refapi/sites/uc/clusters/chameleon/nodes"
 def test_a_truncated_response_stops_a_lease_before_anything_is_reserved(
     answer, message, testbed, site, local_openstack, key
 ):
-    local_openstack.answer_of_reference_api(**answer)
+    local_openstack.replace_reference_api_responses(**answer)
     code, _, err = testbed("lease", "--node-type", "gpu_a100_pcie", "--start", "now", "--key", str(key.file), "--yes")
     assert code
     assert message in err

@@ -11,7 +11,7 @@ def login(key, tmp_path):
     return lambda ip, alias: Login(ip, alias, key.file, tmp_path / "known_hosts")
 
 
-def test_a_servers_host_key_is_recorded_at_first_contact_and_pinned(local_openstack, sshd, login):
+def test_the_host_key_of_a_server_is_recorded_at_the_first_login_and_required_later(local_openstack, sshd, login):
     first, second = (login(sshd.addresses[0], alias) for alias in ("server-1", "server-2"))
     try_login(first)
     sshd.new_host_key()
@@ -22,6 +22,6 @@ def test_a_servers_host_key_is_recorded_at_first_contact_and_pinned(local_openst
     try_login(first)
 
 
-def test_an_unused_address_does_not_answer(local_openstack, login):
+def test_a_login_at_an_unused_address_is_reported_as_not_reached(local_openstack, login):
     with pytest.raises(NotReached):
         try_login(login(f"{local_openstack.place.floating}.250", "server-1"))

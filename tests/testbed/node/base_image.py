@@ -32,7 +32,7 @@ def base_archive(say: Say) -> Path:
     archive = cache_folder() / f"base-image-{recipe[:12]}.tar"
     with locked(archive):
         if not archive.exists():
-            say(f"making the base image of containers in {archive}")
+            say(f"creating the base image of containers in {archive}")
             _make(archive, torch)
     return archive
 

@@ -36,7 +36,7 @@ systemctl --quiet mask {" ".join(IDLE)}
 touch -d @0 /var/lib/apt/lists
 """
 UNNAMED_KEYRING = ("--skip=check/signed-by",)
-# SETUP's last line: a client that judges the package lists by age must not take these for fresh ones.
+# The last line of SETUP dates the package lists back, so that no program takes them for fresh ones.
 
 Say = Callable[[str], None]
 
@@ -54,7 +54,7 @@ class NodeImage:
         root = cache_folder() / f"node-{SUITE}-{recipe[:12]}"
         with locked(root):
             if not root.exists():
-                say(f"making the root file system of nodes in {root}")
+                say(f"creating the root file system of nodes in {root}")
                 _make(root)
         return cls(root)
 

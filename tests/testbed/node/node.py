@@ -124,7 +124,7 @@ class Node:
         return done.stdout
 
     def stop(self) -> None:
-        """Power the node off and remove its remains."""
+        """Power the node off, and remove everything that it left."""
         if self._process:
             self._process.kill()
             self._process.wait()

@@ -53,7 +53,7 @@ def test_the_nodes_share_a_key_that_is_in_no_log(nodes: list[Node], cluster: Con
     assert first not in cluster.log.read_text()
 
 
-def test_a_second_run_on_two_nodes_changes_nothing(
+def test_a_second_run_of_the_playbook_on_two_nodes_changes_nothing(
     nodes: list[Node], set_up: SetUp, cluster: ConfigurationResult
 ) -> None:
     assert set_up(nodes, roles=ROLES).changed == ()
@@ -73,7 +73,7 @@ def test_a_job_that_the_nodes_can_never_run_is_rejected(
     assert "Batch job submission failed" in done.stderr
 
 
-def test_a_waiting_job_starts_soon_after_the_one_before(
+def test_a_waiting_job_starts_soon_after_the_previous_job(
     nodes: list[Node], login: Callable[[Node], Login], cluster: ConfigurationResult
 ) -> None:
     submit = "sbatch --exclusive --nodes=2 --output=/dev/null --job-name=waiting --wrap=true"

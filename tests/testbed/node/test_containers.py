@@ -71,7 +71,9 @@ def test_a_row_trains_in_a_container_of_the_image(docker: DockerClient, tmp_path
     assert {path.name for path in place.iterdir()} >= {"log.txt", "notebook.ipynb", "result.json", "telemetry.csv"}
 
 
-def test_a_stopped_command_removes_its_container_and_a_row_has_no_network(docker: DockerClient, tmp_path: Path) -> None:
+def test_a_row_s_container_has_no_network_and_is_removed_if_its_command_is_stopped(
+    docker: DockerClient, tmp_path: Path
+) -> None:
     run = start(tmp_path / "results", "tiny-lora")
     wait_for(lambda: docker.containers.list(filters={"label": ROW_LABEL}), within_s=60)
     (container,) = docker.containers.list(filters={"label": ROW_LABEL})
@@ -115,7 +117,7 @@ def test_a_running_container_with_a_gpu_is_named(docker: DockerClient) -> None:
     engine.require_free_gpus(docker)
 
 
-def test_a_socket_without_permission_is_reported_in_one_line(docker: DockerClient) -> None:
+def test_a_docker_socket_without_permission_is_reported_in_one_line(docker: DockerClient) -> None:
     os.seteuid(NOBODY)
     try:
         with pytest.raises(InputError, match=r"^--in-container: your user may not use Docker; usermod -aG docker"):
@@ -166,7 +168,7 @@ def test_a_failed_build_is_reported_in_one_line(docker: DockerClient, dockerfile
         image.ensure_image(docker, "as-taught", print)
 
 
-def test_without_buildx_the_package_is_named(
+def test_without_buildx_the_package_to_install_is_named(
     docker: DockerClient, dockerfile: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))

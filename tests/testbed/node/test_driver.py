@@ -79,7 +79,7 @@ def boot(node: Node) -> str:
 DriverInState = Callable[..., str]
 
 
-def test_a_working_driver_is_not_touched(machine: Node, set_up: SetUp, driver_in_state: DriverInState) -> None:
+def test_a_working_driver_is_not_changed(machine: Node, set_up: SetUp, driver_in_state: DriverInState) -> None:
     before = driver_in_state("fine")
     assert set_up([machine], **role_variables("good-driver")).changed == ()
     assert boot(machine) == before
@@ -137,7 +137,7 @@ def test_a_driver_that_still_fails_is_reported_with_a_fix(
         set_up([machine], **role_variables("bad-driver"))
 
 
-def test_a_check_says_that_a_driver_would_be_installed_and_does_not_reboot(
+def test_a_run_in_check_mode_says_that_a_driver_would_be_installed_and_does_not_reboot(
     machine: Node, set_up: SetUp, driver_in_state: DriverInState
 ) -> None:
     before = driver_in_state("missing")

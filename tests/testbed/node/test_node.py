@@ -28,7 +28,7 @@ def leftovers(name: str) -> list[str]:
     return [*of_network, *(link for link in links if link == network.BRIDGE), *groups, *processes]
 
 
-def test_a_node_has_systemd_an_address_sudo_and_access_to_the_internet(node: Node, login: LoginTo) -> None:
+def test_a_fake_node_has_systemd_an_address_sudo_and_access_to_the_internet(node: Node, login: LoginTo) -> None:
     assert output_of(login(node), "hostname; sudo id -un; cat /proc/1/comm") == f"{node.name}\nroot\nsystemd"
     assert node.address in output_of(login(node), "ip -brief address")
     assert output_of(login(node), "sudo apt-get update -q >/dev/null && echo had") == "had"
@@ -39,7 +39,7 @@ def test_a_node_shows_its_fake_gpus(node: Node, login: LoginTo) -> None:
     assert output_of(login(node), "ls /dev/nvidia?").split() == ["/dev/nvidia0", "/dev/nvidia1"]
 
 
-def test_a_node_keeps_its_files_over_a_reboot(node: Node, login: LoginTo) -> None:
+def test_a_node_keeps_its_files_after_a_reboot(node: Node, login: LoginTo) -> None:
     boot = output_of(login(node), "touch kept; cat /proc/sys/kernel/random/boot_id")
     node.reboot()
     node.wait(login(node))
@@ -53,7 +53,7 @@ def test_nodes_reach_each_other(node: Node, node_image: NodeImage, key: KeyPair,
         assert "SSH" in output_of(login(node), f"timeout 5 bash -c 'head -1 < /dev/tcp/{other.address}/22'")
 
 
-def test_a_node_ends_with_its_starter_and_the_next_one_cleans_up(
+def test_a_node_ends_with_the_process_that_started_it_and_the_next_node_removes_its_files(
     killed_holder: Path, node_image: NodeImage, key: KeyPair, login: LoginTo
 ) -> None:
     subprocess.run([sys.executable, killed_holder, "test-killed", "10.78.0.23"], check=False)

@@ -38,14 +38,16 @@ def configured_node(node: Node, set_up: SetUp) -> ConfigurationResult:
     return set_up([node])
 
 
-def test_a_check_of_a_bare_node_lists_changes_and_makes_none(node: Node, set_up: SetUp) -> None:
+def test_check_mode_on_a_bare_node_lists_changes_and_makes_none(node: Node, set_up: SetUp) -> None:
     configured = set_up([node], check=True)
     assert any("Install the Docker engine" in one for one in configured.changed)
     assert configured.facts == {node.name: {}}
     assert not (node.root / "usr/bin/docker").exists()
 
 
-def test_a_configured_node_describes_itself(node: Node, configured_node: ConfigurationResult) -> None:
+def test_the_configuration_of_a_node_returns_its_images_gpus_driver_and_hardware(
+    node: Node, configured_node: ConfigurationResult
+) -> None:
     facts = configured_node.facts[node.name]
     assert facts["images"]["llm-testbed:current"].startswith("sha256:")
     assert [gpu["type"] for gpu in facts["gpus"]] == ["a100", "a100"]
@@ -54,11 +56,13 @@ def test_a_configured_node_describes_itself(node: Node, configured_node: Configu
     assert facts["hardware"]["cpus"] == os.cpu_count()
 
 
-def test_a_second_run_changes_nothing(node: Node, set_up: SetUp, configured_node: ConfigurationResult) -> None:
+def test_a_second_run_of_the_playbook_changes_nothing(
+    node: Node, set_up: SetUp, configured_node: ConfigurationResult
+) -> None:
     assert set_up([node]).changed == ()
 
 
-def test_a_check_of_a_finished_node_finds_nothing_to_change(
+def test_check_mode_on_a_configured_node_finds_nothing_to_change(
     node: Node, set_up: SetUp, configured_node: ConfigurationResult
 ) -> None:
     assert set_up([node], check=True).changed == ()
@@ -71,7 +75,7 @@ def test_a_stopped_docker_is_started(node: Node, set_up: SetUp, configured_node:
     node.run("docker", "version")
 
 
-def test_slurm_has_the_gpus_after_a_reboot(node: Node, login: LoginTo, configured_node: ConfigurationResult) -> None:
+def test_slurm_offers_the_gpus_after_a_reboot(node: Node, login: LoginTo, configured_node: ConfigurationResult) -> None:
     node.reboot()
     node.wait(login(node))
     job = [*login(node).arguments(), "srun --immediate=60 --gres=gpu:2 sh -c 'echo $USER $CUDA_VISIBLE_DEVICES'"]
@@ -85,9 +89,7 @@ def failure_message(set_up: SetUp, node: Node, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_a_masked_service_is_named_with_its_fix(
-    node: Node, set_up: SetUp, configured_node: ConfigurationResult
-) -> None:
+def test_a_masked_service_is_named_with_a_fix(node: Node, set_up: SetUp, configured_node: ConfigurationResult) -> None:
     node.run("systemctl", "mask", "--now", "docker")
     try:
         said = failure_message(set_up, node, roles=["docker"])
@@ -140,7 +142,7 @@ def broken_vendor(node: Node) -> Iterator[None]:
     source.unlink()
 
 
-def test_a_vendor_whose_repository_is_down_is_a_warning(
+def test_a_vendor_s_package_repository_that_does_not_answer_causes_a_warning(
     node: Node, set_up: SetUp, configured_node: ConfigurationResult, broken_vendor: None
 ) -> None:
     lines: list[str] = []
@@ -172,7 +174,7 @@ def full_disk(node: Node) -> Iterator[str]:
     node.run("umount", "/var/full")
 
 
-def test_a_disk_that_fills_up_is_named_with_its_fix(
+def test_a_disk_that_fills_up_is_named_with_a_fix(
     node: Node, set_up: SetUp, configured_node: ConfigurationResult, full_disk: str
 ) -> None:
     said = failure_message(
@@ -213,7 +215,7 @@ def test_a_wrong_host_key_is_rejected(node: Node, login: LoginTo, tmp_path: Path
         )
 
 
-def test_an_interruption_ends_ansible_and_the_next_run_resumes(
+def test_an_interruption_ends_ansible_and_the_next_run_continues(
     node: Node, set_up: SetUp, configured_node: ConfigurationResult
 ) -> None:
     def interrupt(line: str) -> None:
@@ -226,7 +228,7 @@ def test_an_interruption_ends_ansible_and_the_next_run_resumes(
     assert set_up([node], roles=["docker"]).changed == ()
 
 
-def test_a_build_does_not_store_the_password_of_the_index(
+def test_the_build_of_an_image_does_not_store_the_password_of_the_package_index(
     node: Node, node_image: NodeImage, set_up: SetUp, configured_node: ConfigurationResult, tmp_path: Path
 ) -> None:
     built = set_up(
@@ -289,7 +291,7 @@ def test_an_image_is_pulled_from_a_registry(
         assert "images: Pull the image" in missing
 
 
-def test_a_registrys_limit_is_named_with_its_fix(
+def test_the_rate_limit_of_a_registry_is_reported_with_a_fix(
     node: Node, archive: Path, set_up: SetUp, configured_node: ConfigurationResult, settings: Path
 ) -> None:
     with serve_image(network.GATEWAY, archive, "group/limited:1", busy=1000) as reference:

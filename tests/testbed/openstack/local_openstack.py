@@ -94,7 +94,7 @@ class LocalOpenStack:
         ):
             (self.place.folder / knob).unlink(missing_ok=True)
 
-    def behave(self, **nodes: dict[str, object]) -> None:
+    def set_boot_behavior(self, **nodes: dict[str, object]) -> None:
         """Set how nodes boot: {"seconds": 3}, or {"fail": "why"}; by the node's name with _ in place of -.
 
         ``hypervisor`` names the hypervisor of the virtual machines.
@@ -104,7 +104,7 @@ class LocalOpenStack:
         behavior = {uids[name]: action for name, action in nodes.items()}
         _write_whole(self.place.folder / "nova" / "behavior.json", json.dumps(behavior))
 
-    def answer_of_reference_api(self, **answer: object) -> None:
+    def replace_reference_api_responses(self, **answer: object) -> None:
         """Replace every answer of the reference API; see reference_api.py."""
         _write_whole(self.place.folder / "refapi" / "answer.json", json.dumps(answer))
 

@@ -33,7 +33,7 @@ class ServiceProxy:
         """Return the port that it listens at; the system chooses it if ``outer`` has port 0."""
         return self._outer[1]
 
-    def shut(self, fault: Fault) -> None:
+    def set_fault(self, fault: Fault) -> None:
         """Give the service a fault until ``repair``."""
         self._fault = fault
         self._mended.clear()
@@ -91,7 +91,7 @@ class ServiceProxy:
             back.join()
 
     def _ask(self, client: socket.socket, service: socket.socket, lost: threading.Event) -> None:
-        """Forward a client's requests until the proxy is shut, which also ends kept-alive connections."""
+        """Forward a client's requests until the proxy has a fault, which also ends kept-alive connections."""
         with contextlib.suppress(OSError):
             while (data := client.recv(CHUNK)) and not self._rejected(client):
                 if self._fault == "deaf" and data.startswith(CHANGES):

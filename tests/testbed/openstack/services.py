@@ -234,7 +234,7 @@ def queue_writers() -> None:
 
 
 def wait_until_up(*services: str) -> None:
-    """Wait until other services listen, for one that asks them while it starts: all start at the same time."""
+    """Wait until other services listen, for a service that queries them while it starts: all start at the same time."""
     for service in services:
         while True:
             with contextlib.suppress(OSError), socket.create_connection((ADDRESS, PORTS[service])):

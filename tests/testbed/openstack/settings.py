@@ -1,6 +1,6 @@
 """The configuration files of the services, for one folder and one pair of addresses.
 
-Services listen on ``inner`` and use it among themselves. Clients use ``outer``, a proxy that tests can shut.
+Services listen on ``inner`` and use it among themselves. Clients use ``outer``, a proxy that tests can give a fault.
 """
 
 import json

@@ -119,7 +119,9 @@ class Cluster:
         self._run("slurmctld", ["slurmctld", "-D", "-i"])
         for node in self.nodes:
             self.start_node(node)
-        self._sshd = Sshd(self.state / "sshd", {"SetEnv": f"SLURM_CONF={self.conf}"}, self._seeing()).start()
+        self._sshd = Sshd(
+            self.state / "sshd", {"SetEnv": f"SLURM_CONF={self.conf}"}, self._in_mount_namespace()
+        ).start()
         _wait_for(lambda: self.states() == ["idle"] * len(self.nodes))
         return self
 
@@ -146,7 +148,7 @@ class Cluster:
 
     def start_node(self, node: str) -> None:
         (self.state / "spool" / node).mkdir(exist_ok=True)
-        self._run(node, [*self._seeing(), "slurmd", "-D", "-N", node])
+        self._run(node, [*self._in_mount_namespace(), "slurmd", "-D", "-N", node])
 
     def kill_node(self, node: str) -> None:
         """Kill the daemon and its jobs, like a power failure."""
@@ -183,7 +185,7 @@ class Cluster:
         self.conf.write_text("".join([*lines, PARTITION]))
         (self.state / "gres.conf").write_text("".join(devices))
 
-    def _seeing(self) -> list[str]:
+    def _in_mount_namespace(self) -> list[str]:
         """Return a command prefix: a mount namespace in which everybody may read this Python and the checkout."""
         if os.getuid() != 0:
             return []

@@ -99,7 +99,7 @@ def test_real_rows_run_on_the_cluster_and_are_evaluated_on_this_machine(cli_user
         assert (cli_user.rows / "baseline" / name).stat().st_size > 0
 
 
-def test_after_a_killed_command_the_next_one_tracks_its_jobs(cli_user):
+def test_the_jobs_of_a_killed_command_are_tracked_by_the_next_command(cli_user):
     first = cli_user.start_command(reduced_batch="slow")
     wait_for(lambda: cli_user.start_count("baseline") and cli_user.start_count("reduced-batch"))
     first.kill()
@@ -151,7 +151,7 @@ def test_rows_on_the_cluster_are_monitored_from_this_machine(cli_user):
     running.communicate(timeout=60)
 
 
-def test_ctrl_c_reports_that_jobs_continue_and_how_to_cancel_them(cli_user):
+def test_after_ctrl_c_the_command_reports_that_jobs_continue_and_how_to_cancel_them(cli_user):
     running = cli_user.start_command(reduced_batch="hang")
     wait_for(lambda: cli_user.start_count("reduced-batch"))
     running.send_signal(signal.SIGINT)

@@ -29,7 +29,7 @@ def test_every_row_ends_with_a_result_however_its_worker_ended(harness):
     assert harness.outcomes() == ended, "\n".join(map(harness.files, unexpected))
 
 
-def test_reasons_name_the_row_s_error_and_not_the_runner_s(harness):
+def test_the_reason_of_a_failed_row_names_the_row_s_error_and_not_the_runner_s(harness):
     reasons = {row: result.reason for row, result in harness.folder.results().items()}
     assert reasons["a"] == "fake worker: oom"
     assert reasons["c"] == "ended without a result: last line of c"
@@ -37,7 +37,7 @@ def test_reasons_name_the_row_s_error_and_not_the_runner_s(harness):
     assert reasons["g"].endswith("the time limit is 20 s")
 
 
-def test_a_hanging_row_has_its_last_progress(harness):
+def test_the_result_of_a_hanging_row_has_its_last_progress(harness):
     result = harness.folder.results()["g"]
     assert (result.failure.phase, result.failure.step, result.memory.peak_gib) == ("backward", 3, 1.5)
 
@@ -49,7 +49,7 @@ def test_each_row_is_reported_once_at_its_start_and_once_at_its_end(harness):
         assert lines[0].startswith(f"{row}: starts (no result yet")
 
 
-def test_rows_run_side_by_side_and_each_once(harness):
+def test_rows_run_side_by_side_and_each_row_starts_once(harness):
     assert [harness.start_count(row) for row in "abcdefg"] == [1] * 7
     assert max(len([state for state in states if state.elapsed_s]) for states, *_ in harness.view.shown) > 1
 
@@ -59,7 +59,7 @@ def test_the_notebook_and_log_of_a_row_are_on_this_machine(harness):
     assert "last line of f" in (harness.folder.row_folder_named("f") / "log.txt").read_text()
 
 
-def test_no_process_of_a_row_is_left_not_even_detached_ones(harness):
+def test_no_process_of_a_row_is_left_not_even_a_detached_one(harness):
     wait_for(lambda: not harness.running_processes(), 10)
 
 

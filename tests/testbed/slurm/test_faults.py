@@ -65,7 +65,7 @@ def test_a_job_with_other_settings_is_cancelled_before_the_row_starts_again(harn
     assert harness.start_count("a") == 2
 
 
-def test_a_job_cancelled_by_others_is_an_error_with_this_reason(harness):
+def test_a_row_whose_job_somebody_cancels_is_an_error_with_this_reason(harness):
     call_when(lambda: harness.start_count("a"), lambda: harness.cluster.query("scancel", harness.queue()["a"]))
     harness.run("a", a="hang")
     (result,) = harness.folder.results().values()
@@ -75,7 +75,7 @@ def test_a_job_cancelled_by_others_is_an_error_with_this_reason(harness):
     wait_for(lambda: not harness.running_processes(), 15)
 
 
-def test_a_node_that_fails_is_an_error_with_this_reason(harness):
+def test_a_row_whose_node_fails_is_an_error_with_this_reason(harness):
     lost = harness.cluster.nodes[0]
     killing = call_when(lambda: harness.start_count("a"), lambda: harness.cluster.kill_node(lost))
     harness.run("a", a="hang")
@@ -97,7 +97,7 @@ def test_a_row_that_cannot_finish_before_the_lease_ends_is_not_started(harness):
     assert "b: not started, it may not finish before the lease ends" in harness.view.lines
 
 
-def test_before_the_lease_ends_results_are_downloaded_and_other_jobs_cancelled(harness):
+def test_before_the_lease_ends_results_are_downloaded_and_unfinished_jobs_are_cancelled(harness):
     clock = [datetime.now(UTC)]
     end = clock[0] + timedelta(hours=3)
     harness.options = {"ends_at": lambda: end, "now": lambda: clock[0]}
@@ -113,7 +113,7 @@ def test_before_the_lease_ends_results_are_downloaded_and_other_jobs_cancelled(h
     wait_for(lambda: not harness.queue())
 
 
-def test_a_run_uses_an_extension_of_its_lease_by_anybody(harness):
+def test_a_run_uses_the_added_time_if_anybody_extends_its_lease(harness):
     clock = [datetime.now(UTC)]
     end = [clock[0] + timedelta(hours=3)]
     harness.options = {"ends_at": lambda: end[0], "now": lambda: clock[0]}
@@ -140,7 +140,7 @@ def test_a_run_does_not_wait_for_nodes_whose_lease_has_ended(harness):
     assert "a: not finished, the lease is over or was deleted" in harness.view.lines
 
 
-def test_a_job_without_the_gpu_of_its_profile_rejects_the_row(harness):
+def test_a_row_whose_job_lacks_the_gpu_that_the_profile_states_is_rejected(harness):
     harness.runner({}).run(rows_to_run(spec("a", size="full", weights="random")))
     (result,) = harness.folder.results().values()
     assert (result.outcome, result.reason) == ("rejected", "no GPU: full size needs one; size tiny runs anywhere")

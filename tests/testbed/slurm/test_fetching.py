@@ -119,7 +119,7 @@ def test_a_later_run_does_not_download_complete_artifacts_again(harness, web):
     assert len(harness.fetches()) == jobs + 1
 
 
-def test_a_failed_download_is_the_reason_of_only_the_rows_that_need_it(harness, web):
+def test_only_the_rows_that_need_a_failed_download_have_it_as_their_reason(harness, web):
     web.error_status = FORBIDDEN
     harness.run("abc", pretrained="ab")
     assert harness.outcomes() == {"a": "error", "b": "error", "c": "fits"}
@@ -134,14 +134,14 @@ def test_a_failed_download_is_the_reason_of_only_the_rows_that_need_it(harness, 
     assert harness.outcomes() == dict.fromkeys("abc", "fits")
 
 
-def test_a_download_that_reaches_its_time_limit_is_the_reason(harness, monkeypatch):
+def test_a_row_whose_download_reaches_its_time_limit_has_this_reason(harness, monkeypatch):
     harness.setup = 'case "$SLURM_JOB_NAME" in fetch/*) sleep 600;; esac'
     monkeypatch.setattr(job_script, "STAGING_LIMIT_MIN", 1)
     harness.run("a", pretrained="a")
     assert harness.reason("a").endswith("could not be downloaded: did not end within 1 min")
 
 
-def test_a_resumed_run_follows_its_running_download(harness, web):
+def test_a_resumed_run_waits_for_the_download_that_it_started_before(harness, web):
     web.slow_s = SLOW_S
     interrupting = call_when(lambda: web.requests, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted):

@@ -86,14 +86,14 @@ def harness(cluster, shell, tmp_path):
     wait_for(lambda: cluster.states() == ["idle"] * 2, 60)
 
 
-def test_real_rows_train_on_two_nodes_by_torchrun_and_by_accelerate(harness):
+def test_real_rows_train_on_two_nodes_with_torchrun_and_with_accelerate(harness):
     found = harness.run_tiny_models("neo-8gpu-ddp", "neo-8gpu-fsdp")
     assert {row: result.reason for row, result in found.items() if result.outcome != "fits"} == {}
     assert [len(result.ranks) for result in found.values()] == [2, 2]
     assert [result.spec.settings.launcher for result in found.values()] == ["torchrun", "accelerate"]
 
 
-def test_a_rank_killed_on_the_second_node_is_the_outcome_and_ends_both(harness):
+def test_a_rank_killed_on_the_second_node_is_the_outcome_of_the_row_and_ends_both_nodes(harness):
     watching = threading.Thread(target=lambda: wait_for(lambda: harness.hosts() == set(harness.cluster.nodes), 120))
     watching.start()
     result = harness.fake_ranks("killed")
@@ -105,7 +105,7 @@ def test_a_rank_killed_on_the_second_node_is_the_outcome_and_ends_both(harness):
     assert harness.running_processes() == []
 
 
-def test_a_hanging_row_ends_at_its_time_limit_with_the_stacks_of_both_nodes(harness):
+def test_a_hanging_row_ends_at_its_time_limit_with_the_stack_traces_of_both_nodes(harness):
     result = harness.fake_ranks("hang", time_limit_s=60)
     assert [rank.outcome for rank in result.ranks] == ["timeout"] * 2
     first, second = (harness.row / LOG_FILE).read_text().split("==== rank 1 ====")
@@ -113,7 +113,7 @@ def test_a_hanging_row_ends_at_its_time_limit_with_the_stacks_of_both_nodes(harn
     assert "in hang" in second
 
 
-def test_a_second_node_that_dies_is_an_error_that_names_it(harness):
+def test_if_the_second_node_dies_the_row_ends_with_an_error_that_names_it(harness):
     second = harness.cluster.nodes[1]
 
     def die() -> None:

@@ -4,11 +4,11 @@
     python -m tests.benchmarks.prediction.host_times compare
 
 ROW: a row of experiments/evidence/prediction_h200/step_times.jsonl. ``measure`` appends to FILE, for each row, the
-median seconds of the host between the begin of a pass and its end. The host limits a pass if the GPU has done all its
-work at the end. ``compare`` reads experiments/evidence/prediction_h200/host_times.jsonl. Its first line is the host's
-time for operations of the table of an H200 on that machine, divided by the time in the table. Each row is traced here,
-and the predicted time is multiplied by that ratio. Writes host_times.md and host_times.json beside the file. Errors
-are relative to the measurement; negative: too low.
+median seconds of the host between the beginning and the end of a pass. The host limits a pass if the GPU has done all
+its work at the end. ``compare`` reads experiments/evidence/prediction_h200/host_times.jsonl. Its first line compares
+two hosts: the time that the host of the measured rows needs for operations of the H200 table, divided by their time in
+the table. Each row is traced here, and the predicted time is multiplied by that ratio. Writes host_times.md and
+host_times.json beside the file. Errors are relative to the measurement; negative: too low.
 """
 
 import json

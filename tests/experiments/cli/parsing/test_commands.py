@@ -77,7 +77,7 @@ def test_a_command_imports_only_what_it_needs(arguments, unneeded):
     assert _modules_after(arguments) & {*unneeded} == set()
 
 
-def test_commands_and_options_and_choices_are_completed():
+def test_the_shell_completes_commands_options_and_choices():
     assert _completions("testbed re") == {"report", "reproduce", "release"}
     assert _completions("testbed predict --prec") == {"--precision"}
     assert _completions("testbed run --size t") == {"tiny"}

@@ -16,7 +16,7 @@ def key(tmp_path):
     return tmp_path / "key"
 
 
-def test_without_the_option_a_lease_does_not_end_itself():
+def test_a_lease_does_not_end_itself_unless_the_option_end_when_idle_is_given():
     assert EndWhenIdleOptions().parse(1) is None
 
 
@@ -46,6 +46,6 @@ def test_a_wrong_option_is_reported_in_one_line(words, count, wait, message, key
         EndWhenIdleOptions(*given).parse(count, wait)
 
 
-def test_a_missing_key_is_named(tmp_path):
+def test_a_missing_ssh_key_file_is_named(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         EndWhenIdleOptions("30m", "me@host:there", tmp_path / "missing").parse(1)

@@ -48,7 +48,7 @@ def test_help_ends_with_two_examples(help_lines, name):
 
 
 @pytest.mark.parametrize("line", [line for lines in examples().values() for line in lines])
-def test_an_example_is_parsed_by_its_command(line):
+def test_the_command_of_an_example_accepts_its_arguments(line):
     program, name, *arguments = shlex.split(line.partition(" | ")[0])
     group = typer.main.get_group(app)
     parent = group.make_context(program, [name])
@@ -64,7 +64,7 @@ def test_an_example_is_parsed_by_its_command(line):
 
 
 @pytest.mark.parametrize("line", [line for name in ("list", "cards", "models") for line in examples()[name]])
-def test_an_example_that_computes_nothing_runs(help_lines, line):
+def test_examples_of_commands_that_compute_nothing_can_be_run(help_lines, line):
     assert help_lines(*shlex.split(line)[1:])
 
 

@@ -57,7 +57,7 @@ def generate(tmp_path, capfd, traces_start_warm):
     return trace
 
 
-def test_the_cache_has_keys_and_values_of_all_tokens_but_the_last(generate):
+def test_the_cache_has_keys_and_values_of_all_tokens_except_the_last(generate):
     (found,) = generate(new_tokens=80)
     cache = 2 * LAYERS * WIDTH * (PROMPT + 80 - 1) * BATCH * 2
     one_layer_is_copied = 1 / (2 * LAYERS)
@@ -68,7 +68,7 @@ def test_the_cache_has_keys_and_values_of_all_tokens_but_the_last(generate):
     assert without.at_peak.cache_gib == 0
 
 
-def test_two_gpus_share_weights_and_cache(generate):
+def test_weights_and_cache_are_divided_between_two_gpus(generate):
     (alone,), shared = generate(), generate(devices=2)
     assert [(one.gpu, one.gpus, one.ranks) for one in shared] == [(0, 2, 1), (1, 2, 1)]
     assert sum(one.at_peak.params_gib for one in shared) == pytest.approx(alone.at_peak.params_gib, rel=0.01)
@@ -78,7 +78,7 @@ def test_two_gpus_share_weights_and_cache(generate):
 
 
 @pytest.mark.parametrize(("bits", "bytes_each"), [("8bit", 1), ("4bit", 0.5)])
-def test_quantized_weights_are_smaller(generate, bits, bytes_each):
+def test_quantized_weights_take_less_memory_during_generation(generate, bits, bytes_each):
     (whole,), (found,) = generate(), generate(quantization=bits)
     embeddings = 2 * 1000 * WIDTH
     linear = whole.parameters - embeddings
@@ -86,7 +86,7 @@ def test_quantized_weights_are_smaller(generate, bits, bytes_each):
 
 
 @pytest.mark.slow
-def test_30_billion_parameters_in_16_bit_fit_two_gcds_and_not_one():
+def test_30_billion_parameters_in_16_bit_fit_on_two_gcds_and_not_on_one():
     suite = suite_named("slurm_hf_trainer")
     specs = [suite_row_spec(suite, suite.row(row), GCD) for row in ("opt-30b-1gpu", "opt-30b-2gpu")]
     one, two = predict(specs, cache_folder())

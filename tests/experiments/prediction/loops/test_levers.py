@@ -42,19 +42,19 @@ def peak_parts(tmp_path, capfd, traces_start_warm):
 
 
 @pytest.mark.parametrize("loop", ["plain", "trainer"])
-def test_activations_on_the_host_leave_the_gpu(peak_parts, loop):
+def test_offloaded_activations_take_no_memory_of_the_gpu(peak_parts, loop):
     kept, offloaded = peak_parts(loop), peak_parts(loop, activation_offload=True)
     assert kept.activations_gib - offloaded.activations_gib > LAYERS * HIDDEN_STATE_GIB
 
 
 @pytest.mark.parametrize("loop", ["plain", "trainer"])
-def test_adamw_on_the_host_keeps_its_averages_there(peak_parts, loop):
+def test_adamw_on_the_host_keeps_its_averages_in_host_memory(peak_parts, loop):
     on_gpu, on_host = peak_parts(loop), peak_parts(loop, optim="adamw_cpu")
     assert on_gpu.optimizer_gib >= 1.99 * on_gpu.params_gib
     assert on_host.optimizer_gib == 0
 
 
-def test_the_step_in_the_backward_pass_keeps_no_gradients(peak_parts):
+def test_an_optimizer_step_in_the_backward_pass_keeps_no_gradients(peak_parts):
     options = {"batch": 1, "seq": 8}
     before, after = peak_parts("plain", **options), peak_parts("plain", optimizer_in_backward=True, **options)
     assert before.grads_gib >= 0.99 * before.params_gib
@@ -62,7 +62,7 @@ def test_the_step_in_the_backward_pass_keeps_no_gradients(peak_parts):
 
 
 @pytest.mark.parametrize("loop", ["plain", "trainer"])
-def test_the_chunked_loss_keeps_neither_all_logits_nor_their_logarithms(peak_parts, loop):
+def test_the_chunked_loss_keeps_neither_all_logits_nor_all_log_probabilities(peak_parts, loop):
     options = {"config": CONFIG | {"vocab_size": WORDS}, "batch": MANY_TOKENS // TOKENS}
     whole, chunked = peak_parts(loop, **options), peak_parts(loop, chunked_loss=True, **options)
     assert whole.activations_gib - chunked.activations_gib > 2 * LOGITS_GIB

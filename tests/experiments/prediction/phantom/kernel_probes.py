@@ -165,7 +165,7 @@ def history_with_large_first_segments(phantom: Any) -> Any:
 
 
 def masks_of_ones(phantom: Any) -> Any:
-    """Return whether all elements are true: of floating-point masks of ones before ones, and before a zero."""
+    """Return whether all elements of a mask are true: of ones with ones appended, of ones with a zero appended, etc."""
     import torch
 
     def all_true(*padding: int) -> bool:

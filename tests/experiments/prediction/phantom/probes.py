@@ -349,7 +349,7 @@ PROBES = (
 
 
 def answer(probe: Callable[[Any], Any], phantom: Any) -> Any:
-    """Return the answer of the probe, from a fork."""
+    """Run the probe in a fork, and return its result."""
     reader, writer = os.pipe()
     if (process := os.fork()) == 0:
         with os.fdopen(writer, "w") as out:

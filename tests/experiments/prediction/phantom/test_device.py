@@ -23,7 +23,9 @@ pytestmark = pytest.mark.xdist_group("tracer")
         (10 * MIB + 1, 10 * MIB + 512, 12 * MIB),
     ],
 )
-def test_sizes_are_multiples_of_512_bytes_in_segments_by_size(probe_results, asked, allocated, segment):
+def test_sizes_of_blocks_are_multiples_of_512_bytes_and_determine_the_size_of_their_segment(
+    probe_results, asked, allocated, segment
+):
     assert probe_results["sizes"][str(asked)] == [allocated, segment]
 
 
@@ -44,11 +46,11 @@ def test_the_rest_of_a_large_block_is_split_off_only_above_1_mib(probe_results):
         ("12 and 30 MiB after 30 and 12", 42),
     ],
 )
-def test_segments_are_shared_and_used_again(probe_results, held, reserved):
+def test_blocks_share_segments_and_freed_segments_are_used_again(probe_results, held, reserved):
     assert probe_results["split_and_merged"][held] == reserved * MIB
 
 
-def test_segments_lie_above_the_first_ones_up_to_340_mib_and_then_below_those_before(probe_results):
+def test_addresses_of_segments_increase_up_to_340_mib_and_then_decrease(probe_results):
     assert probe_results["segments_of_equal_blocks"] == [False, True]
 
 
@@ -57,7 +59,7 @@ def test_a_replay_of_measured_allocations_reserves_the_measured_memory(probe_res
     assert probe_results[history] == pytest.approx(0, abs=1e-6)
 
 
-def test_a_mask_of_ones_keeps_its_value_when_it_is_copied_and_concatenated(probe_results):
+def test_copies_and_concatenations_of_a_mask_of_ones_are_known_to_be_ones(probe_results):
     assert probe_results["masks_of_ones"] == [True, False, False]
 
 
@@ -105,7 +107,7 @@ def test_a_cublas_workspace_is_allocated_once_per_thread_and_stream(probe_result
     assert on_a_stream == 96
 
 
-def test_the_host_waits_for_copies_from_the_gpu_for_values_and_where_the_program_says_so(probe_results):
+def test_the_host_waits_for_copies_from_the_gpu_for_values_that_it_reads_and_for_synchronization(probe_results):
     copies = [["aten::copy_", waits] for waits in (True, False, False)]  # the last one to the GPU
     assert probe_results["waits"] == [
         *copies,
@@ -126,7 +128,7 @@ def test_large_host_tensors_are_counted_but_not_allocated(probe_results):
     assert host["small"] == 7000
 
 
-def test_pinned_activations_are_not_allocated_and_pinned_integers_have_values(probe_results):
+def test_pinned_float_tensors_are_not_allocated_and_pinned_integers_have_values(probe_results):
     host = probe_results["host"]
     assert host["offloaded"] == 512 * MIB
     assert host["taken by offloaded"] < 64 * MIB
@@ -158,16 +160,16 @@ def test_integer_tensors_have_values(probe_results, what, value):
     assert probe_results["values"][what] == value
 
 
-def test_floating_point_tensors_read_as_zero(probe_results):
+def test_values_of_floating_point_tensors_are_read_as_zero(probe_results):
     assert probe_results["values"]["floats"] == [[0, 0, 0], [0, 0, 0]]
     assert probe_results["values"]["float item"] == 0
 
 
-def test_a_mask_selects_as_many_floats_as_it_has_true_elements(probe_results):
+def test_a_mask_selects_as_many_elements_of_a_float_tensor_as_it_has_true_values(probe_results):
     assert probe_results["values"]["floats indexed"] == probe_results["values"]["floats selected"] == [3]
 
 
-def test_outputs_and_gradients_have_the_same_shapes_strides_and_types_as_on_a_cpu(probe_results):
+def test_outputs_and_gradients_have_the_shapes_strides_and_types_that_they_have_on_a_cpu(probe_results):
     phantom, processor = probe_results["shapes"]["phantom"], probe_results["shapes"]["processor"]
     assert len(phantom) == 20
     assert phantom == processor

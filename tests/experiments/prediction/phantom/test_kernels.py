@@ -20,7 +20,9 @@ pytestmark = pytest.mark.xdist_group("tracer")
         ("RNN of 2 layers", 74_449_408, 132_121_344),
     ],
 )
-def test_a_recurrent_layer_keeps_the_memory_of_cudnn_and_needs_its_workspace(probe_results, layer, kept, workspace):
+def test_a_recurrent_layer_keeps_memory_for_the_backward_pass_and_needs_a_workspace_as_in_cudnn(
+    probe_results, layer, kept, workspace
+):
     found_kept, found_workspace = probe_results["recurrent"][layer]
     assert found_kept == pytest.approx(kept, abs=2 * MIB)
     if workspace:
@@ -58,7 +60,7 @@ def test_a_convolution_needs_temporary_memory(probe_results, shape, forward, to_
         assert measured is None or bytes_found == pytest.approx(measured, abs=MIB if measured > MIB else 0)
 
 
-def test_sums_of_channels_need_temporary_memory_if_the_channels_are_last(probe_results):
+def test_sums_per_channel_need_temporary_memory_only_if_the_channels_are_last_in_memory(probe_results):
     assert probe_results["other_scratch"]["sums of channels that are last"] == [12_845_056, 12_845_056]
     assert probe_results["other_scratch"]["sums of channels"] == [0, 0]
 
@@ -79,7 +81,7 @@ def test_dropout_allocates_its_mask_before_its_result(probe_results):
     assert probe_results["dropout_order"] == 16 * MIB
 
 
-def test_a_normalization_is_one_kernel_without_temporary_memory_for_elements(probe_results):
+def test_a_normalization_needs_almost_no_temporary_memory(probe_results):
     assert all(temporary < MIB for temporary in probe_results["normalizations"])
 
 
@@ -98,18 +100,18 @@ def test_the_first_product_with_a_bias_allocates_a_workspace_of_1_mib(probe_resu
         "backward pass of a convolution",
     ],
 )
-def test_a_kernel_copies_an_input_in_another_order(probe_results, operation):
+def test_a_kernel_copies_an_input_that_is_not_contiguous(probe_results, operation):
     in_order, turned = probe_results["copied_inputs"][operation]
     assert turned - in_order == MIB
 
 
-def test_the_search_for_the_fastest_convolution_frees_the_cache_once_for_each_shape(probe_results):
+def test_the_search_for_the_fastest_convolution_frees_cached_memory_once_for_each_shape(probe_results):
     assert probe_results["searched_convolution"] == [True, True, False, True]
 
 
-def test_the_search_also_runs_the_convolution_that_needs_the_most_memory(probe_results):
+def test_the_search_for_the_fastest_convolution_also_tries_the_one_that_needs_the_most_memory(probe_results):
     assert probe_results["memory_of_the_search"] == pytest.approx([94_372_607, 33_554_704], abs=MIB)
 
 
-def test_a_convolution_returns_channels_last_if_an_operand_has_this_order(probe_results):
+def test_a_convolution_returns_the_order_channels_last_if_an_operand_has_this_order(probe_results):
     assert probe_results["convolution_order"] == [False, True, True]

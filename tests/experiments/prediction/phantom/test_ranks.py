@@ -52,7 +52,7 @@ def bucket_reduced_in_a_backward_pass(group: Any) -> "weakref.ref[torch.Tensor]"
     return kept
 
 
-def test_a_reduced_bucket_outlives_its_pass_until_a_collective_operation_other_than_a_broadcast(group: Any) -> None:
+def test_a_reduced_bucket_stays_allocated_until_a_collective_operation_that_is_no_broadcast(group: Any) -> None:
     kept = bucket_reduced_in_a_backward_pass(group)
     group.broadcast([torch.ones(1)])
     assert kept() is not None
@@ -60,7 +60,9 @@ def test_a_reduced_bucket_outlives_its_pass_until_a_collective_operation_other_t
     assert kept() is None
 
 
-def test_a_broadcast_frees_the_bucket_if_the_host_has_read_a_value_since(group: Any, phantom: FakePhantom) -> None:
+def test_a_broadcast_frees_a_bucket_if_the_host_read_a_value_after_its_reduction(
+    group: Any, phantom: FakePhantom
+) -> None:
     phantom.keys.append(READ)
     kept = bucket_reduced_in_a_backward_pass(group)
     group.broadcast([torch.ones(1)])
@@ -70,7 +72,7 @@ def test_a_broadcast_frees_the_bucket_if_the_host_has_read_a_value_since(group: 
     assert kept() is None
 
 
-def test_a_bucket_of_the_pass_before_is_freed_by_the_next_pass(group: Any) -> None:
+def test_the_next_backward_pass_frees_the_bucket_of_the_previous_one(group: Any) -> None:
     first = bucket_reduced_in_a_backward_pass(group)
     second = bucket_reduced_in_a_backward_pass(group)
     assert first() is None

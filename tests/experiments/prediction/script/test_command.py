@@ -85,7 +85,7 @@ def test_a_command_that_runs_no_python_is_an_error_in_one_line(line, message):
         ("accelerate launch --use_fsdp --num_processes 4 train.py a", (4, 1)),
     ],
 )
-def test_launchers_are_read_by_their_own_parsers(line, ranks, monkeypatch):
+def test_the_command_line_of_a_launcher_is_parsed_by_the_launcher_s_own_parser(line, ranks, monkeypatch):
     for name in [name for name in os.environ if name.startswith(("ACCELERATE", "FSDP"))]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(os, "environ", dict(os.environ))

@@ -57,7 +57,7 @@ with open("failed", "w") as failed:
     assert (tmp_path / "failed").read_text() == ""
 
 
-def test_memory_is_the_same_by_every_function_that_reports_it(traced, tmp_path):
+def test_every_function_that_reports_memory_reports_the_same_value(traced, tmp_path):
     traced("""
 import torch
 kept = torch.empty(300 * 2**20, dtype=torch.uint8, device="cuda")
@@ -88,7 +88,7 @@ assert weight.device.type == {where!r}, weight.device
     assert one.peak_gib == pytest.approx(64 * 2**20 / GIB if where == "cuda" else 0, abs=0.001)
 
 
-def test_a_generator_names_the_device_that_it_was_made_for(traced, tmp_path):
+def test_a_random_generator_has_the_device_that_it_was_created_for(traced, tmp_path):
     traced("""
 import torch
 torch.ones(1, device="cuda")
@@ -124,7 +124,7 @@ sys.exit(subprocess.run({starter}, env={{**os.environ, "SEEN": "1"}}).returncode
     assert (one.model, one.steps, one.ended, one.ranks) == ("Linear", 2, "stopped", ranks)
 
 
-def test_programs_that_prepare_a_training_run_before_it(traced, tmp_path):
+def test_a_program_that_a_script_starts_before_its_training_runs_as_a_process(traced, tmp_path):
     (tmp_path / "prepare.py").write_text("import sys\nopen('prepared', 'w').write('yes')\nsys.exit(3)")
     (tmp_path / "answer.py").write_text("print(64)")
     one = traced(
@@ -140,7 +140,7 @@ sys.argv[1:] = [rows if code == 3 else "none"]
     assert (tmp_path / "prepared").read_text() == "yes"
 
 
-def test_a_program_that_a_training_starts_runs_as_a_process(traced, tmp_path):
+def test_a_program_that_a_script_starts_during_its_training_runs_as_a_process(traced, tmp_path):
     (tmp_path / "helper.py").write_text("open('helped', 'w').write('yes')")
     one = traced(
         TRAIN.replace("while True:", "import subprocess\nsubprocess.run([sys.executable, 'helper.py'])\nwhile True:"),
@@ -165,7 +165,7 @@ model(texts, mask=mask, is_causal={}).sum().backward()
     assert other.peak_gib > causal.peak_gib
 
 
-def test_only_a_model_with_recurrent_layers_has_a_note_on_cudnn(traced):
+def test_only_the_prediction_of_a_model_with_recurrent_layers_has_a_note_on_cudnn(traced):
     source = TRAIN.replace("model = torch.nn.Linear(1024, 1024).cuda()", "{}").replace("model(", "model(x=")
     model = """
 class Model(torch.nn.Module):
@@ -192,7 +192,7 @@ result.backward(torch.empty_like(result))
 
 
 @pytest.mark.usefixtures("triton")
-def test_a_kernel_in_triton_is_skipped_and_its_results_are_counted(traced):
+def test_a_triton_kernel_is_not_run_and_the_memory_of_its_results_is_counted(traced):
     source = """
 import torch
 from triton.runtime.autotuner import Autotuner
@@ -247,7 +247,7 @@ library.impl("_roi_align_backward", lambda x, rois, scale, h, w, *shape: x.new_e
 """
 
 
-def test_kernels_of_torchvision_have_shapes_without_its_compiled_library(traced, tmp_path):
+def test_kernels_of_torchvision_give_results_of_the_right_shapes_without_its_compiled_library(traced, tmp_path):
     for name, source in FAKE_TORCHVISION.items():
         file = tmp_path / "torchvision" / f"{name}.py"
         file.parent.mkdir(parents=True, exist_ok=True)

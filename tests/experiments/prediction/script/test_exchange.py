@@ -27,7 +27,7 @@ def trace_ranks(trace):
     return trace_ranks
 
 
-def test_a_rank_receives_the_object_that_a_lower_rank_broadcasts(trace_ranks):
+def test_an_object_that_a_lower_rank_broadcasts_is_received(trace_ranks):
     trace_ranks("""
         found = [{"run": rank, "names": ["a"] * rank}, rank]
         dist.broadcast_object_list(found, src=0)
@@ -38,7 +38,7 @@ def test_a_rank_receives_the_object_that_a_lower_rank_broadcasts(trace_ranks):
         """)
 
 
-def test_gathered_objects_are_those_of_lower_ranks_and_else_the_rank_s_own(trace_ranks):
+def test_gathered_objects_come_from_lower_ranks_and_for_higher_ranks_the_rank_s_own_object_is_used(trace_ranks):
     trace_ranks("""
         own = "x" * (1 + rank)
         known = ["x" * (1 + min(other, rank)) for other in range(size)]
@@ -51,7 +51,7 @@ def test_gathered_objects_are_those_of_lower_ranks_and_else_the_rank_s_own(trace
         """)
 
 
-def test_objects_larger_than_tensors_with_values_are_exchanged(trace_ranks):
+def test_objects_larger_than_the_tensors_whose_values_are_kept_are_exchanged(trace_ranks):
     trace_ranks("""
         found = [b"x" * 2**25 if rank == 0 else None]
         dist.broadcast_object_list(found, src=0)
@@ -71,7 +71,7 @@ def test_scattered_and_sent_objects_arrive_at_their_receivers(trace_ranks):
         """)
 
 
-def test_numbers_in_host_memory_are_exchanged_in_groups_of_ranks(trace_ranks):
+def test_tensors_in_host_memory_are_exchanged_with_values_in_groups_of_ranks(trace_ranks):
     trace_ranks("""
         group = dist.new_group([0, 2], backend="gloo")
         assert dist.get_backend() == "nccl"
@@ -93,7 +93,7 @@ def test_numbers_in_host_memory_are_exchanged_in_groups_of_ranks(trace_ranks):
         """)
 
 
-def test_a_reduction_in_host_memory_has_the_values_of_lower_ranks_and_else_the_rank_s_own(trace_ranks):
+def test_a_reduction_in_host_memory_uses_values_of_lower_ranks_and_for_higher_ranks_its_own(trace_ranks):
     trace_ranks("""
         known = [2 + min(other, rank) for other in range(size)]
         for operation, expected in (
@@ -109,7 +109,7 @@ def test_a_reduction_in_host_memory_has_the_values_of_lower_ranks_and_else_the_r
         """)
 
 
-def test_all_ranks_exchange_numbers_in_host_memory(trace_ranks):
+def test_tensors_in_host_memory_are_exchanged_with_values_between_all_ranks(trace_ranks):
     trace_ranks("""
         sent = torch.tensor([10 * rank + receiver for receiver in range(size)])
         known = [10 * other + rank if other < rank else 10 * rank + other for other in range(size)]
@@ -126,7 +126,7 @@ def test_all_ranks_exchange_numbers_in_host_memory(trace_ranks):
         """)
 
 
-def test_tensors_on_the_gpu_are_sent_and_received_without_values(trace_ranks):
+def test_tensors_on_the_gpu_are_sent_and_received_as_sizes_without_values(trace_ranks):
     trace_ranks("""
         send = dist.P2POp(dist.isend, torch.ones(4, device="cuda"), (rank + 1) % size)
         receive = dist.P2POp(dist.irecv, torch.empty(4, device="cuda"), (rank - 1) % size)
@@ -154,6 +154,6 @@ def test_ranks_share_a_store_and_do_not_wait_for_each_other(trace_ranks):
         """)
 
 
-def test_a_value_of_a_store_that_only_a_higher_rank_sets_is_a_named_error(trace_ranks):
+def test_reading_a_value_of_a_store_that_only_a_higher_rank_sets_is_an_error_that_names_the_value(trace_ranks):
     with pytest.raises(InputError, match=r"rank 0 reads '.*name' from a store, and no rank from 0 to 0 has set it"):
         trace_ranks("dist.TCPStore('localhost', 29511, size, rank == 0).get('name')")

@@ -19,7 +19,7 @@ FLAG = "--batch"
         (["python", "x.py", "--batches=4"], None, ["python", "x.py", "--batches=4", "--batch", "9"]),
     ],
 )
-def test_the_batch_is_read_and_changed_where_the_command_has_it(words, batch, changed):
+def test_the_batch_size_is_read_and_replaced_in_the_command_line(words, batch, changed):
     assert read_batch(words, FLAG) == batch
     assert set_batch(words, FLAG, 9) == changed
 
@@ -30,7 +30,7 @@ def test_a_batch_size_that_is_not_a_number_is_an_error(value):
         read_batch(["python", "x.py", f"--batch={value}"], FLAG)
 
 
-def test_the_largest_batch_is_found_with_few_traces_of_the_rank_that_needs_most():
+def test_the_largest_batch_for_the_rank_that_needs_most_is_found_with_few_traces():
     traced = []
 
     def trace(batch):

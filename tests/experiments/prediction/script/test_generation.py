@@ -15,7 +15,7 @@ while True:
 """
 
 
-def test_generated_texts_have_known_tokens_and_end_at_their_maximal_length(trace_in_new_process, tmp_path):
+def test_generated_texts_have_the_same_tokens_each_time_and_the_maximum_length(trace_in_new_process, tmp_path):
     (found,) = trace_in_new_process(GENERATE)
     assert found.ended == "stopped"
     assert (tmp_path / "texts").read_text() == 3 * "[1, 127, 127, 127, 127]"

@@ -29,7 +29,7 @@ def test_the_example_of_the_documentation_stops_after_two_steps_and_prints_its_m
     assert "program.py:6" in lines  # the model
 
 
-def test_a_block_after_the_import_of_torch_or_without_gpu_memory_is_an_error(tmp_path, library_cache):
+def test_a_phantom_block_after_the_import_of_torch_or_without_gpu_memory_is_an_error(tmp_path, library_cache):
     start = "from experiments.prediction.script.inside import phantom\n"
     (tmp_path / "torch.py").touch()
     ran = run_program(f"import torch\n{start}with phantom('v100_32gb'): pass", tmp_path, library_cache)

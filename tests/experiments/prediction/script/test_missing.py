@@ -22,7 +22,7 @@ while True:
 """
 
 
-def test_a_quantized_model_has_the_memory_of_a_loaded_one_with_tied_weights(traced):
+def test_a_quantized_model_of_random_weights_has_the_memory_of_a_downloaded_one(traced):
     load = 'model = AutoModelForCausalLM.from_pretrained("tiny", device_map="cuda", quantization_config={})\n'
     four_bit = "BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4')"
     start = TINY.format(classes="AutoModelForCausalLM")
@@ -54,7 +54,7 @@ def test_tied_weights_are_created_once() -> None:
     assert "lm_head.weight" not in names
 
 
-def test_weights_that_the_saved_model_lacks_are_left_to_be_initialized() -> None:
+def test_weights_that_the_saved_model_lacks_are_initialized_by_the_model() -> None:
     config = BertConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=32)
     config.architectures = ["BertModel"]
     names = _weights(BertForSequenceClassification, config)

@@ -31,7 +31,7 @@ torch.zeros(2**20, device="cuda")
 """
 
 
-def test_a_script_writes_forks_and_connects_only_in_its_sandbox(tmp_path, library_cache, monkeypatch, capfd):
+def test_a_script_can_write_and_fork_and_connect_only_in_its_sandbox(tmp_path, library_cache, monkeypatch, capfd):
     monkeypatch.setenv("TESTBED_CACHE", str(library_cache))
     work, home = tmp_path / "work", tmp_path / "home"
     for folder in (work, home):
@@ -58,7 +58,9 @@ def test_a_script_writes_forks_and_connects_only_in_its_sandbox(tmp_path, librar
         assert not [one for one in psutil.process_iter(["cmdline"]) if mark in (one.info["cmdline"] or [])]
 
 
-def test_without_the_option_nothing_is_copied_and_the_output_says_so(tmp_path, traces_start_warm, monkeypatch):
+def test_without_the_option_for_a_sandbox_nothing_is_copied_and_the_output_says_so(
+    tmp_path, traces_start_warm, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.py").write_text("import torch\ntorch.zeros(9, device='cuda')\nopen('made.txt', 'w')\n")
     messages: list[str] = []
@@ -67,7 +69,7 @@ def test_without_the_option_nothing_is_copied_and_the_output_says_so(tmp_path, t
     assert "in this folder, with your files and network" in messages[0]
 
 
-def test_a_large_folder_is_not_copied(tmp_path, monkeypatch):
+def test_a_folder_too_large_to_copy_is_rejected(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sandboxes, "MAX_FOLDER_GIB", 1e-9)
     (tmp_path / "weights.bin").write_bytes(b"12")

@@ -68,7 +68,7 @@ def printed(capsys) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
-def test_a_script_has_the_seconds_of_a_step_what_limits_it_and_where_the_time_comes_from(predicts, capsys):
+def test_the_prediction_of_a_script_shows_the_time_of_a_step_its_limit_and_its_source(predicts, capsys):
     predicts(prediction({"a100_40gb": step_time(0.5), "a100_80gb": step_time(0.4, unmeasured_share=0.2)}))
     assert main(["predict", *SCRIPT]) == 0
     out = printed(capsys)
@@ -79,7 +79,7 @@ def test_a_script_has_the_seconds_of_a_step_what_limits_it_and_where_the_time_co
     assert "loading data and other work of the program on the CPU are not included" in out
 
 
-def test_a_model_has_samples_per_second_over_all_micro_steps_and_gpus(predicts, capsys):
+def test_samples_per_second_of_a_model_count_all_micro_steps_and_gpus(predicts, capsys):
     predicts(prediction({"a100_80gb": step_time(0.5, host_s=0.9)}))
     assert main(["predict", *MODEL, "--card", "a100_80gb", "--devices", "2"]) == 0
     assert "step 0.5 s ±25 % on a100_80gb, 32 samples/s, limited by host (host 0.9 s, GPU 0.5 s)" in printed(capsys)
@@ -88,7 +88,7 @@ def test_a_model_has_samples_per_second_over_all_micro_steps_and_gpus(predicts, 
     assert (card["samples_per_s"], card["limited_by"], card["time"]["step_s"]) == (16.0, "host", 0.5)
 
 
-def test_a_time_that_is_unknown_has_a_reason_and_one_of_a_training_that_does_not_fit_is_not_shown(capsys):
+def test_an_unknown_time_has_a_reason_and_a_training_that_does_not_fit_shows_no_time(capsys):
     console().print(script_predictions_view([prediction({"a100_80gb": None}, reason="torch.compile was called")]))
     assert "time of a step unknown: torch.compile was called" in printed(capsys)
     console().print(script_predictions_view([prediction({"v100_32gb": None})], "bf16-true"))
@@ -113,7 +113,7 @@ def test_the_page_has_the_time_of_a_step_and_its_parts(predicts, tmp_path):
     assert "unknown: TF32 is on" in page.read_text()
 
 
-def test_fit_names_the_traced_batch_that_is_fastest_of_those_that_fit(capsys):
+def test_the_command_fit_names_the_fastest_of_the_traced_batches_that_fit(capsys):
     times = {4: 1.0, 8: 1.6, 9: 1.9, 16: 2.0}
     found = {
         batch: prediction({"a100_80gb": step_time(time)}, need=30.0 if batch == 16 else 10.0)
@@ -136,7 +136,7 @@ def test_fit_names_the_traced_batch_that_is_fastest_of_those_that_fit(capsys):
     ]
 
 
-def test_fit_names_the_change_that_is_fastest_of_those_that_fit(monkeypatch, capsys):
+def test_the_command_fit_names_the_fastest_of_the_changes_that_fit(monkeypatch, capsys):
     def trace_script(words, cards, say, options, name):
         job = json.loads(words[-1])
         fits = job.get("checkpointing") or job.get("optimizer") == "sgd"

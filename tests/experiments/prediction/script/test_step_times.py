@@ -1,4 +1,4 @@
-"""The time of an optimizer step of unchanged scripts and of `--model`, with a table of few, round times."""
+"""The time of an optimizer step of unchanged scripts and of `--model`, predicted from a table of a few round times."""
 
 import json
 
@@ -74,7 +74,7 @@ def products_s(steps: int) -> float:
     return steps * (3 * product_s(8192, 1024, 1024) + 2 * product_s(1024, 1024, 8192))
 
 
-def test_a_step_has_the_products_of_its_forward_and_backward_passes(step):
+def test_a_step_contains_the_matrix_products_of_its_forward_and_backward_passes(step):
     slow, fast = step(LOOP)
     assert fast.device_s["matrix products"] == pytest.approx(products_s(1))
     assert fast.step_s == pytest.approx(sum(fast.device_s.values()))
@@ -91,7 +91,7 @@ def test_accumulation_multiplies_the_matrix_products_but_not_the_optimizer_step(
     assert often.device_s["optimizer"] == pytest.approx(once.device_s["optimizer"])
 
 
-def test_a_step_limited_by_the_bandwidth_depends_on_that_of_the_card(step):
+def test_the_time_of_a_step_limited_by_bandwidth_depends_on_the_bandwidth_of_the_card(step):
     slow, fast = step(LOOP.replace("model(batch)", "(model[0](batch) + (batch + 1).sin().cos().exp().add(1))"))
     ratio = card_named("a100_80gb").bandwidth_gb_s / card_named("a100_40gb").bandwidth_gb_s
     slow_s, fast_s = slow.device_s["element-wise"], fast.device_s["element-wise"]
@@ -100,7 +100,7 @@ def test_a_step_limited_by_the_bandwidth_depends_on_that_of_the_card(step):
     assert 0 < starts_s < 0.2 * fast_s
 
 
-def test_a_host_twice_as_slow_doubles_the_time_of_the_operations_of_a_step_that_it_limits(step):
+def test_operations_of_a_step_that_the_host_limits_take_twice_as_long_on_a_host_twice_as_slow(step):
     (_, first), (_, second) = (step(SMALL_BATCH, host_s=host_s) for host_s in (4e-5, 8e-5))
     assert first.limited_by == "host"
     layers_s = 2 * HOST_FACTORS["layers"]
@@ -108,13 +108,13 @@ def test_a_host_twice_as_slow_doubles_the_time_of_the_operations_of_a_step_that_
     assert second.step_s == pytest.approx(second.host_s)
 
 
-def test_the_first_step_which_creates_the_optimizers_state_is_not_the_predicted_one(step):
+def test_the_first_step_is_not_the_predicted_one_because_it_creates_the_optimizer_state(step):
     (_, second), (_, fourth) = (step(LOOP, host_s=0.001, steps=steps) for steps in (2, 4))
     assert second.host_s == pytest.approx(fourth.host_s)
     assert second.device_s == pytest.approx(fourth.device_s)
 
 
-def test_a_step_contains_the_steps_of_all_optimizers_also_in_the_backward_pass(step):
+def test_a_step_contains_the_steps_of_all_optimizers_even_of_those_in_the_backward_pass(step):
     two = (
         START
         + """
@@ -140,7 +140,7 @@ while True:
     assert step(inside)[1].device_s["matrix products"] == pytest.approx(products_s(1))
 
 
-def test_the_backward_pass_continues_after_a_step_inside_of_it(step):
+def test_the_backward_pass_continues_after_an_optimizer_step_inside_of_it(step):
     source = (
         START
         + """
@@ -176,7 +176,7 @@ def test_an_update_of_8_bit_adam_takes_at_least_the_time_to_read_its_state(step)
     assert time.device_s["optimizer"] > state_bytes / (card_named("a100_80gb").bandwidth_gb_s * 1e9)
 
 
-def test_an_optimizer_in_host_memory_needs_cpu_time_for_each_parameter_and_widens_the_error(step):
+def test_an_optimizer_in_host_memory_needs_cpu_time_for_each_parameter_and_raises_the_stated_error(step):
     source = """
 import torch
 weight = torch.nn.Parameter(torch.zeros(4096, 1024))
@@ -192,13 +192,13 @@ while True:
     assert time.error_share == pytest.approx(ERROR + SHARED_ERROR)
 
 
-def test_transfers_from_and_to_the_host_widen_the_error_of_a_time(step):
+def test_transfers_from_and_to_the_host_raise_the_stated_error_of_a_time(step):
     source = LOOP.replace("model(batch)", "(model(batch) + sum(batch.cpu().cuda() for _ in range(100)))")
     assert step(source)[1].error_share == pytest.approx(ERROR + SHARED_ERROR)
     assert step(LOOP)[1].error_share == pytest.approx(ERROR)
 
 
-def test_only_several_ranks_need_time_for_the_transfer_of_gradients_over_the_link(step):
+def test_only_a_training_with_several_ranks_needs_time_to_transfer_gradients_over_the_link(step):
     first, *_, last = step(DDP, before=("torchrun", "--nproc-per-node", "2"), all_ranks=True)
     assert first.link_s == last.link_s == pytest.approx(8 * MIB / (LINK_SHARE * PCIE_GB_S * 1e9), rel=0.01)
     assert last.error_share == pytest.approx(ERROR + SHARED_ERROR)
@@ -220,7 +220,7 @@ def test_a_time_that_cannot_be_predicted_has_a_reason(traced, source, options, r
     assert one.time_unknown.startswith(reason)
 
 
-def test_a_time_under_autocast_is_predicted_although_tf32_is_on(traced):
+def test_the_time_of_products_under_autocast_is_that_of_their_data_type_although_tf32_is_on(traced):
     source = LOOP.replace("model(batch)", "torch.autocast('cuda', torch.bfloat16)(model)(batch)")
     one = traced("import torch\ntorch.set_float32_matmul_precision('high')\n" + source, cards=["v100_32gb"])
     assert (one.cards[0].time, one.time_unknown) == (None, "")  # without bf16 arithmetic
@@ -228,7 +228,7 @@ def test_a_time_under_autocast_is_predicted_although_tf32_is_on(traced):
 
 
 @pytest.mark.parametrize("loop", ["plain", "trainer"])
-def test_a_question_about_a_model_has_a_time_that_grows_with_its_micro_steps(use_table, tmp_path, loop):
+def test_the_time_of_a_custom_training_grows_with_its_micro_steps(use_table, tmp_path, loop):
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"model_type": "llama", "vocab_size": 1000, **sizes}))

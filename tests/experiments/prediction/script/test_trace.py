@@ -38,7 +38,7 @@ for step in range(1000):
 )
 
 
-def test_a_loop_is_stopped_after_its_steps_and_its_memory_is_divided_by_kind(trace_in_new_process, capfd):
+def test_a_training_loop_is_stopped_after_two_steps_and_its_memory_is_divided_by_kind(trace_in_new_process, capfd):
     (one,) = trace_in_new_process(LOOP)
     assert (one.ended, one.steps, one.optimizers, one.model) == ("stopped", 2, ("Adam",), "Sequential")
     assert [line for line in capfd.readouterr().err.splitlines() if line.startswith("step")] == ["step 0", "step 1"]
@@ -57,7 +57,7 @@ def test_more_steps_are_traced_on_request(traced):
     assert traced(LOOP, steps=4).steps == 4
 
 
-def test_micro_steps_and_closures_and_optimizers_of_one_parameter_each_count_as_steps_of_the_training(traced):
+def test_a_step_is_counted_once_with_micro_steps_a_closure_or_one_optimizer_per_parameter(traced):
     accumulated = traced(LOOP.replace("optimizer.step()", "step % 4 == 3 and optimizer.step()"))
     assert [begun.phase for begun in accumulated.phases].count("backward") == 12
     closure = (
@@ -94,7 +94,7 @@ for number in range(1000):
     assert one.at_peak.optimizer_gib == 8 * MIB / GIB
 
 
-def test_a_script_that_takes_no_step_ends_by_itself(traced):
+def test_a_script_without_an_optimizer_step_runs_to_its_end(traced):
     one = traced(START + "with torch.no_grad():\n    model.eval()(batch)\n")
     assert (one.ended, one.steps, one.optimizers) == ("ended", 0, ())
     assert one.peak_gib > 8 * MIB / GIB
@@ -125,7 +125,7 @@ def test_a_script_that_uses_no_gpu_is_an_error_in_one_line(trace):
         trace("import torch\ntorch.zeros(4)")
 
 
-def test_a_module_and_a_notebook_run_as_python_and_jupyter_run_them(trace, tmp_path):
+def test_a_module_runs_as_in_python_and_a_notebook_as_in_jupyter(trace, tmp_path):
     cells = [nbformat.v4.new_code_cell(text) for text in ("%time pass", START, LOOP.removeprefix(START))]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "lab.ipynb")
     (tmp_path / "package").mkdir()
@@ -176,18 +176,18 @@ while True:
 """Weights of 8 MiB; the peak is at the start of the backward pass. DDP replaces its buckets before the second one."""
 
 
-def test_replaced_buckets_of_ddp_live_until_the_next_collective(trace):
+def test_buckets_that_ddp_replaces_stay_allocated_until_the_next_collective_operation(trace):
     torchrun = ("torchrun", "--nproc-per-node", "2")
     (kept,), (freed,) = (trace(DDP, *words, before=torchrun) for words in ((), ("between",)))
     assert kept.peak_gib - freed.peak_gib == pytest.approx(8 * MIB / GIB, abs=0.5 * MIB / GIB)
 
 
-def test_ddp_that_looks_for_unused_parameters_is_traced(trace):
+def test_ddp_with_a_search_for_unused_parameters_is_traced(trace):
     (one,) = trace(DDP, "unused", before=("torchrun", "--nproc-per-node", "2"))
     assert one.steps == 2
 
 
-def test_graphs_that_a_script_retains_are_found_at_their_line_and_grow_with_its_steps(traced):
+def test_memory_of_retained_graphs_is_attributed_to_their_line_and_grows_with_the_steps(traced):
     source = LOOP.replace("for step", "kept = []\nfor step").replace(
         "    model(batch).square().mean().backward()",
         "    kept.append(model(batch).square().mean())\n    kept[-1].backward(retain_graph=True)",
@@ -224,7 +224,7 @@ def test_cards_with_the_same_kernels_share_one_trace(trace):
     assert [card.outcome for one in found for card in one.cards] == ["fits"] * 3
 
 
-def test_cards_are_named_one_by_one_or_all_together():
+def test_cards_are_given_as_a_list_of_names_or_as_the_word_all():
     assert parse_card_list("a100_80gb, v100_32gb,a100_80gb") == ["a100_80gb", "v100_32gb"]
     assert sorted(name for group in group_by_kernels(parse_card_list("all")) for name in group) == sorted(
         parse_card_list("all")
@@ -233,7 +233,7 @@ def test_cards_are_named_one_by_one_or_all_together():
         parse_card_list("v100_32gb,a100")
 
 
-def test_large_models_that_are_built_on_the_host_take_no_memory_there(traced):
+def test_a_large_model_that_a_script_builds_on_the_host_takes_no_host_memory(traced):
     source = (
         START
         + """
@@ -270,12 +270,12 @@ while True:
     assert one.at_peak.params_gib == pytest.approx(2 * one.parameters / GIB, rel=0.01)
 
 
-def test_the_script_runs_in_the_python_of_this_test(traced, capfd):
+def test_a_script_runs_in_the_python_interpreter_of_the_command(traced, capfd):
     traced(START + "print(sys.executable, file=sys.stderr)")
     assert sys.executable in capfd.readouterr().err
 
 
-def test_memory_at_the_peak_is_divided_by_line_also_in_the_backward_pass(traced):
+def test_the_memory_at_the_peak_is_divided_by_lines_of_the_script_even_in_the_backward_pass(traced):
     one = traced(
         LOOP.replace(
             "model(batch).square().mean().backward()", "loss = model(batch).square().mean()\n    loss.backward()"
@@ -306,7 +306,7 @@ while True:
     assert one.at_peak.optimizer_gib == pytest.approx(4 * MIB / GIB, rel=0.05)
 
 
-def test_complex_views_and_masks_of_ones_are_as_on_a_gpu(traced):
+def test_complex_views_and_masks_of_ones_behave_as_on_a_gpu(traced):
     traced(
         START
         + """
@@ -344,7 +344,7 @@ GROUPS = {
 }
 
 
-def test_the_smallest_card_is_found_with_few_traces(monkeypatch, tmp_path):
+def test_the_smallest_card_that_fits_is_found_with_few_traces(monkeypatch, tmp_path):
     """Not traced: cards that are larger than one that fits, and cards with less memory than the parameters."""
     (tmp_path / "train.py").touch()
     monkeypatch.chdir(tmp_path)

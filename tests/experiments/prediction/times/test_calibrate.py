@@ -49,7 +49,7 @@ def run_calibration(tmp_path, monkeypatch):
     return calibrate_on
 
 
-def test_a_table_has_its_machine_and_each_operation(run_calibration):
+def test_the_table_names_its_machine_and_has_the_time_of_each_operation(run_calibration):
     table, lines = run_calibration(FakeGpu())
     assert Machine.model_validate(read_lines(table)[0]) == MACHINE
     found = {key: times.device_s for key, times in Table.read(table).measured.items()}
@@ -57,7 +57,7 @@ def test_a_table_has_its_machine_and_each_operation(run_calibration):
     assert lines == ["measured 3 operations"]
 
 
-def test_an_operation_that_cannot_run_is_noted_and_not_tried_again(run_calibration):
+def test_an_operation_that_cannot_run_is_recorded_and_not_tried_again(run_calibration):
     table, _ = run_calibration(FakeGpu(rejected=16))
     assert [line.get("problem") for line in read_lines(table)[1:]] == [None, "not in this PyTorch", None]
     again = FakeGpu()
@@ -94,7 +94,7 @@ def test_an_operation_during_which_the_process_died_is_not_tried_again(run_calib
     assert problems == {KEYS[0]: None, KEYS[1]: "the process died", KEYS[2]: None}
 
 
-def test_a_line_that_was_cut_off_is_measured_again(run_calibration):
+def test_an_operation_whose_line_in_the_table_is_incomplete_is_measured_again(run_calibration):
     table, _ = run_calibration(FakeGpu())
     table.write_text(table.read_text()[:-20])
     again = FakeGpu()
@@ -114,7 +114,7 @@ def test_calibration_without_a_gpu_is_rejected_in_one_line(capsys):
     assert "testbed calibrate measures a GPU, and this machine has none" in capsys.readouterr().err
 
 
-def test_attention_within_texts_is_not_replayed_because_their_lengths_are_unknown():
+def test_attention_within_packed_texts_is_not_measured_because_the_lengths_are_unknown():
     with pytest.raises(NotReplayable, match="lengths of the texts"):
         measure(parse('["aten::_flash_attention_forward.default"]'))
 

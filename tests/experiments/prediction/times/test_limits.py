@@ -27,23 +27,23 @@ def addition(elements: int):
     return parse(json.dumps(["aten::add.out", *[{"type": "Float", "sizes": [elements]}] * 3]))
 
 
-def test_a_memory_bound_kernel_needs_its_start_and_the_bandwidth():
+def test_a_memory_bound_kernel_takes_its_start_time_and_the_time_that_the_bandwidth_allows():
     assert attainable_s(addition(10**9), A100) == pytest.approx(START_S + 12e9 / (A100.bandwidth_gb_s * 1e9))
     assert attainable_s(addition(1), A100) == pytest.approx(START_S, rel=1e-4)
 
 
-def test_a_product_in_16_bit_reaches_the_peak_rate():
+def test_a_matrix_product_in_16_bit_reaches_the_peak_rate():
     operation = product(8192, 8192, 8192, "BFloat16")
     assert attainable_s(operation, H100) == pytest.approx(START_S + operation.flop / 989e12)
 
 
 @pytest.mark.parametrize("sizes", [(0, 64, 64), (64, 0, 64), (64, 64, 0)])
-def test_a_product_without_arithmetic_needs_its_start_and_the_bandwidth(sizes):
+def test_an_empty_matrix_product_takes_its_start_time_and_the_time_that_the_bandwidth_allows(sizes):
     operation = product(*sizes)
     assert attainable_s(operation, H100) == pytest.approx(START_S + operation.total_bytes / (H100.bandwidth_gb_s * 1e9))
 
 
-def test_a_product_in_32_bit_reaches_the_peak_rate_only_with_64_units_per_multiprocessor():
+def test_a_matrix_product_in_32_bit_reaches_the_peak_rate_only_with_64_units_per_multiprocessor():
     operation = product(128 * 108, 128 * 132 * 80, 4096)  # whole waves of the largest tile on all three cards
     for card, share in ((A100, 1.0), (V100, 1.0), (H100, FULL_WIDTH_SHARE)):
         assert tile_waste((128 * 108, 128 * 132 * 80, 4096, 1), card) == 1.0
@@ -61,11 +61,11 @@ def test_a_product_in_32_bit_reaches_the_peak_rate_only_with_64_units_per_multip
         ((1, 128 * 132, 256, 1), 64 / 0.9),  # one row of a tile
     ],
 )
-def test_tiles_that_do_not_fill_the_multiprocessors_waste_arithmetic(sizes, waste):
+def test_tiles_that_do_not_fill_the_multiprocessors_waste_computing_power(sizes, waste):
     assert tile_waste(sizes, H100) == pytest.approx(waste)
 
 
-def test_the_share_of_the_peak_rate_is_the_highest_one_of_the_stored_table():
+def test_the_attainable_share_of_the_peak_rate_is_the_highest_share_in_the_stored_table():
     measured = [line for line in read_lines(TABLES / "h100_80gb.jsonl.gz")[1:] if "device_s" in line]
     operations = [(parse(line["key"]), line["device_s"]) for line in measured]
     shares = [

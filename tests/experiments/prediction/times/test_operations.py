@@ -54,7 +54,7 @@ def operation(name: str, *arguments: object):
         ("aten::add.out", (tensor(8, 16), tensor(8, 16), 1, tensor(8, 16)), 0),
     ],
 )
-def test_arithmetic_is_counted_for_products_attention_and_convolutions(name, arguments, flop):
+def test_arithmetic_operations_of_matrix_products_attention_and_convolutions_are_counted(name, arguments, flop):
     assert operation(name, *arguments).flop == flop
 
 
@@ -75,7 +75,7 @@ def test_arithmetic_is_counted_for_products_attention_and_convolutions(name, arg
         ("host::adam", (tensor(8, host=1),), "CPU optimizer"),
     ],
 )
-def test_the_family_of_an_operation_follows_from_its_name_and_the_place_of_its_tensors(name, arguments, family):
+def test_the_family_of_an_operation_follows_from_its_name_and_from_where_its_tensors_are(name, arguments, family):
     assert operation(name, *arguments).family == family
 
 
@@ -89,11 +89,11 @@ def test_the_family_of_an_operation_follows_from_its_name_and_the_place_of_its_t
         ("aten::add.out", (tensor(8, 16), tensor(8, 16), 1, tensor(8, 16)), None),
     ],
 )
-def test_only_a_product_of_two_matrices_has_rows_columns_depth_and_a_count(name, arguments, sizes):
+def test_only_a_matrix_product_has_rows_columns_depth_and_a_count(name, arguments, sizes):
     assert operation(name, *arguments).product_sizes == sizes
 
 
-def test_the_layout_tells_strided_broadcast_and_small_tensors_apart():
+def test_the_layout_of_an_operation_distinguishes_strided_broadcast_and_small_tensors():
     first, second = tensor(8, 16, strides=[1, 8]), tensor(8, 16, type="Float", strides=[0, 1])
     found = operation("aten::add.out", first, second, tensor(16), tensor(), tensor(8, 16)).layout
     assert found == (
@@ -102,7 +102,7 @@ def test_the_layout_tells_strided_broadcast_and_small_tensors_apart():
     )
 
 
-def test_bytes_are_those_of_all_tensors_also_of_a_long_list():
+def test_the_bytes_of_an_operation_are_those_of_all_tensors_even_of_a_long_list():
     listed = {"type": "Float", "tensors": 100, "elements": 1000}
     assert operation("aten::_foreach_mul_.Scalar", listed, 0.9).total_bytes == 4000
     assert operation("aten::add.out", tensor(8, 16), tensor(8, 16), 1, tensor(8, 16)).total_bytes == 3 * 8 * 16 * 2
@@ -132,21 +132,21 @@ SUMS = key("aten::add.out", tensor(8), tensor(8), 1, tensor(8)), key("aten::add.
         [key("aten::lerp.Scalar_out", tensor(8), weight, tensor(8)) for weight in (0.1, 0.25)],
     ],
 )
-def test_keys_of_the_same_computation_are_equal(one, other):
+def test_operations_that_compute_the_same_have_equal_keys(one, other):
     assert canonical(one) == canonical(other)
 
 
-def test_keys_of_different_computations_differ():
+def test_operations_that_compute_different_things_have_different_keys():
     one, other = (key("aten::sum.IntList_out", tensor(8, 8), [dim], tensor(8)) for dim in (0, 1))
     assert canonical(one) != canonical(other)
 
 
 @pytest.mark.parametrize(("with_result", "without"), [PRODUCTS, SUMS])
-def test_the_bytes_of_an_operation_include_its_result_also_if_no_argument_is_the_result(with_result, without):
+def test_the_bytes_of_an_operation_include_its_result_even_if_no_argument_is_the_result(with_result, without):
     assert parse(with_result).total_bytes == parse(without).total_bytes
 
 
-def test_operations_of_bitsandbytes_have_a_family_bytes_and_arithmetic():
+def test_operations_of_bitsandbytes_have_a_family_and_known_bytes_and_arithmetic_operations():
     weight, scales = tensor(32, 1, type="Byte"), tensor(1, type="Float")
     restored = operation("bitsandbytes::dequantize_4bit.default", weight, scales, 64, "nf4", [8, 8], {"dtype": "Half"})
     assert (restored.family, restored.total_bytes, restored.flop) == ("quantization", 32 + 4 + 2 * 8 * 8, 0.0)

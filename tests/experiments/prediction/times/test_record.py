@@ -23,7 +23,7 @@ class FakePhantom:
         return self.done[begin:end], [number in self.repeated for number in range(begin, end)]
 
 
-def test_a_phase_ends_where_the_next_begins_and_has_a_part_for_each_wait():
+def test_a_phase_ends_where_the_next_begins_and_is_split_where_the_host_waits():
     phantom = FakePhantom()
     recorder = PhaseRecorder(phantom)  # type: ignore[arg-type] # a fake
     recorder.begin_phase("forward")
@@ -40,7 +40,7 @@ def test_a_phase_ends_where_the_next_begins_and_has_a_part_for_each_wait():
     ]
 
 
-def test_each_part_has_the_operations_that_it_recomputes():
+def test_each_part_of_a_phase_has_the_operations_that_it_recomputes():
     phantom = FakePhantom()
     recorder = PhaseRecorder(phantom)  # type: ignore[arg-type] # a fake
     recorder.begin_phase("forward")

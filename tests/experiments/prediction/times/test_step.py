@@ -91,7 +91,7 @@ def test_host_and_gpu_work_at_the_same_time_except_during_an_optimizer_on_the_cp
         ),  # the optimizer waits for it
     ],
 )
-def test_the_host_waits_for_values_the_gpu_for_gathers_and_the_optimizer_for_reductions(phases, expected_s):
+def test_values_delay_the_host_and_gathers_delay_the_gpu_and_reductions_delay_the_optimizer(phases, expected_s):
     assert total_seconds(phases) == expected_s
 
 
@@ -104,11 +104,11 @@ def test_the_host_waits_for_values_the_gpu_for_gathers_and_the_optimizer_for_red
         ([phase(1, 3), phase(1, 1), optimizer(1, 1)._replace(cpu_optimizer_s=5.0)], 5 / 10),
     ],
 )
-def test_the_gpu_is_busy_while_kernels_run_for_computation_or_for_transfers_between_gpus(phases, share):
+def test_the_gpu_is_busy_while_it_computes_or_exchanges_data_with_other_gpus(phases, share):
     assert gpu_busy_share(phases) == pytest.approx(share)
 
 
-def test_a_measured_operation_has_its_measured_time_and_less_on_a_faster_card():
+def test_a_measured_operation_takes_its_measured_time_scaled_to_the_speed_of_the_card():
     table = Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)})
     assert table.times(product(4096), H100) == OperationTime(4e-4, 1e-5)
     flop = 2 * 4096**3
@@ -145,7 +145,7 @@ def test_a_foreach_operation_on_few_tensors_is_as_efficient_as_an_element_wise_o
     assert times == pytest.approx([2, 9])
 
 
-def test_a_product_that_was_not_measured_resembles_the_one_with_the_most_similar_sizes_not_with_the_same_arithmetic():
+def test_the_most_similar_matrix_product_has_the_most_similar_sizes_not_the_same_arithmetic():
     wide, deep = product(2048, columns=2048, depth=8192), product(2048, columns=8192, depth=2048)
     slowdowns = {wide: 2, deep: 3}
     table = Table(
@@ -155,7 +155,7 @@ def test_a_product_that_was_not_measured_resembles_the_one_with_the_most_similar
     assert table.times(asked, H100).device_s == pytest.approx(3 * attainable_s(parse(asked), H100))
 
 
-def test_a_memory_bound_operation_resembles_one_with_the_same_layout_more_than_one_of_its_size():
+def test_the_most_similar_memory_bound_operation_has_the_same_layout_rather_than_the_same_size():
     contiguous, transposed = {"sizes": [4096, 64]}, {"sizes": [1024, 64], "strides": [1, 1024]}
     keys = [copy(contiguous), copy(transposed)]
     slowdowns = {keys[0]: 1, keys[1]: 4}
@@ -166,7 +166,7 @@ def test_a_memory_bound_operation_resembles_one_with_the_same_layout_more_than_o
     assert table.times(asked, H100).device_s == pytest.approx(4 * attainable_s(parse(asked), H100))
 
 
-def test_an_operation_for_which_the_gpu_waited_is_no_model_for_others():
+def test_the_time_of_an_operation_for_which_the_gpu_waited_is_not_used_for_other_operations():
     slow, usual = product(4096), product(1024)
     table = Table(MACHINE, {slow: OperationTime(2e-4, 3e-4), usual: OperationTime(2e-5, 1e-5)})
     efficiency = 2e-5 / attainable_s(parse(usual), H100)
@@ -192,7 +192,7 @@ def test_the_time_of_a_phase_is_the_sum_of_the_times_of_its_operations(monkeypat
     assert (offload.host_s, offload.cpu_optimizer_s) == (0.0, pytest.approx(2e9 / ADAM_PARAMETERS_PER_S))
 
 
-def test_recomputed_operations_need_the_host_as_long_as_in_the_forward_pass():
+def test_recomputed_operations_take_as_much_host_time_as_in_the_forward_pass():
     table, key = Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)}), product(4096)
     backward = phase_time(RecordedPhase("backward", 0, {key: 10}, {key: 4}), table, H100)
     expected_s = HOST_FACTORS["forward"] * 4e-5 + HOST_FACTORS["backward"] * 6e-5 + 4 * HOST_FACTORS["layers"]
@@ -210,7 +210,7 @@ def convolution(tokens: int, backward: bool = False) -> str:
     return json.dumps(["aten::convolution.default", given, weights, None, *options])
 
 
-def test_a_product_of_new_sizes_needs_the_host_to_choose_a_kernel_and_the_gradients_of_a_convolution_two():
+def test_for_an_operation_of_new_sizes_the_host_chooses_a_kernel_and_for_gradients_of_a_convolution_two():
     table, known = Table(MACHINE, {}), RecordedPhase("forward", 0, {product(512): 3, copy({"sizes": [8]}): 2})
     keys = [product(512), copy({"sizes": [8]}), convolution(300), convolution(300, backward=True)]
     choices = [phase_time(known, table, H100, {key}).host_work["kernel choices"] for key in keys]
@@ -230,7 +230,7 @@ def micro_steps(lengths: Sequence[int]) -> list[RecordedPhase]:
     ]
 
 
-def test_sizes_are_new_if_a_single_micro_step_has_them_and_count_once_in_a_phase():
+def test_an_operation_is_new_if_only_one_micro_step_has_its_sizes_and_is_counted_once_in_a_phase():
     new = step.operations_of_one_micro_step(micro_steps([100, 200, 200, 300]))
     assert new == {product(rows) for rows in (100, 300)}
     parts = (RecordedPhase("forward", 0, {product(100): 1}), RecordedPhase("forward", 0, {product(100): 4}))
@@ -253,7 +253,7 @@ def test_an_all_reduce_sends_the_data_twice_over_the_links_of_the_card():
     assert communication_s(parse(collective("allgather")), H100) == pytest.approx(0.75 / LINK_SHARE / H100.link_gb_s)
 
 
-def test_the_hooks_of_sharded_parameters_need_the_host_and_only_gathers_keep_the_gpu_waiting():
+def test_hooks_of_sharded_parameters_take_host_time_and_only_gathers_keep_the_gpu_waiting():
     table = Table(MACHINE, {})
     found = {
         name: phase_time(RecordedPhase("backward", 0, {collective(name): 2}), table, H100)
@@ -294,7 +294,7 @@ def test_the_ranks_of_a_step_are_those_of_its_largest_collective_operation(monke
     assert hosts[0] / hosts[1] == pytest.approx(several / single)
 
 
-def test_a_phase_has_a_part_for_each_wait_and_each_collective_operation():
+def test_a_phase_is_split_at_each_wait_and_each_collective_operation():
     to_host = copy({"sizes": [8]}).replace('"sizes":[8]}', '"sizes":[8],"host":1}', 1)
     mask = json.dumps(["aten::index.Tensor_out", {"type": "Float", "sizes": [8]}, [{"type": "Bool", "sizes": [8]}]])
     read = json.dumps(["aten::_local_scalar_dense.default", {"type": "Float", "sizes": []}])
@@ -305,7 +305,7 @@ def test_a_phase_has_a_part_for_each_wait_and_each_collective_operation():
     assert phase_time(RecordedPhase("forward", 0, {read: 1}), Table(MACHINE, {}), H100).host_waits
 
 
-def test_a_step_has_the_last_micro_step_in_which_gradients_are_reduced():
+def test_each_step_includes_a_last_micro_step_in_which_gradients_are_reduced():
     passes: tuple[Phase, ...] = ("forward", "backward")
     recorded = [RecordedPhase(name, number, {}) for number in range(8) for name in passes]
     for place in (8, 17):  # two steps of four micro-steps
@@ -314,7 +314,7 @@ def test_a_step_has_the_last_micro_step_in_which_gradients_are_reduced():
     assert found == [(4, 7)] * 2 + [(5, 7)] * 4 + [(7, 5)] * 2 + [(17, 17)]
 
 
-def test_the_gpus_time_grows_with_the_tokens_of_the_batch():
+def test_the_gpu_time_grows_with_the_tokens_of_the_batch():
     short, long = phase(1, 2), phase(1, 6)
     assert at_length(short, 100, long, 200, 150).device_s == {"matrix products": 4}
     assert at_length(short, 100, short, 100, 50).device_s == {"matrix products": 1}
@@ -322,7 +322,7 @@ def test_the_gpus_time_grows_with_the_tokens_of_the_batch():
     assert at_length(short, 100, long, 200, 150).host_s == 1
 
 
-def test_parts_of_a_phase_grow_together_whatever_the_parts_of_the_other_batch():
+def test_all_parts_of_a_phase_grow_by_one_factor_even_if_the_other_batch_has_other_parts():
     short, long = [phase(1, 1), phase(1, 3, link_s=2.0)], [phase(1, 8)]
     found = interpolated(short, 100, long, 200, 150)
     assert [part.gpu_s for part in found] == [1.5, 4.5]
@@ -334,7 +334,7 @@ def at_length(own: PhaseTime, own_tokens: int, other: PhaseTime, other_tokens: i
     return found
 
 
-def test_kernels_run_while_gpu_or_links_work_but_not_during_transfers_from_the_host():
+def test_the_gpu_is_busy_during_kernels_and_link_transfers_but_not_during_transfers_from_the_host():
     copies = PhaseTime({"forward": 1.0}, {"matrix products": 1.0, "host transfers": 5.0}, link_s=2.0)
     assert (copies.gpu_s, copies.kernels_s) == (6.0, 1.0)
     assert gpu_busy_share([copies]) == pytest.approx(3 / total_seconds([copies]))
@@ -348,7 +348,7 @@ def test_every_time_of_the_stored_tables_is_positive_and_its_machine_is_named():
         assert all(times.device_s > 0 and times.host_s > 0 for times in table.measured.values())
 
 
-def test_a_program_whose_optimizer_is_on_the_cpu_waits_for_it(monkeypatch):
+def test_the_time_of_a_step_includes_an_optimizer_on_the_cpu(monkeypatch):
     table = Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)})
     monkeypatch.setattr(step, "tables", lambda: (table,))
     adam = json.dumps(["host::adam", {"type": "Float", "sizes": [10**9], "host": 1}])
@@ -360,7 +360,7 @@ def test_a_program_whose_optimizer_is_on_the_cpu_waits_for_it(monkeypatch):
     assert (alone.unmeasured_share, program_step_time([], "h100_80gb", 1)) == (0.0, None)
 
 
-def test_the_unmeasured_share_is_the_share_of_the_gpus_time_in_operations_without_a_measurement(monkeypatch):
+def test_the_unmeasured_share_is_the_share_of_gpu_time_in_operations_that_were_not_measured(monkeypatch):
     table = Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)})
     monkeypatch.setattr(step, "tables", lambda: (table,))
     recorded = [RecordedPhase("forward", 0, {product(4096): 1, product(8192): 1})]
@@ -369,12 +369,12 @@ def test_the_unmeasured_share_is_the_share_of_the_gpus_time_in_operations_withou
     assert program_step_time(recorded, "h100_80gb", 1).unmeasured_share == pytest.approx(share)
 
 
-def test_a_card_without_the_data_type_of_a_programs_products_has_no_time(monkeypatch):
+def test_a_card_that_lacks_the_data_type_of_the_matrix_products_has_no_predicted_time(monkeypatch):
     monkeypatch.setattr(step, "tables", lambda: (Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)}),))
     assert program_step_time([RecordedPhase("forward", 0, {product(4096): 1})], "v100_32gb", 1) is None
 
 
-def test_a_share_of_extrapolated_times_is_at_most_one():
+def test_the_unmeasured_share_of_an_extrapolated_time_is_at_most_one():
     short = PhaseTime({"forward": 1.0}, {"matrix products": 3.0}, unmeasured_s=2.0)
     long = PhaseTime({"forward": 1.0}, {"matrix products": 5.0}, unmeasured_s=5.0)
     longer = at_length(short, 20, long, 30, 40)

@@ -32,7 +32,9 @@ SECOND = sample_rows.GPU.__class__(1, sample_rows.GPU.name, sample_rows.GPU.memo
         (TOOLKIT | CDI, "cdi", ["nvidia.com/gpu=0", "nvidia.com/gpu=1"], []),
     ],
 )
-def test_gpus_are_requested_by_cdi_else_from_the_runtime(info, driver, ids, capabilities):
+def test_gpus_are_requested_by_cdi_if_docker_offers_it_and_otherwise_from_the_nvidia_runtime(
+    info, driver, ids, capabilities
+):
     (request,) = engine.gpu_requests(info, [0, 1])
     assert (request["Driver"], request["DeviceIDs"], request["Capabilities"]) == (driver, ids, capabilities)
     assert engine.gpu_requests(info, []) == []
@@ -52,7 +54,7 @@ def docker_with(*containers):
     return SimpleNamespace(containers=SimpleNamespace(list=lambda **options: list(containers)))
 
 
-def test_other_containers_with_gpus_are_named_with_the_command_that_stops_them():
+def test_other_running_containers_with_gpus_are_named_with_the_command_that_stops_them():
     count = {"Driver": "", "Count": -1, "DeviceIDs": None, "Capabilities": [["gpu"]]}
     others = [
         container("web"),
@@ -80,7 +82,7 @@ def options(tmp_path, spec: RowSpec, *gpus, cpus: int = 4):
     return runner._options(spec, place, allocation), place
 
 
-def test_a_row_s_container_has_its_gpus_the_folders_the_user_and_no_network(tmp_path, monkeypatch):
+def test_a_row_s_container_gets_its_gpus_and_folders_and_runs_as_the_user_without_a_network(tmp_path, monkeypatch):
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
     made, place = options(tmp_path, sample_rows.spec(weights="random", data="synthetic"), sample_rows.GPU, SECOND)
     assert [dict(request)["DeviceIDs"] for request in made["device_requests"]] == [["nvidia.com/gpu=0"]]
@@ -98,7 +100,7 @@ def test_a_row_on_the_cpu_has_all_cores_and_no_gpu(tmp_path, monkeypatch):
     assert (made["device_requests"], made["cpuset_cpus"]) == ([], "0,1,2,3")
 
 
-def test_data_of_the_user_is_read_only_and_pretrained_weights_need_the_network(tmp_path, monkeypatch):
+def test_data_of_the_user_is_mounted_read_only_and_pretrained_weights_need_the_network(tmp_path, monkeypatch):
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
     (data := tmp_path / "captions").mkdir()
     made, _ = options(tmp_path, sample_rows.spec(weights="pretrained", data=str(data)))
@@ -106,7 +108,7 @@ def test_data_of_the_user_is_read_only_and_pretrained_weights_need_the_network(t
     assert (made["network_mode"], made["environment"]["HF_HUB_OFFLINE"], made["device_requests"]) == ("bridge", "0", [])
 
 
-def test_rows_use_the_same_image_as_nodes(tmp_path):
+def test_rows_use_the_image_name_and_label_that_the_playbook_uses_on_nodes(tmp_path):
     write_atomically(tmp_path / "context", "made up")
     assert image.role_variables("vars")["images_name"] == image.image_name("{{ images_variant }}")  # type: ignore[arg-type] # a template
     assert image.role_variables("vars")["images_label"] == "llm-testbed.made-from"
@@ -114,7 +116,7 @@ def test_rows_use_the_same_image_as_nodes(tmp_path):
     assert origin_label("as-taught", tmp_path / "context") == f"pytorch/pytorch:2.5.1-cuda12.4-cudnn9-devel {sha1}"
 
 
-def test_the_build_has_the_arguments_of_the_dockerfile_and_a_secret_index(tmp_path, monkeypatch):
+def test_the_build_gets_the_arguments_of_the_dockerfile_and_the_package_index_as_a_secret(tmp_path, monkeypatch):
     monkeypatch.setenv(image.PIP_INDEX_VARIABLE, "https://me:secret@index")
     made = build_options("as-taught", "a=b", tmp_path)
     dockerfile = (PROJECT / "containers/Dockerfile").read_text()
@@ -126,7 +128,7 @@ def test_the_build_has_the_arguments_of_the_dockerfile_and_a_secret_index(tmp_pa
     assert (tmp_path / "pip.conf").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_image_has_the_compiled_code_because_its_user_cannot_store_it():
+def test_the_image_contains_compiled_python_files_because_its_user_cannot_write_them():
     _, _, after_copy = (PROJECT / "containers/Dockerfile").read_text().partition("COPY experiments experiments\n")
     assert "python -m compileall -q -j 0 experiments provision" in after_copy
 
@@ -161,13 +163,13 @@ def test_a_failed_build_is_reported_with_its_most_informative_line(output, line)
     assert failure_in(output.splitlines()) == line
 
 
-def test_without_docker_there_is_an_error_in_one_line(monkeypatch, tmp_path):
+def test_a_missing_docker_is_an_error_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     with pytest.raises(InputError, match=r"^--in-container: Docker does not run here; install it .*systemctl start"):
         engine.connect()
 
 
-def test_containers_are_only_for_this_machine():
+def test_the_option_in_container_is_rejected_for_other_machines_than_this_one():
     with pytest.raises(InputError, match="--in-container: allowed with --site local only"):
         target_named("chameleon", None, None, in_container=True)
     with pytest.raises(InputError, match=r"--versions as-taught: allowed on leased machines .* or with --in-container"):

@@ -53,7 +53,7 @@ def state(left_s=None, elapsed_s=10.0):
     return RowState(sample_rows.spec("a"), elapsed_s, at)
 
 
-def test_a_row_may_use_its_time_limit_and_the_grace_from_its_first_progress(local, clock):
+def test_a_row_may_run_for_its_time_limit_and_a_grace_period_after_its_first_progress(local, clock):
     made = local(grace_s=30.0)
     row = running(made, clock, time_limit_s=100)
     clock.now += START_LIMIT_S + 130
@@ -70,12 +70,12 @@ def test_a_row_may_use_its_time_limit_and_the_grace_from_its_first_progress(loca
     assert made._has_ended(row)
 
 
-def test_a_process_that_ended_ends_its_row_at_once(local, clock):
+def test_a_row_has_ended_as_soon_as_its_process_has_ended(local, clock):
     made = local()
     assert made._has_ended(running(made, clock, ended=0))
 
 
-def test_ended_and_waiting_rows_are_counted_and_a_row_with_a_result_is_ending(local, clock):
+def test_ended_and_waiting_rows_are_counted_and_a_row_with_a_result_is_shown_as_ending(local, clock):
     made = local()
     row = running(made, clock)
     made._show_progress(5, [sample_rows.spec("b"), sample_rows.spec("c")])
@@ -95,7 +95,9 @@ def test_ended_and_waiting_rows_are_counted_and_a_row_with_a_result_is_ending(lo
         ([], {0: 3.04}, "3.0 GiB are still in use on GPU 0"),
     ],
 )
-def test_resources_that_a_row_leaves_in_use_are_not_used_again(local, clock, monkeypatch, alive, used_gib, line):
+def test_gpus_that_an_ended_row_still_uses_are_not_given_to_other_rows(
+    local, clock, monkeypatch, alive, used_gib, line
+):
     made = local()
     row = running(made, clock)
     monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before, neighbors_gib: used_gib)
@@ -106,7 +108,9 @@ def test_resources_that_a_row_leaves_in_use_are_not_used_again(local, clock, mon
 
 @pytest.mark.parametrize("had_result", [True, False])
 @pytest.mark.parametrize("act", ["_kill", "_finish"])
-def test_a_result_that_appears_only_as_a_row_is_killed_does_not_count(local, clock, monkeypatch, act, had_result):
+def test_a_result_that_is_written_only_while_its_row_is_killed_does_not_count(
+    local, clock, monkeypatch, act, had_result
+):
     made = local()
     row = running(made, clock)
     result = in_memory.result("a").model_dump_json()
@@ -124,7 +128,7 @@ def test_a_result_that_appears_only_as_a_row_is_killed_does_not_count(local, clo
     assert (made._running, made._remaining.times_of_ended_rows_s, made._pool.size) == ([], [12.0], 2)
 
 
-def test_a_row_without_a_result_has_the_reason_and_its_gpu(local, clock):
+def test_a_row_that_wrote_no_result_gets_one_with_the_reason_and_its_gpu(local, clock):
     made = local()
     row = running(made, clock, devices=2, strategy="ddp", time_limit_s=60)
     late = made._result(row, True, 200.4)
@@ -170,7 +174,7 @@ def test_running_rows_are_lost_with_the_warm_process_unless_they_have_a_valid_re
     assert made._warm == ([] if over or warm is None else [warm])
 
 
-def test_a_lost_row_is_withdrawn_as_if_it_had_not_started(local, clock, monkeypatch):
+def test_a_lost_row_is_reset_as_if_it_had_not_started(local, clock, monkeypatch):
     made = local()
     row = running(made, clock)
     (row.folder / RESULT_FILE).write_text("{}")
@@ -227,7 +231,7 @@ def test_stop_signals_are_collected_and_ignored_ones_stay_ignored():
             signal.signal(number, handler)
 
 
-def test_shares_of_a_machine_are_whole_cores_and_all_resources_are_returned():
+def test_a_row_s_share_of_a_machine_has_whole_cores_and_is_returned_completely():
     pool = ResourcePool(sample_rows.node(GPU, GPU, GPU, cpus=8), 64)
     two = sample_rows.spec("a", devices=2, strategy="ddp")
     allocation = pool.allocate(two)

@@ -54,7 +54,7 @@ def docker(tmp_path, monkeypatch):
     return install
 
 
-def test_a_missing_compiler_fails_with_its_package(check_named, monkeypatch):
+def test_the_check_for_a_missing_compiler_fails_and_names_the_package_to_install(check_named, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda tool: None)
     compiler = check_named("C++ compiler")
     assert compiler.status == "failed"
@@ -70,7 +70,7 @@ def test_all_missing_packages_are_named_at_once(check_named, monkeypatch):
     assert check_named("leasing packages").status == "warning"
 
 
-def test_a_full_disk_and_a_full_memory_fail(check_named, monkeypatch):
+def test_the_check_fails_if_the_disk_or_the_memory_is_full(check_named, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=GIB))
     assert check_named("disk").status == "failed"
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=GIB, total=8 * GIB))
@@ -98,7 +98,7 @@ def test_results_and_cache_need_disk_space_for_all_rows(check_named, monkeypatch
     assert check_named("disk").status == "failed"
 
 
-def test_other_systems_than_linux_and_missing_tools_are_named(check_named, monkeypatch):
+def test_an_operating_system_other_than_linux_and_missing_tools_are_named(check_named, monkeypatch):
     assert check_named("Python").text.endswith(f" in {sys.prefix}")
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     assert check_named("Python").text == "Darwin is not supported; use Linux, or on Windows its WSL 2"
@@ -140,7 +140,7 @@ def test_a_docker_without_a_server_is_named(check_named, docker):
     assert check_named("Docker").text.startswith("the daemon does not answer; start it")
 
 
-def test_docker_that_can_use_gpus_is_reported_with_gpus(check_named, docker, tmp_path):
+def test_a_docker_that_can_use_gpus_is_reported_as_such(check_named, docker, tmp_path):
     add_nvidia_device(tmp_path)
     docker({"ServerVersion": "29.0", "Runtimes": {"nvidia": {}}})
     assert check_named("Docker").text == "29.0, with GPUs"
@@ -151,7 +151,7 @@ def test_a_machine_without_a_gpu_gets_a_warning(check_named, monkeypatch):
     assert check_named("GPU").status == "warning"
 
 
-def test_a_gpu_whose_driver_does_not_answer_fails(check_named, monkeypatch, tmp_path):
+def test_the_check_fails_if_the_driver_of_a_gpu_does_not_answer(check_named, monkeypatch, tmp_path):
     set_gpus_of_machine(monkeypatch)
     add_nvidia_device(tmp_path)
     assert (check_named("GPU").status, "driver does not answer" in check_named("GPU").text) == ("failed", True)
@@ -169,7 +169,7 @@ def test_a_gpu_is_shown_with_the_cards_whose_rows_it_runs(check_named, monkeypat
     assert "PyTorch is built for CPUs only" in check_named("GPU").text
 
 
-def test_docker_without_daemon_and_without_gpus_is_a_warning(check_named, docker, tmp_path):
+def test_a_docker_without_a_daemon_or_without_gpus_causes_a_warning(check_named, docker, tmp_path):
     docker(error="Cannot connect to the Docker daemon")
     assert check_named("Docker").line.startswith("warn  Docker: Cannot connect to the Docker daemon; start it")
     docker({"ServerVersion": "29.0", "Runtimes": {"runc": {}}})
@@ -180,7 +180,7 @@ def test_docker_without_daemon_and_without_gpus_is_a_warning(check_named, docker
     assert check_named("Docker").status == "ok"
 
 
-def test_rows_in_containers_need_the_package_and_buildx(check_named, docker, monkeypatch):
+def test_rows_in_containers_need_the_package_docker_and_buildx(check_named, docker, monkeypatch):
     docker(error="docker: 'buildx' is not a docker command")
     assert check_named("container tools").line == (
         "warn  container tools: docker buildx builds the image and is not installed; apt install docker-buildx"
@@ -192,7 +192,7 @@ def test_rows_in_containers_need_the_package_and_buildx(check_named, docker, mon
     assert "pip install 'llm-testbed[container]'" in check_named("container tools").text
 
 
-def test_a_loopback_interface_without_connections_fails(check_named, monkeypatch):
+def test_the_check_fails_if_the_loopback_interface_rejects_connections(check_named, monkeypatch):
     def refuse(*_, **__):
         raise ConnectionRefusedError("refused")
 
@@ -200,7 +200,7 @@ def test_a_loopback_interface_without_connections_fails(check_named, monkeypatch
     assert check_named("ports").status == "failed"
 
 
-def test_the_summary_names_a_first_command_and_the_rows_that_the_machine_can_run(tmp_path, monkeypatch):
+def test_the_summary_names_what_to_fix_first_and_what_the_machine_can_run(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "PCI", tmp_path / "pci")
     set_gpus_of_machine(monkeypatch)
     monkeypatch.setitem(EXTRAS, "train", ("nosuch",))

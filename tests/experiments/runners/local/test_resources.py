@@ -47,12 +47,12 @@ def test_a_row_of_two_devices_waits_for_both():
     assert len(pool.allocate(spec(devices=2)).gpus) == 2
 
 
-def test_nodes_that_are_parts_of_this_machine_have_separate_gpus():
+def test_a_row_of_two_nodes_on_this_machine_gets_a_gpu_for_each_node():
     pool = ResourcePool(node(GPU, second_gpu()), 64)
     assert len(pool.allocate(spec(nodes=2)).gpus) == 2
 
 
-def test_the_first_of_several_machines_gives_a_row_its_own_share():
+def test_of_several_machines_the_first_gives_a_row_only_the_gpus_of_its_own_ranks():
     pool = ResourcePool(node(GPU, second_gpu()), 64, nodes=2)
     assert len(pool.allocate(spec(nodes=2, devices=2)).gpus) == 2
 
@@ -75,7 +75,7 @@ def test_a_row_that_needs_more_than_the_host_has_runs_alone():
     assert pool.allocate(spec()) is None
 
 
-def test_a_gpu_that_did_not_become_free_is_not_used_again():
+def test_a_gpu_that_is_still_in_use_after_its_row_ended_gets_no_other_row():
     pool = ResourcePool(node(GPU), 64)
     pool.retire(pool.allocate(spec()))
     assert pool.size == 0
@@ -89,7 +89,7 @@ def test_rows_that_need_much_memory_start_first():
     assert [row.row for row in most_memory_first(small)] == ["b", "a", "c"]
 
 
-def test_gpus_are_assigned_by_index_and_not_by_order_of_release():
+def test_free_gpus_are_assigned_in_the_order_of_their_indices_and_not_of_their_release():
     gpus = [GPU.__class__(number, GPU.name, GPU.memory_gib, f"GPU-{number}") for number in range(3)]
     pool = ResourcePool(node(*gpus), 64)
     taken = [pool.allocate(spec()) for _ in gpus]
@@ -112,7 +112,7 @@ def test_a_row_with_a_gpu_to_itself_does_not_share_it():
     assert not ResourcePool(node(GPU), 64).allocate(spec()).shared
 
 
-def test_a_shared_gpu_that_did_not_become_free_gets_no_other_row_and_its_rows_continue():
+def test_a_shared_gpu_that_an_ended_row_still_uses_gets_no_other_row_and_its_running_rows_continue():
     pool = ResourcePool(node(GPU, second_gpu()), 64, rows_per_gpu=3)
     first, other, neighbor = (pool.allocate(spec()) for _ in range(3))
     pool.retire(first)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.xdist_group("runner")
 
 
 @pytest.mark.parametrize(("outcome", "code"), [("fits", 0), ("oom", 1)])
-def test_the_notebook_s_kernel_is_killed_without_a_request_to_end(tmp_path, monkeypatch, outcome, code):
+def test_the_notebook_s_kernel_is_killed_at_once_and_not_asked_to_end(tmp_path, monkeypatch, outcome, code):
     at_once: list[bool] = []
     shut_down = WarmKernelManager.shutdown_kernel
 

@@ -23,7 +23,7 @@ RUN_ID = "cut-off"
 
 
 class TwoRowRun:
-    """`testbed run` of two rows in a separate process; baseline ends at once, reduced-batch depends on ``hang``."""
+    """`testbed run` of two rows in another process: baseline ends at once; reduced-batch hangs if ``hang`` is set."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -87,7 +87,7 @@ def test_a_killed_run_leaves_no_process_and_is_resumed(two_row_run):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_keeps_finished_rows_and_kills_the_rest(two_row_run, number):
+def test_an_interrupted_run_keeps_finished_rows_and_kills_running_ones(two_row_run, number):
     running = two_row_run.start(hang=True)
     two_row_run.wait_for_second_row()
     running.send_signal(number)
@@ -132,7 +132,7 @@ def test_a_second_runner_is_rejected_unless_the_first_is_dead(tmp_path):
         pass
 
 
-def test_an_unwritable_folder_of_results_is_a_user_error(tmp_path):
+def test_a_results_folder_that_cannot_be_written_is_a_user_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written to"), lock_folder(tmp_path / "file" / "run"):
         pass

@@ -62,7 +62,7 @@ def test_every_row_ends_with_a_result(finished_run):
     assert outcomes == {"a": "oom", "b": "fits", "c": "error", "d": "error", "e": "error", "f": "fits"}
 
 
-def test_only_a_row_that_fits_has_a_notebook_without_error(finished_run):
+def test_only_a_row_that_fits_has_a_notebook_without_an_error(finished_run):
     errors = {row: finished_run.notebook_error(row) for row in "abcdef"}
     assert errors["b"] is errors["f"] is None
     assert errors["a"] == "out of GPU memory: fake worker: oom"
@@ -102,7 +102,7 @@ def test_the_time_left_is_shown_after_the_first_row(finished_run):
     assert min(left_s for left_s in others if left_s is not None) >= 0
 
 
-def test_no_process_of_a_row_is_left_not_even_detached_ones(finished_run):
+def test_no_process_of_a_row_is_left_not_even_a_detached_one(finished_run):
     assert [row_process.tagged_processes(finished_run.folder.row_folder_named(row)) for row in "abcdef"] == [[]] * 6
 
 
@@ -141,7 +141,7 @@ def test_a_row_that_hangs_ends_at_its_time_limit(tmp_path, monkeypatch):
     assert finished_run.view.passed_s, "the row's progress was not shown"
 
 
-def test_a_row_that_runs_again_has_no_file_of_its_earlier_run(tmp_path):
+def test_files_of_the_earlier_run_are_removed_before_a_row_runs_again(tmp_path):
     finished_run = FinishedRun(tmp_path, [sample_rows.spec("a", size="tiny")], sample_rows.node())
     old = finished_run.folder.row_folder_named("a")
     (old / "checkpoints").mkdir(parents=True)
@@ -168,7 +168,7 @@ def no_notebooks(monkeypatch):
     return used_gib, seen
 
 
-def test_each_row_sees_its_own_gpu(tmp_path, no_notebooks):
+def test_each_row_sees_only_its_own_gpu(tmp_path, no_notebooks):
     _, seen = no_notebooks
     FinishedRun(
         tmp_path, [sample_rows.spec("a"), sample_rows.spec("b")], sample_rows.node(sample_rows.GPU, SECOND)
@@ -176,7 +176,7 @@ def test_each_row_sees_its_own_gpu(tmp_path, no_notebooks):
     assert seen == {"a": "0", "b": "1"}
 
 
-def test_the_gpus_driver_stays_open_while_rows_run(tmp_path, no_notebooks, monkeypatch):
+def test_a_process_keeps_the_gpu_driver_open_while_rows_run(tmp_path, no_notebooks, monkeypatch):
     """Fake: NVIDIA's driver, which counts how often it is opened and closed."""
     used_gib, _ = no_notebooks
     opened: list[int] = []
@@ -225,7 +225,7 @@ def test_the_runner_waits_for_a_gpu_to_become_free(monkeypatch):
     assert gpu_memory.gpus_still_in_use({0: 0.0}, within_s=5.0) == {}
 
 
-def test_killing_a_row_kills_processes_of_every_session(tmp_path):
+def test_killing_a_row_also_kills_its_processes_in_other_sessions(tmp_path):
     spawn = "import subprocess, sys; subprocess.Popen(['sleep', '600'], start_new_session=True); input()"
     other = subprocess.Popen(["sleep", "600"])
     own = subprocess.Popen(
@@ -248,7 +248,7 @@ def test_killing_a_row_kills_processes_of_every_session(tmp_path):
         own.kill()
 
 
-def test_only_an_interrupted_row_keeps_its_checkpoints(tmp_path):
+def test_an_interrupted_row_keeps_its_checkpoints_and_others_do_not(tmp_path):
     (tmp_path / CHECKPOINTS_FOLDER / "checkpoint-100").mkdir(parents=True)
     (tmp_path / "rank-0").mkdir()
     (tmp_path / "log.txt").touch()

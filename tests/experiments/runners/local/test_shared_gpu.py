@@ -26,7 +26,7 @@ IDLE_GIB, ROW_GIB = 0.5, 5.0
 
 
 class FakeGpu:
-    """A GPU on which every living process uses ROW_GIB; ``left_gib`` is memory that no process has."""
+    """A GPU on which every living process uses ROW_GIB; ``left_gib`` is memory that belongs to no process."""
 
     def __init__(self) -> None:
         self.started: dict[str, subprocess.Popen[bytes]] = {}
@@ -88,7 +88,7 @@ class Watching(RecordingView):
 
 @pytest.fixture
 def gpu(monkeypatch) -> Iterator[FakeGpu]:
-    """The GPU of the machine; every look at the clock in the check of memory moves it by a minute."""
+    """The GPU of the machine; each time the check of memory reads the clock, the clock advances by a minute."""
     made, clock = FakeGpu(), count(step=60.0)
     monkeypatch.setattr(row_process, "start", made.start)
     monkeypatch.setattr(gpus, "used_gib", made.used_gib)
@@ -124,13 +124,13 @@ def test_rows_run_side_by_side_on_one_gpu_with_a_share_of_the_cores(tmp_path, gp
     assert not [line for line in view.lines if "later rows" in line], "the neighbors' memory is no leftover"
 
 
-def test_with_one_row_per_gpu_no_row_counts_as_sharing(tmp_path, gpu):
+def test_with_one_row_per_gpu_no_row_counts_as_sharing_its_gpu(tmp_path, gpu):
     gpu.short = {"a", "b"}
     run_rows(tmp_path, RecordingView(), specs_of("ab"), rows_per_gpu=1)
     assert not [row for row, environment in gpu.environments.items() if SHARED_GPU_VARIABLE in environment]
 
 
-def test_memory_that_the_driver_does_not_attribute_to_a_neighbor_is_no_leftover(tmp_path, gpu, monkeypatch):
+def test_gpu_memory_of_a_running_neighbor_does_not_count_as_left_by_an_ended_row(tmp_path, gpu, monkeypatch):
     exact = gpu.process_gib
     monkeypatch.setattr(gpus, "process_gib", lambda index: {pid: gib - 0.2 for pid, gib in exact(index).items()})
     view = Watching(gpu)
@@ -138,7 +138,7 @@ def test_memory_that_the_driver_does_not_attribute_to_a_neighbor_is_no_leftover(
     assert not [line for line in view.lines if "later rows" in line]
 
 
-def test_memory_that_a_row_leaves_is_found_among_the_memory_of_its_neighbors(tmp_path, gpu):
+def test_gpu_memory_that_an_ended_row_still_uses_is_found_while_its_neighbors_run(tmp_path, gpu):
     gpu.left_gib = {"a": 3.0}
     view = Watching(gpu)
     with pytest.raises(NoFreeGpu, match="1 row"):
@@ -149,7 +149,9 @@ def test_memory_that_a_row_leaves_is_found_among_the_memory_of_its_neighbors(tmp
 
 
 @pytest.mark.parametrize(("left_gib", "at_once"), [(3.0, False), (3 * max_row_gib(CARD), True)])
-def test_where_the_driver_reports_no_processes_the_memory_is_found_later(tmp_path, gpu, left_gib, at_once):
+def test_memory_that_an_ended_row_still_uses_is_found_later_if_the_driver_reports_no_processes(
+    tmp_path, gpu, left_gib, at_once
+):
     gpu.left_gib, gpu.reports_processes = {"a": left_gib}, False
     view = Watching(gpu)
     run_rows(tmp_path, view, specs_of("abc"))

@@ -46,7 +46,7 @@ def compared(quantity: str, row: str = "a", **bounds: Any) -> list[dict[str, Any
     return [{"id": "so", "says": "It is so.", "checks": [check]}]
 
 
-def test_rows_share_a_gpu_while_their_limits_and_contexts_fit_into_its_memory():
+def test_as_many_rows_share_a_gpu_as_their_limits_and_contexts_fit_into_its_memory():
     needed_gib = card_named(SLICE).usable_gib + OUTSIDE_LIMIT_GIB
     assert max_row_gib(SLICE) == needed_gib
     assert shared(*many()) == int(139.8 / needed_gib) == 12
@@ -54,7 +54,7 @@ def test_rows_share_a_gpu_while_their_limits_and_contexts_fit_into_its_memory():
     assert shared(*many(), used_gib={0: 20.0}) == int(119.8 / needed_gib) == 10
 
 
-def test_each_row_has_a_core_and_no_part_of_a_gpu_is_for_a_row_that_does_not_exist():
+def test_no_more_rows_share_a_gpu_than_there_are_cores_and_rows():
     assert shared(*many(), on=node(H200, cpus=5)) == 5
     assert shared(*many(), on=node(H200, SECOND, cpus=10)) == 5
     assert shared(*many(3), on=node(H200, SECOND, cpus=10)) == 2
@@ -72,17 +72,17 @@ def test_a_gpu_without_memory_for_two_rows_is_rejected():
 
 
 @pytest.mark.parametrize("device", [GPU, Gpu(0, "unknown model", 79.2, "GPU-2")])
-def test_a_gpu_as_large_as_the_card_gives_rows_no_limit(device):
+def test_sharing_is_rejected_on_a_gpu_that_is_as_large_as_the_card(device):
     assert "has the memory of a100_80gb, and a row for a100_80gb uses all of it; allowed: a larger GPU" in rejection(
         spec(), card="a100_80gb", on=node(device, cpus=8)
     )
 
 
-def test_without_a_gpu_rows_share_the_cores_anyway():
+def test_rows_share_the_cores_even_without_a_gpu():
     assert "no GPU; omit --share-gpus: without GPUs, rows always share the cores" in rejection(spec(), on=node())
 
 
-def test_rows_that_do_not_use_one_gpu_under_a_limit_are_named_with_those_that_are_allowed():
+def test_the_error_for_rows_that_cannot_share_a_gpu_names_them_and_those_that_can():
     rows = [spec("a", devices=2), spec("b", **ON_CPU), spec("c", nodes=2), spec("d"), spec("e")]
     assert rejection(*rows) == (
         "--share-gpus: a, c: needs 2 GPUs, not one; b: runs on the CPU;"
@@ -116,7 +116,7 @@ def test_a_row_whose_times_or_load_are_evaluated_on_this_gpu_has_it_to_itself(cl
     assert message.endswith(f"allowed:{'' if of_both else ' --row b'} --row c, or run these rows without --share-gpus")
 
 
-def test_a_reference_value_of_a_time_or_load_counts_too():
+def test_a_row_with_a_reference_value_of_a_time_or_load_has_its_gpu_to_itself_too():
     suite = suite_named("multi_gpu_litgpt")
     run = in_memory.run("7b-1gpu", suite=suite.suite, card="v100_32gb")
     with pytest.raises(InputError, match=r"^--share-gpus: 7b-1gpu: .*processes.* and training time would"):
@@ -132,13 +132,13 @@ def test_all_rows_of_the_labs_for_a_seventh_of_an_h100_share_an_h200(name):
 
 
 @pytest.mark.parametrize("target", [ContainerTarget(node(H200), "current"), expected_target(node(H200), 1)])
-def test_jobs_and_containers_get_whole_gpus(target: Target):
+def test_sharing_is_rejected_for_jobs_and_containers_because_they_get_whole_gpus(target: Target):
     with pytest.raises(InputError, match=r"^--share-gpus: jobs and containers get whole GPUs; allowed with --site"):
         target.rows_per_gpu(SHARING, in_memory.suite())
     assert target.rows_per_gpu(in_memory.run(), in_memory.suite()) == 1
 
 
-def test_the_runner_of_this_machine_counts_the_memory_that_other_programs_use(monkeypatch):
+def test_the_runner_of_this_machine_subtracts_gpu_memory_that_other_programs_use(monkeypatch):
     monkeypatch.setattr(gpus, "used_gib", lambda indices: dict.fromkeys(indices, 100.0))
     run: Run = in_memory.run("a", "b", "c", "d", share_gpus=True, card=SLICE)
     target = LocalTarget(node(H200, cpus=8))
@@ -146,7 +146,7 @@ def test_the_runner_of_this_machine_counts_the_memory_that_other_programs_use(mo
     assert target.rows_per_gpu(run.model_copy(update={"share_gpus": False}), in_memory.suite()) == 1
 
 
-def test_the_error_names_the_option():
+def test_errors_name_the_option_that_requests_sharing():
     from experiments.run_options import OPTION_USES, RunOptions
     from experiments.system.options import fields_with_options
 

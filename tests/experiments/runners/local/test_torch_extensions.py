@@ -19,7 +19,7 @@ from tests.support.runners import rows
 OFFLOADED = [rows.spec("a"), rows.spec("b", optimizer="deepspeed_cpu", strategy="deepspeed_stage_2_offload")]
 
 
-def test_environments_and_processors_do_not_share_builds(monkeypatch, tmp_path):
+def test_different_environments_and_processors_do_not_share_compiled_extensions(monkeypatch, tmp_path):
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
     builds = extensions_folder("one processor")
     assert builds.is_relative_to(tmp_path)
@@ -35,7 +35,7 @@ def test_environments_and_processors_do_not_share_builds(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("alive", [True, False])
-def test_a_lock_is_removed_unless_a_row_is_running(monkeypatch, tmp_path, alive):
+def test_the_lock_of_an_interrupted_compilation_is_removed_unless_a_row_is_running(monkeypatch, tmp_path, alive):
     (tmp_path / "cpu_adam").mkdir()
     lock = tmp_path / "cpu_adam" / "lock"
     lock.touch()
@@ -52,7 +52,7 @@ def compile_with(monkeypatch, folder, program, specs=OFFLOADED, stopped=lambda: 
     return messages
 
 
-def test_extensions_of_offloaded_rows_are_compiled_once_before_them(monkeypatch, tmp_path):
+def test_extensions_for_rows_with_offload_are_compiled_once_before_these_rows(monkeypatch, tmp_path):
     program = "import os; open(os.environ['TORCH_EXTENSIONS_DIR'] + '/made', 'x')"
     first, last = compile_with(monkeypatch, tmp_path / "cache", program)
     assert first.startswith("compiling DeepSpeed's CPU Adam, once for these versions and this processor")
@@ -61,7 +61,7 @@ def test_extensions_of_offloaded_rows_are_compiled_once_before_them(monkeypatch,
     assert compile_with(monkeypatch, tmp_path / "cache", program) == []
 
 
-def test_extensions_and_rows_find_the_same_ninja(monkeypatch, tmp_path):
+def test_the_compilation_of_extensions_uses_the_same_ninja_as_the_rows(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "/usr/bin")
     row = row_process.environment_of_modules()["PATH"]
     assert row == f"{Path(sys.executable).parent}:/usr/bin"
@@ -70,7 +70,7 @@ def test_extensions_and_rows_find_the_same_ninja(monkeypatch, tmp_path):
     assert (tmp_path / "path").read_text() == row
 
 
-def test_nothing_is_compiled_for_other_rows(monkeypatch, tmp_path):
+def test_no_extension_is_compiled_for_rows_that_need_none(monkeypatch, tmp_path):
     assert compile_with(monkeypatch, tmp_path / "cache", "", OFFLOADED[:1]) == []
     assert not (tmp_path / "cache").exists()
 
@@ -83,7 +83,7 @@ def test_a_failed_compilation_names_its_log_and_is_repeated(monkeypatch, tmp_pat
     assert not (tmp_path / BUILT_MARKER).exists()
 
 
-def test_a_compilation_ends_with_an_interrupted_run(monkeypatch, tmp_path):
+def test_the_compilation_ends_if_the_run_is_interrupted(monkeypatch, tmp_path):
     pid = tmp_path / "pid"
     program = f"""
 import subprocess

@@ -71,7 +71,7 @@ class FinishedRun:
         return {row: result.outcome for row, result in self.folder.results().items()}
 
 
-def test_rows_start_from_the_warm_process_and_end_as_others(tmp_path, monkeypatch):
+def test_rows_that_start_from_the_warm_process_end_like_rows_that_start_cold(tmp_path, monkeypatch):
     made = FinishedRun(tmp_path, monkeypatch, "abcde", "b=oom,c=die,d=child").run()
     assert made.outcomes() == {"a": "fits", "b": "oom", "c": "error", "d": "fits", "e": "fits"}
     assert [made.started(row) for row in "abde"] == ["warm"] * 4
@@ -116,7 +116,7 @@ def test_a_stop_signal_ends_the_wait_for_a_warm_process(monkeypatch):
         assert started.last_line_if_ended() is None
 
 
-def test_the_warm_process_and_its_rows_end_with_a_killed_runner(tmp_path):
+def test_if_the_runner_is_killed_the_warm_process_and_its_rows_end(tmp_path):
     program = (
         "import os, time; from experiments.runners.local.warm import WarmProcess;"
         "from experiments.system import warm_start as one;"
@@ -152,7 +152,7 @@ def test_imports_of_a_warm_process_start_no_thread_and_open_no_gpu(socket):
     assert "Traceback" not in done.stderr
 
 
-def test_only_modules_that_rows_need_are_imported():
+def test_the_warm_process_imports_only_modules_that_the_rows_need():
     one = modules_to_import([sample_rows.spec("a", engine="lightning")], WORKER_MODULE)
     assert one[ROW_SOCKET] == [*warm.NOTEBOOK_MODULES, WORKER_MODULE]
     assert warm.ENGINE_MODULE.format("lightning") in one[RANK_SOCKET]
@@ -189,7 +189,7 @@ async def kernel_sockets(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(("folder", "sockets"), [("k", len(port_names)), ("long" * 25, 0)], ids=["short", "long"])
-def test_the_channels_of_a_kernel_are_private_sockets_unless_their_names_are_too_long(
+def test_the_channels_of_a_kernel_are_unix_sockets_unless_their_paths_are_too_long(
     tmp_path_factory, monkeypatch, folder, sockets
 ):
     monkeypatch.delenv(ROW_SOCKET, raising=False)
@@ -263,7 +263,7 @@ REPLY = {"content": {"protocol_version": "5.3"}}
     ],
     ids=["at once", "channel not connected in time", "kernel slow"],
 )
-def test_a_kernel_is_ready_when_it_has_answered_on_both_channels(shell, iopub, requests):
+def test_a_kernel_is_ready_once_it_has_answered_on_the_shell_and_the_iopub_channel(shell, iopub, requests):
     client = FakeChannels(shell, iopub)
     asyncio.run(client.wait_for_ready(timeout=300))
     assert client.requests == requests

@@ -1,4 +1,4 @@
-"""Clusters and leased nodes as targets of runs; nothing is connected."""
+"""Clusters and leased nodes as targets of runs; no connection is opened."""
 
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ from tests.support.runners.fake_cluster import DroppingShell
         ),
     ],
 )
-def test_a_target_without_a_description_is_rejected_in_one_line(site, profile, account, message, tmp_path):
+def test_a_target_that_is_not_described_completely_is_rejected_in_one_line(site, profile, account, message, tmp_path):
     with pytest.raises(InputError, match=message):
         target_named(site, profile, account, Journal(tmp_path))
 
@@ -48,7 +48,7 @@ def test_a_target_without_a_description_is_rejected_in_one_line(site, profile, a
     ],
 )
 @pytest.mark.parametrize("connect", [target_named, monitor_target], ids=["run", "top"])
-def test_a_lease_whose_nodes_cannot_be_reached_yet_says_why(connect, begins, ends, message, tmp_path):
+def test_the_error_for_a_lease_whose_nodes_cannot_be_reached_yet_says_why(connect, begins, ends, message, tmp_path):
     journal = Journal(tmp_path)
     active_lease = journal.open_lease("llm_cc", "CHI@UC")
     if begins is not None:
@@ -66,7 +66,7 @@ def test_a_leased_node_runs_rows_in_the_image_with_all_its_gpus():
     assert (profile.nodes, profile.shared_folder) == (2, False)
 
 
-def test_a_leased_node_runs_rows_in_the_image_of_the_variant(monkeypatch, tmp_path):
+def test_a_leased_node_runs_rows_in_the_image_of_the_requested_versions(monkeypatch, tmp_path):
     """Fakes: the leased node, and its hardware."""
     machine = SimpleNamespace(login=SimpleNamespace(host="192.0.2.1"))
     active_lease = SimpleNamespace(machines=(machine,), outcomes={})
@@ -100,7 +100,7 @@ def fail(code):
     raise CommandFailed("no papermill", 1)
 
 
-def test_the_code_is_uploaded_once_and_the_run_each_time(cluster, tmp_path, monkeypatch):
+def test_the_code_is_uploaded_once_and_the_folder_of_the_run_each_time(cluster, tmp_path, monkeypatch):
     folder = sample_rows.folder(tmp_path / "here", "a")
     uploads, put = [], cluster.shell.put
     monkeypatch.setattr(
@@ -129,12 +129,12 @@ def test_a_cluster_that_cannot_run_this_code_is_rejected(cluster, tmp_path, monk
         cluster.prepare(sample_rows.folder(tmp_path / "here", "a"))
 
 
-def test_the_software_of_a_python_that_does_not_start_is_not_known(cluster, monkeypatch):
+def test_library_versions_on_a_cluster_are_unknown_if_its_python_does_not_start(cluster, monkeypatch):
     monkeypatch.setattr(cluster, "python_output", fail)
     assert cluster.software() is None
 
 
-def test_the_python_of_a_cluster_is_started_with_its_environment(tmp_path):
+def test_python_on_a_cluster_starts_with_the_environment_of_the_profile(tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "activate").write_text("echo activated\n")
     profile = Profile(

@@ -77,7 +77,7 @@ class HostileShell(LocalShell):
 @pytest.mark.parametrize(
     "entry", ["3 ../outside", "3 /tmp/outside", "3 rank-0/../../outside", "x log.txt", "3 ", "..."]
 )
-def test_a_list_with_a_file_outside_of_the_folder_downloads_nothing(remote, tmp_path, entry):
+def test_nothing_is_downloaded_if_the_list_of_files_has_one_outside_of_the_folder(remote, tmp_path, entry):
     for download in (
         lambda: download_folder(HostileShell(entry), str(remote), tmp_path / "here"),
         lambda: download_growing(HostileShell(entry), [(str(remote), tmp_path / "here")], ["log.txt"]),
@@ -101,7 +101,7 @@ def test_a_download_continues_if_the_connection_drops_between_two_commands(remot
     assert download_folder(DroppingShell(), str(remote), tmp_path / "here") == len(FILES) - 1
 
 
-def test_a_missing_folder_has_no_files(tmp_path):
+def test_downloading_a_missing_folder_downloads_no_files(tmp_path):
     assert download_folder(LocalShell(), str(tmp_path / "nothing"), tmp_path / "here") == 0
 
 
@@ -113,7 +113,7 @@ def test_checkpoints_and_temporary_files_are_left_out(remote, tmp_path):
     assert contents(tmp_path / "here") == FILES
 
 
-def test_the_result_is_the_last_to_appear(remote, tmp_path, monkeypatch):
+def test_the_result_file_appears_after_all_other_files(remote, tmp_path, monkeypatch):
     order = []
     replace = Path.replace
     monkeypatch.setattr(Path, "replace", lambda self, target: (order.append(target.name), replace(self, target)))
@@ -129,7 +129,7 @@ def test_a_damaged_file_is_downloaded_again(remote, tmp_path):
     assert shell.bytes < 2 * 400_000
 
 
-def test_a_file_that_is_damaged_each_time_is_an_error_and_leaves_no_part(remote, tmp_path):
+def test_a_file_that_is_damaged_in_each_attempt_is_an_error_and_leaves_no_partial_file(remote, tmp_path):
     with pytest.raises(ChecksumMismatch, match=r"checksum mismatch in each download of it's a name\.csv from "):
         download_folder(UnreliableShell(bad=9, good=100_000, drops=False), str(remote), tmp_path / "here")
     assert "it's a name.csv" not in contents(tmp_path / "here")
@@ -169,7 +169,7 @@ def test_progress_is_reported_in_files_and_bytes(remote, tmp_path):
     assert reported[-1].left_s == 0
 
 
-def test_growing_files_are_downloaded_without_the_result(remote, tmp_path):
+def test_new_lines_of_a_log_are_downloaded_before_the_result_exists(remote, tmp_path):
     local = tmp_path / "here"
     download_growing(LocalShell(), [(str(remote), local)], ["log.txt"])
     assert contents(local) == {"log.txt": b"said\n"}
@@ -225,13 +225,13 @@ def test_progress_is_reported_at_intervals_with_the_time_left(monkeypatch):
     assert [one.left_s for one in reported] == pytest.approx([0.26 * 4, 40.0, 40.0])
 
 
-def test_the_time_left_is_not_known_before_the_first_byte():
+def test_the_time_left_is_unknown_before_the_first_byte_has_arrived():
     reported: list[TransferProgress] = []
     module._TransferCounter([RemoteFile("a", 80)], reported.append).finish_file()
     assert reported == [TransferProgress(1, 1, 0, 80, None)]
 
 
-def test_a_resumed_file_counts_from_where_it_was(remote, tmp_path, monkeypatch):
+def test_the_progress_of_a_resumed_file_starts_at_the_bytes_that_are_present(remote, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MIN_RESUMED_BYTES", 1 << 20)
     (remote / "large").write_bytes(os.urandom(1 << 20))
     (tmp_path / "here").mkdir()
@@ -267,7 +267,7 @@ def test_a_damaged_file_is_downloaded_three_times_at_most(remote, tmp_path):
     assert failing.bad == 0
 
 
-def test_unchanged_growing_files_are_not_downloaded_again(remote, tmp_path, monkeypatch):
+def test_a_log_that_has_not_grown_is_not_downloaded_again(remote, tmp_path, monkeypatch):
     shell = UnreliableShell(bad=0, good=0, drops=False)
     streamed, stream = [], shell.stream
     monkeypatch.setattr(shell, "stream", lambda *args, **more: streamed.append(args) or stream(*args, **more))
@@ -277,7 +277,7 @@ def test_unchanged_growing_files_are_not_downloaded_again(remote, tmp_path, monk
 
 
 @pytest.mark.parametrize(("more_bytes", "connections"), [(0, 0), (1, 1)])
-def test_only_large_downloads_open_another_connection(remote, tmp_path, monkeypatch, more_bytes, connections):
+def test_only_a_large_download_opens_a_second_connection(remote, tmp_path, monkeypatch, more_bytes, connections):
     monkeypatch.setattr(module, "SMALL_BYTES", sum(map(len, FILES.values())))
     (remote / "more").write_bytes(b"x" * more_bytes)
     shell, opened, open_output = LocalShell(), [], LocalShell.open_output
@@ -289,7 +289,7 @@ def test_only_large_downloads_open_another_connection(remote, tmp_path, monkeypa
     assert contents(tmp_path / "here") == contents(remote)
 
 
-def test_a_transfer_may_take_an_hour(remote, tmp_path, monkeypatch):
+def test_the_time_limit_of_a_transfer_is_an_hour(remote, tmp_path, monkeypatch):
     """Lists of files are answered within the usual time."""
     monkeypatch.setattr(module, "MIN_RESUMED_BYTES", 1)
     limits = []

@@ -45,7 +45,7 @@ def test_a_row_runs_on_the_machine_of_its_job(run_job, capsys):
     assert capsys.readouterr().out == "lab/a on a machine of the tests\n"
 
 
-def test_a_row_for_which_the_job_has_too_little_is_rejected_with_a_result(run_job):
+def test_a_row_that_needs_more_than_its_job_has_is_rejected_with_a_result(run_job):
     code, folder, runners = run_job(rows.spec("a"), rows.node())
     assert (code, runners) == (0, [])
     assert folder.results()["a"].outcome == "rejected"
@@ -53,13 +53,13 @@ def test_a_row_for_which_the_job_has_too_little_is_rejected_with_a_result(run_jo
 
 
 @pytest.mark.parametrize(("nodes", "runs"), [("1", False), ("2", True)])
-def test_a_row_of_two_nodes_needs_half_of_its_gpus_on_the_first(run_job, nodes, runs):
+def test_a_row_of_two_nodes_needs_only_half_of_its_gpus_on_the_first_node(run_job, nodes, runs):
     wide = rows.spec("a", nodes=2, devices=1, strategy="ddp")
     code, _, runners = run_job(wide, rows.node(rows.GPU), nodes)
     assert (code, bool(runners)) == (0, runs)
 
 
-def test_an_interrupted_job_ends_with_the_code_of_an_interrupt(run_job, capsys):
+def test_an_interrupted_job_ends_with_exit_code_130(run_job, capsys):
     code, *_ = run_job(rows.spec("a"), rows.node(rows.GPU), problem=Interrupted("SIGTERM"))
     assert code == 130
     assert "stopped by SIGTERM" in capsys.readouterr().out

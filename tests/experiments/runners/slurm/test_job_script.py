@@ -45,7 +45,7 @@ def test_a_script_is_valid_bash_and_starts_the_same_row_in_every_runtime(runtime
     assert "--privileged" not in text
 
 
-def test_modules_that_scripts_start_exist():
+def test_python_modules_that_scripts_start_exist():
     row = rows.spec("a", nodes=2, devices=2, strategy="ddp")
     texts = [
         script(row, nodes=2),
@@ -57,14 +57,14 @@ def test_modules_that_scripts_start_exist():
     assert [module for module in modules if find_spec(module) is None] == []
 
 
-def test_an_apptainer_image_is_started_as_its_cluster_does():
+def test_an_apptainer_image_is_started_with_the_command_of_its_cluster():
     assert "apptainer exec --nv --bind" in script(runtime="apptainer", environment="/i.sif")
     on_lumi = script(runtime="apptainer", environment="/i.sif", apptainer=profile_named("lumi").apptainer)
     assert "singularity exec --rocm --bind" in on_lumi
     assert "--nv" not in on_lumi
 
 
-def test_setup_comes_before_modules_and_these_before_the_environment():
+def test_a_script_runs_setup_lines_then_loads_modules_then_activates_the_environment():
     text = script(environment="/env", setup=("module use /more",), modules=("pytorch",))
     steps = [text.index(step) for step in ("module use /more", "module load pytorch", ". /env/bin/activate")]
     assert steps == sorted(steps)
@@ -75,7 +75,7 @@ def test_modules_are_loaded_by_a_login_shell():
     assert script(modules=()).startswith("#!/bin/bash\n")
 
 
-def test_a_job_queries_its_gpus_by_their_indices_inside_the_job(tmp_path):
+def test_a_job_checks_its_gpus_by_the_indices_that_they_have_inside_the_job(tmp_path):
     """Fake: an nvidia-smi that shows one GPU, as on a node where Slurm hides the others."""
     (tmp_path / "nvidia-smi").write_text('#!/bin/bash\n[ "$1" = --id=0 ] || echo "No devices were found"\n')
     (tmp_path / "nvidia-smi").chmod(0o755)
@@ -83,7 +83,7 @@ def test_a_job_queries_its_gpus_by_their_indices_inside_the_job(tmp_path):
     subprocess.run(["bash", "-c", REQUIRE_FREE_GPUS], env=variables, check=True)
 
 
-def test_a_job_whose_gpus_are_in_use_ends_with_their_processes_and_its_own_code(tmp_path):
+def test_a_job_whose_gpus_are_in_use_names_their_processes_and_has_an_exit_code_of_its_own(tmp_path):
     (tmp_path / "nvidia-smi").write_text("#!/bin/bash\necho 7, python, 9 MiB\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "0"}
@@ -91,7 +91,7 @@ def test_a_job_whose_gpus_are_in_use_ends_with_their_processes_and_its_own_code(
     assert (done.returncode, done.stdout) == (75, "the row's GPUs are not free: 7, python, 9 MiB ")
 
 
-def test_a_job_requests_what_the_row_needs_and_is_identified():
+def test_a_job_requests_what_the_row_needs_and_has_a_name_and_a_comment_that_identify_it():
     assert {
         "--job-name=run/lab/a",
         "--comment='llm-testbed print abc'",
@@ -106,7 +106,7 @@ def test_a_job_requests_what_the_row_needs_and_is_identified():
     assert "--gres=gpu:v100:4" in options(script(rows.spec("a", devices=4, strategy="ddp")))
 
 
-def test_a_row_of_two_nodes_is_one_job_on_both_where_a_job_may_have_them():
+def test_a_row_of_two_nodes_is_one_job_on_two_nodes_if_the_profile_has_two():
     row = rows.spec("a", nodes=2, devices=4, strategy="ddp", time_limit_s=900)
     both, one = options(script(row, nodes=2)), options(script(row, nodes=1))
     assert {"--nodes=2", "--ntasks-per-node=1", "--gres=gpu:v100:4"} <= set(both)
@@ -114,7 +114,7 @@ def test_a_row_of_two_nodes_is_one_job_on_both_where_a_job_may_have_them():
     assert "srun" not in script(row, nodes=1)
 
 
-def test_a_job_of_two_nodes_has_a_container_on_each_that_reach_each_other(tmp_path):
+def test_a_job_of_two_nodes_has_a_container_on_each_node_and_these_reach_each_other(tmp_path):
     """Fakes: Slurm and Docker. The first container writes the ranks' address and waits until the second has ended."""
     folder, calls = tmp_path / "run/.jobs/a-abc", tmp_path / "calls"
     folder.mkdir(parents=True)
@@ -144,7 +144,7 @@ case "$*" in *slurm.job*) echo "10.0.0.1 5 key" > rendezvous; until [ -e nodes.e
     assert (folder / "nodes.ended").read_text() == "0\n"
 
 
-def test_the_nodes_but_the_first_start_an_agent_with_the_rows_address():
+def test_all_nodes_except_the_first_start_an_agent_for_the_row():
     wide = rows.spec("a", nodes=3, devices=4, strategy="ddp", time_limit_s=900)
     text = script(wide, nodes=3)
     srun = "srun --nodes=2 --ntasks=2 --relative=1 --kill-on-bad-exit=1 --chdir=/ --cpus-per-task="
@@ -171,7 +171,7 @@ def test_a_row_has_its_share_of_the_cores_and_the_memory(profile, devices, cpus,
     assert {f"--cpus-per-task={cpus}", f"--mem={memory}M"} <= set(options(script(row, **profile)))
 
 
-def test_a_row_on_the_cpu_that_needs_more_than_the_node_requests_all_of_it():
+def test_a_row_on_the_cpu_that_needs_more_than_a_node_has_requests_the_whole_node():
     on_cpu = {"task": "generate", "accelerator": "cpu", "precision": "32-true"}
     row = rows.spec(engine="hf_trainer", model="open-llama-13b", dataset="imdb", **on_cpu)
     requested = options(script(row, memory_per_node_gib=32, cpus_per_node=40))
@@ -187,13 +187,13 @@ def test_a_row_on_the_cpu_that_needs_more_than_the_node_requests_all_of_it():
         ({"cpu_partition": None}, {"--partition=gpu"}),
     ],
 )
-def test_a_staging_job_runs_once_or_on_each_node_with_its_own_folder(profile, expected):
+def test_a_staging_job_runs_once_or_without_a_shared_folder_on_each_node(profile, expected):
     text = scripts("/shared", **profile).staging_script(WEIGHTS, "x", "c")
     assert expected <= set(options(text))
     assert ("srun --nodes=2 --ntasks=2" in text) == ("--nodes=2" in expected)
 
 
-def test_a_job_without_a_partition_of_its_own_for_cpus_uses_that_of_gpus():
+def test_a_row_on_the_cpu_uses_the_gpu_partition_if_the_profile_has_no_cpu_partition():
     on_cpu = {"task": "generate", "accelerator": "cpu", "engine": "hf_trainer", "model": "gpt-neo-1.3b"}
     assert "--partition=gpu" in options(script(rows.spec(**on_cpu), cpu_partition=None))
     assert not [option for option in options(script(account=None)) if option.startswith("--account")]
@@ -213,7 +213,7 @@ def test_no_gpu_is_requested_of_a_cluster_without_gpus():
     assert not [option for option in options(script(gpus_per_node=0)) if "gres" in option]
 
 
-def test_a_container_has_the_gpus_of_the_job_and_ends_with_it():
+def test_a_container_has_the_gpus_of_its_job_and_ends_with_the_job():
     text = script(runtime="docker", environment="llm-testbed:current")
     assert '--device "nvidia.com/gpu=$gpu"' in text
     assert "trap 'docker rm --force" in text
@@ -239,14 +239,14 @@ def test_a_staging_job_requests_no_gpu_and_has_a_time_limit():
     assert not [option for option in requested if "gpu" in option or "gres" in option]
 
 
-def test_a_row_waits_for_its_staging_jobs_and_is_cancelled_when_one_fails():
+def test_a_row_waits_for_its_staging_jobs_and_is_cancelled_if_one_of_them_fails():
     waits = {"--dependency=afterok:7:8", "--kill-on-invalid-dep=yes"}
     assert waits <= set(options(script(rows.spec("a"), "/shared", after=("7", "8"))))
     assert "dependency" not in script()
 
 
 @pytest.mark.parametrize("run", ["my run", "$(touch x)", "a;b", "it's"])
-def test_the_row_of_a_run_of_any_name_is_one_word_of_the_script(run):
+def test_special_characters_in_the_name_of_a_run_are_quoted_in_the_script(run):
     job = JobSpec(rows.spec("a", time_limit_s=900), "abc", "some.worker", 120.0, ())
     (line,) = [
         line

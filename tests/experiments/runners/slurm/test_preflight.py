@@ -41,7 +41,7 @@ def checks_by_name(**more):
     return {one.name: one for one in check_cluster(LocalShell(), profile(**more))}
 
 
-def test_every_check_passes_at_a_cluster_that_is_ready(slurm):
+def test_every_check_passes_on_a_cluster_that_is_ready(slurm):
     slurm()
     assert {one.status for one in checks_by_name(account="project_1", environment=sys.prefix).values()} == {"ok"}
 
@@ -56,7 +56,7 @@ def test_everything_that_is_missing_is_reported_at_once(slurm):
     assert checks["partitions"].text == "no partition gpux; correct the profile; allowed: gpu, small"
 
 
-def test_an_unknown_host_ends_the_checks_with_its_fix():
+def test_an_unknown_host_ends_the_checks_and_is_reported_with_a_fix():
     shell = SshShell(SshConfigHost("nosuch.invalid"))
     checks = {one.name: one for one in check_cluster(shell, profile(account="project_1"))}
     assert "add to ~/.ssh/config: 'Host nosuch.invalid'" in checks["connection"].text

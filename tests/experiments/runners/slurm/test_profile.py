@@ -9,13 +9,13 @@ from experiments.suites.suite import cards_of_suites
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in CLUSTERS.glob("*.yaml")))
-def test_every_known_cluster_is_read_and_its_gpus_are_or_emulate_a_card(name):
+def test_every_built_in_profile_is_valid_and_its_gpus_can_run_the_rows_of_a_card(name):
     profile = profile_named(name)
     assert profile.name == name
     assert not all(too_small_reason(profile.node.gpus[0], card) for card in cards_of_suites())
 
 
-def test_an_unknown_profile_or_key_is_rejected_with_what_is_allowed(tmp_path):
+def test_the_error_for_an_unknown_profile_or_key_names_what_is_allowed(tmp_path):
     with pytest.raises(
         InputError, match="--profile: unknown profile 'puthi'; allowed: lumi, mahti, puhti, roihu, a YAML file"
     ):
@@ -31,7 +31,7 @@ def test_the_node_of_a_profile_has_the_gpus_that_the_profile_states():
     assert profile.node.description == "X: 8 cores, 32 GiB of memory, 2 x NVIDIA T4 a node"
 
 
-def test_a_profile_without_gpus_describes_its_processors():
+def test_a_profile_without_gpus_describes_nodes_with_processors_only():
     node = Profile(name="x", title="X", cpus_per_node=8, memory_per_node_gib=32.4, processor="EPYC").node
     assert (node.gpus, node.cpus, node.host_memory_gib, node.processor) == ((), 8, 32.4, "EPYC")
     assert node.description == "X: 8 cores, 32 GiB of memory, no GPU a node"
@@ -49,6 +49,6 @@ def test_a_profile_is_read_from_a_yaml_file_with_defaults_for_missing_keys(tmp_p
 @pytest.mark.parametrize(
     ("line", "key", "value"), [("way: docker", "runtime", "docker"), ("shared: false", "shared_folder", False)]
 )
-def test_the_earlier_name_of_a_key_is_still_read(tmp_path, line, key, value):
+def test_a_key_under_its_earlier_name_is_still_read(tmp_path, line, key, value):
     (tmp_path / "own.yaml").write_text(f"name: own\ntitle: Own\ncpus_per_node: 8\nmemory_per_node_gib: 8\n{line}\n")
     assert getattr(profile_named(str(tmp_path / "own.yaml")), key) == value

@@ -19,7 +19,7 @@ def test_jobs_with_any_comment_are_parsed():
 
 
 @pytest.mark.parametrize("state", [*WAITING, *RUNNING, "COMPLETED", "NODE_FAIL"])
-def test_a_job_waits_or_runs_or_has_ended(state):
+def test_the_state_of_a_job_tells_whether_it_waits_runs_or_has_ended(state):
     job = Job("7", state, "", "", "")
     assert (job.waiting, job.ended) == (state in WAITING, state not in (*WAITING, *RUNNING))
 
@@ -51,7 +51,7 @@ def test_a_script_is_submitted_again_only_if_no_job_is_found(answers, found, job
     assert shell.commands == [("sbatch --parsable 'it'\"'\"'s'", True)] * commands
 
 
-def test_jobs_are_cancelled_with_one_command_and_none_without_jobs():
+def test_jobs_are_cancelled_with_one_command_and_without_jobs_no_command_runs():
     shell: Any = Shell("")
     cancel(shell, [])
     cancel(shell, ["7", "8"])

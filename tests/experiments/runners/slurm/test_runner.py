@@ -24,7 +24,7 @@ from tests.support.runners import rows
 from tests.support.runners.fake_cluster import DroppingShell, FakeCluster, job_of
 
 
-def test_rows_that_most_statements_need_go_first():
+def test_rows_that_most_statements_need_are_submitted_first():
     """Few statements need the row with the larger batch, and many need the baseline."""
     suite = suite_named("single_gpu_blip2")
     planned = rows.rows_to_run(
@@ -33,7 +33,7 @@ def test_rows_that_most_statements_need_go_first():
     assert [row.row for row in most_needed_rows_first(planned, suite)] == ["baseline", "grad-accumulation-lr4"]
 
 
-def test_a_job_is_recognized_by_its_comment_only_with_the_same_settings():
+def test_a_job_is_recognized_by_its_comment_only_if_the_settings_of_its_row_are_the_same():
     spec = rows.spec("a")
     job = Job("7", "RUNNING", "", "run/lab/a", comment_of(spec, "abc"))
     assert attempt_in(job, spec) == "abc"
@@ -45,7 +45,7 @@ def test_a_job_of_somebody_else_is_not_recognized(comment):
     assert attempt_in(Job("7", "RUNNING", "", "run/lab/a", comment), rows.spec("a")) is None
 
 
-def test_a_submission_is_read_only_for_the_same_settings(tmp_path):
+def test_a_stored_submission_counts_only_if_the_settings_of_its_row_are_the_same(tmp_path):
     spec = rows.spec("a")
     write_submission(tmp_path / "a", spec, "abc", "7")
     submission = read_submission(tmp_path / "a", spec)
@@ -107,7 +107,7 @@ def test_a_row_is_submitted_and_its_result_is_downloaded(cluster, run):
     assert (cluster.view.shown[-1][1:3], cluster.words_in("cancelled")) == ((1, 1), [])
 
 
-def test_a_row_that_needs_no_download_is_submitted_first(cluster, run):
+def test_rows_that_need_no_download_are_submitted_before_others(cluster, run):
     cluster.artifacts = {"a": ("weights",)}
     assert [name[0] for name in run("a", "b")] == ["b", "a"]
 
@@ -147,14 +147,14 @@ def test_a_job_that_is_in_the_queue_is_tracked_and_not_submitted_again(cluster, 
         ({"name": "another-run/lab/a"}, []),
     ],
 )
-def test_only_a_job_of_the_row_with_other_settings_is_replaced(cluster, run, job, cancelled):
+def test_only_a_job_of_the_same_row_with_other_settings_is_cancelled_and_replaced(cluster, run, job, cancelled):
     queue_of(cluster, "RUNNING", **job)
     assert len(run("a")) == 1
     assert cluster.words_in("cancelled") == cancelled
 
 
 @pytest.mark.parametrize("started", [True, False])
-def test_a_job_that_ended_meanwhile_is_not_submitted_again_if_it_had_started(cluster, run, started):
+def test_a_job_that_ended_between_two_commands_is_submitted_again_only_if_it_never_started(cluster, run, started):
     queue_of(cluster, "COMPLETED")
     job = job_of(rows.spec("a"))
     write_submission(cluster.row_folder(), job.spec, job.attempt, "7")
@@ -195,14 +195,14 @@ def test_the_end_of_the_lease_is_queried_once_in_each_interval(cluster):
     assert queries == [NOW, NOW + timedelta(seconds=60)]
 
 
-def test_the_end_of_the_lease_is_queried_while_the_cluster_is_prepared(cluster, run):
+def test_the_end_of_the_lease_is_queried_at_the_same_time_as_the_cluster_is_prepared(cluster, run):
     queried, waited = Event(), []
     cluster.prepare = lambda folder: waited.append(queried.wait(10))
     run("a", now=lambda: NOW, ends_at=queried.set)
     assert waited == [True]
 
 
-def test_an_interrupt_leaves_the_jobs_and_names_their_rows(cluster, run):
+def test_an_interrupt_leaves_the_jobs_running_and_names_their_rows(cluster, run):
     queue_of(cluster, "PENDING")
     cluster.view.show_rows = lambda *states: os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(Interrupted, match="SIGTERM"):

@@ -73,7 +73,7 @@ def test_a_running_row_has_the_progress_and_the_log_of_its_job(cluster, track, t
     assert (row.left_queue_at, row.progress) == (began, PROGRESS)
 
 
-def test_without_a_new_report_no_progress_is_written(cluster, track, tracker):
+def test_without_a_new_progress_report_of_the_job_no_progress_is_written(cluster, track, tracker):
     row = track(progress=PROGRESS)
     cluster.queue("7|RUNNING|None")
     poll(tracker)
@@ -127,7 +127,9 @@ def test_a_row_whose_job_has_ended_gets_the_result_of_the_job(cluster, track, tr
         ("7|FAILED|None", {"started": "7", RESULT_FILE: "{}"}, "error", "/a/result.json: not a result of schema"),
     ],
 )
-def test_a_row_whose_job_wrote_no_result_gets_one(cluster, track, tracker, queued, files, outcome, reason):
+def test_a_row_whose_job_wrote_no_result_gets_a_result_with_the_reason(
+    cluster, track, tracker, queued, files, outcome, reason
+):
     row = track()
     cluster.queue(*filter(None, [queued]))
     for name, text in files.items():
@@ -150,7 +152,9 @@ def test_a_failed_result_has_the_last_progress_of_the_row(cluster, track, tracke
 
 
 @pytest.mark.parametrize(("started", "reason"), [(False, "no network"), (True, "job ended as CANCELLED")])
-def test_a_row_that_never_started_has_the_reason_of_its_failed_download(cluster, track, tracker, started, reason):
+def test_the_result_of_a_row_that_never_started_has_the_reason_of_the_failed_download(
+    cluster, track, tracker, started, reason
+):
     track(script_started=started)
     cluster.queue("7|CANCELLED|None")
     cluster.download_failure = "no network"
@@ -197,7 +201,7 @@ def test_the_queue_is_queried_once_in_each_interval(cluster, tracker, monkeypatc
     assert queries == [10.0, 70.0, 130.0]
 
 
-def test_cancelled_rows_keep_their_logs_and_no_submission(cluster, track, tracker):
+def test_cancelled_rows_keep_their_logs_and_their_stored_submissions_are_removed(cluster, track, tracker):
     row, _ = track(script_started=True), track("b")
     tracker.rows.append(TrackedRow(job_of(rows.spec("c")), None))
     cluster.write(row.job_spec, LOG_FILE, "step 2\n")
@@ -218,7 +222,7 @@ def test_cancelled_rows_keep_their_logs_and_no_submission(cluster, track, tracke
         ([75.0, 30.0], "PENDING", None),
     ],
 )
-def test_on_shared_nodes_the_time_left_is_known_if_every_row_runs_and_knows_its_own(
+def test_on_a_shared_cluster_the_time_left_is_known_if_every_row_runs_and_reports_its_own(
     cluster, track, tracker, left, state, expected
 ):
     for name, seconds in zip("ab", left, strict=True):
@@ -228,7 +232,7 @@ def test_on_shared_nodes_the_time_left_is_known_if_every_row_runs_and_knows_its_
     assert ([one.spec.row for one in states], numbers) == (["a", "b"], [3, 5, expected])
 
 
-def test_on_own_nodes_the_time_left_includes_the_expected_times_of_waiting_rows(cluster, track):
+def test_on_leased_nodes_the_time_left_includes_the_expected_times_of_waiting_rows(cluster, track):
     expected = {row: ExpectedTime(100.0, 20.0) for row in "ab"}
     cluster.profile = cluster.profile.model_copy(update={"dedicated": True, "nodes": 1, "gpus_per_node": 1})
     tracker = JobTracker(cluster.run, cluster, cluster.staging, cluster.view, lambda: True, expected)
@@ -238,7 +242,7 @@ def test_on_own_nodes_the_time_left_includes_the_expected_times_of_waiting_rows(
     assert cluster.view.shown[-1][-1] == pytest.approx(75.0 + 100.0, abs=1)
 
 
-def test_all_jobs_of_a_fetched_row_are_marked_and_no_others(tmp_path):
+def test_all_jobs_of_a_row_with_downloaded_results_are_marked_and_no_jobs_of_other_rows(tmp_path):
     names = ("xxl-aaaaaaaa", "xxl-bbbbbbbb", "xxl-sgd-cccccccc")
     for name in names:
         (tmp_path / ".jobs" / name).mkdir(parents=True)

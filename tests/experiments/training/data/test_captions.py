@@ -77,7 +77,7 @@ def test_a_folder_with_jsonl_metadata_is_read_in_order(images):
     assert captions[1][1] == "gray"
 
 
-def test_a_folder_with_csv_metadata_is_read_up_to_the_needed_samples(images):
+def test_a_folder_with_csv_metadata_is_read_only_up_to_the_needed_number_of_samples(images):
     (images / "metadata.csv").write_text('file_name,caption\na.png,"one, two"\nb.jpg,three\nnone.png,four\n')
     captions = FolderCaptionDataset(images, 2)
     assert len(captions) == 2
@@ -98,7 +98,7 @@ def test_a_folder_with_csv_metadata_is_read_up_to_the_needed_samples(images):
         ("metadata.csv", "file_name,text\na.png\n", r"metadata\.csv: every record needs .*\(record 1 has"),
     ],
 )
-def test_invalid_metadata_is_rejected_with_its_file_name(images, file, text, words):
+def test_the_error_for_invalid_metadata_names_its_file(images, file, text, words):
     if file:
         (images / file).write_text(text)
     with pytest.raises(InputError, match=str(images) + ".*" + words):
@@ -123,14 +123,14 @@ def test_a_missing_image_is_rejected_before_training(images):
         FolderCaptionDataset(as_lines(images, metadata_record("a.png"), metadata_record("gone.png")), 2)
 
 
-def test_a_corrupt_image_is_rejected_with_its_name(images):
+def test_the_error_for_a_corrupt_image_names_the_image(images):
     (images / "a.png").write_bytes(b"no image")
     captions = FolderCaptionDataset(as_lines(images, metadata_record("a.png")), 1)
     with pytest.raises(InputError, match=r"a\.png: the image cannot be read \(not an image\)$"):
         captions[0]
 
 
-def test_a_row_reads_captions_of_its_data_folder_or_synthetic_ones(images):
+def test_a_row_reads_the_captions_of_its_data_folder_or_otherwise_synthetic_ones(images):
     as_lines(images, metadata_record("a.png"), metadata_record("c.png"))
     assert open_captions(spec(data=str(images), train_samples=2), 28).texts == ["caption of a.png", "caption of c.png"]
     assert open_captions(spec(train_samples=2, seed=3), 28).texts == SyntheticCaptionDataset(2, 28, seed=3).texts
@@ -204,12 +204,12 @@ def test_images_are_scaled_to_the_model_s_size_and_normalized():
     )
 
 
-def test_long_captions_are_cut():
+def test_captions_longer_than_the_maximum_length_are_cut():
     assert prepared_batch(max_length=12)[1]["input_ids"].shape == (3, 12)
 
 
 @pytest.mark.parametrize(("name", "labeled"), [(OPT, 25), (T5, 21)])
-def test_with_image_prepends_placeholders_without_labels(name, labeled):
+def test_the_input_with_image_begins_with_image_placeholders_that_have_no_labels(name, labeled):
     _, without_image = prepared_batch(name)
     _, batch = prepared_batch(name, "with-image")
     config = config_of(name)
@@ -228,7 +228,7 @@ def lengths(count):
 
 
 @given(count=st.integers(1, 60), batch_size=st.integers(1, 60), seed=st.integers(0, 5))
-def test_an_epoch_has_whole_batches_with_each_sample_at_most_once(count, batch_size, seed):
+def test_an_epoch_consists_of_whole_batches_and_has_each_sample_at_most_once(count, batch_size, seed):
     if batch_size > count:
         with pytest.raises(InputError, match=f"batch_size = {batch_size}: the data set has only {count} samples"):
             SeededBatchSampler(lengths(count), batch_size, seed, None)
@@ -242,7 +242,7 @@ def test_an_epoch_has_whole_batches_with_each_sample_at_most_once(count, batch_s
     assert set(taken) <= set(range(count))
 
 
-def test_epochs_differ_and_are_reproducible():
+def test_epochs_have_different_orders_that_are_reproducible():
     first, again, other = (SeededBatchSampler(lengths(40), 4, seed, None) for seed in (1, 1, 2))
     epochs = [list(first), list(first)]
     assert epochs == [list(again), list(again)]
@@ -251,7 +251,7 @@ def test_epochs_differ_and_are_reproducible():
 
 
 @given(at=st.integers(0, 14), batch_size=st.integers(1, 8))
-def test_the_longest_samples_are_in_the_requested_batch_of_one_epoch(at, batch_size):
+def test_the_requested_batch_of_the_first_epoch_has_the_samples_with_the_longest_captions(at, batch_size):
     count = batch_size * 5
     shuffled, longest = (
         SeededBatchSampler(lengths(count), batch_size, 0, None),
@@ -279,7 +279,7 @@ def caption_loader(workers, longest_batch_index=None, **settings):
 
 
 @pytest.mark.parametrize(("requested", "started"), [(0, 0), (1, 1), (8, 2)])
-def test_batches_are_prepared_in_the_loader_s_workers(requested, started):
+def test_batches_are_prepared_in_worker_processes_of_the_loader(requested, started):
     loader = caption_loader(requested)
     batches = list(loader)
     processes = {batch.pop("process").item() for batch in batches}
@@ -290,18 +290,18 @@ def test_batches_are_prepared_in_the_loader_s_workers(requested, started):
     assert {batch["pixel_values"].shape for batch in batches} == {(4, 3, 28, 28)}
 
 
-def test_a_full_size_row_has_all_its_workers():
+def test_a_row_at_full_size_uses_all_loader_workers_that_its_settings_state():
     assert caption_loader(8, size="full").num_workers == 8
 
 
-def test_batches_are_the_same_with_and_without_workers():
+def test_batches_are_the_same_with_and_without_loader_workers():
     in_process, in_workers = caption_loader(0, longest_batch_index=1), caption_loader(2, longest_batch_index=1)
     for here, there in zip(in_process, in_workers, strict=True):
         assert torch.equal(here["input_ids"], there["input_ids"])
         assert torch.equal(here["pixel_values"], there["pixel_values"])
 
 
-def test_workers_are_not_forked_from_an_offloaded_optimizer(monkeypatch):
+def test_loader_workers_are_not_forked_from_a_process_with_an_offloaded_optimizer(monkeypatch):
     started = []
     monkeypatch.setattr(forkserver, "ensure_running", lambda: started.append("server"))
     monkeypatch.setattr(multiprocessing.get_context("forkserver"), "set_forkserver_preload", started.append)

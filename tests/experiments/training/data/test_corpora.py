@@ -87,7 +87,7 @@ def decode_bytes(ids):
 
 @pytest.mark.usefixtures("whole_texts")
 @pytest.mark.parametrize("keep", [write_json_lines, array, table, parquet, save_dataset, saved_by_split])
-def test_a_record_becomes_litgpt_s_prompt_and_answer(folder, keep):
+def test_a_record_becomes_the_same_prompt_and_answer_as_in_litgpt(folder, keep):
     keep(folder, RECORDS)
     texts: Any = open_texts(row(folder, "alpaca2k"), BYTES)
     style = PromptStyle.from_name("alpaca")
@@ -99,7 +99,7 @@ def test_a_record_becomes_litgpt_s_prompt_and_answer(folder, keep):
 
 
 @pytest.mark.usefixtures("whole_texts")
-def test_records_are_cut_and_split_as_litgpt_does(folder):
+def test_records_are_cut_and_split_as_in_litgpt(folder):
     write_json_lines(folder, RECORDS)
     texts: Any = open_texts(row(folder, "alpaca2k", validation=0.5, max_length=130), BYTES)
     split = datasets.Dataset.from_list(RECORDS).train_test_split(test_size=0.5, seed=42)["train"]
@@ -125,7 +125,7 @@ def test_a_review_is_split_into_samples_without_losing_tokens(folder, keep):
     assert len(open_texts(row(folder, "imdb", max_length=16, validation=7), BYTES)) == len(texts) - 7
 
 
-def test_only_whole_optimizer_steps_are_trained_on(folder):
+def test_texts_that_do_not_fill_an_optimizer_step_are_left_out(folder):
     write_json_lines(folder, RECORDS)
     assert len(open_texts(row(folder, "alpaca2k", batch_size=3, accumulate=2), BYTES)) == 36
     assert len(open_texts(row(folder, "alpaca2k", train_samples=10, batch_size=5), BYTES)) == 10
@@ -133,7 +133,7 @@ def test_only_whole_optimizer_steps_are_trained_on(folder):
         open_texts(row(folder, "alpaca2k", train_samples=50), BYTES)
 
 
-def test_texts_of_constant_length_are_always_random(folder):
+def test_texts_of_constant_length_are_random_even_if_the_data_folder_has_texts(folder):
     assert set(open_texts(row(folder, "constant"), BYTES).lengths) == {512}
 
 
@@ -180,7 +180,7 @@ def test_a_full_size_row_uses_the_model_s_tokenizer(tmp_path, folder):
     assert [text.tolist() for text in texts] == [[3, 2, 3]]
 
 
-def test_litgpt_uses_the_model_s_tokenizer(tmp_path, folder):
+def test_rows_of_litgpt_use_the_model_s_tokenizer(tmp_path, folder):
     write_json_lines(folder, [{"instruction": "one", "output": "good"}])
     row = full_size_spec(tmp_path, folder, "alpaca2k")
     row = row.model_copy(update={"settings": row.settings.model_copy(update={"max_length": 512})})

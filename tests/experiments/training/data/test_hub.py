@@ -95,7 +95,7 @@ def test_a_file_with_a_checksum_mismatch_is_downloaded_again_once(web, repo, nam
     assert web.downloads[name] == 2
 
 
-def test_a_second_checksum_mismatch_is_an_error_with_the_file_name(web, repo, capsys):
+def test_a_second_checksum_mismatch_is_an_error_that_names_the_file(web, repo, capsys):
     web.corruptions["model.safetensors"] = 2
     assert run_fetch(weights().model_dump_json(), fetch_artifact) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
@@ -128,12 +128,12 @@ def test_texts_from_the_hub_are_downloaded_and_read(web, tmp_path):
     assert web.downloads["train.jsonl"] == 2
 
 
-def test_only_files_from_the_hub_have_a_commit(repo):
+def test_files_from_the_hub_have_a_commit_and_files_of_a_local_folder_have_none(repo):
     found = hub.fetch_files(NAME, ["*.json"], "x")
     assert (found.commit, {path.name for path in found.folder.iterdir()}) == (COMMIT, {"config.json", "tokenizer.json"})
     assert hub.fetch_files(str(repo), ["*.json"], "x") == hub.SourceFiles(repo)
 
 
-def test_an_unpublished_model_is_rejected():
+def test_a_model_without_a_published_version_is_rejected():
     with pytest.raises(InputError, match=r"^the tokenizer of this model: no published version is known"):
         hub.fetch_files("", [], "the tokenizer")

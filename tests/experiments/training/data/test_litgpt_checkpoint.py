@@ -88,7 +88,7 @@ def test_a_row_starts_with_the_published_weights(published_model, base_model, fi
     assert expected.std() > 0.01
 
 
-def test_only_weights_from_the_hub_have_a_commit(base_model, web, tmp_path):
+def test_weights_from_the_hub_have_a_commit_and_local_weights_have_none(base_model, web, tmp_path):
     assert litgpt_checkpoint.litgpt_checkpoint(base_model).commit is None
     web.repos["models/team/small"] = tmp_path / "published"
     on_hub = base_model.model_copy(update={"hub": "team/small"})
@@ -108,7 +108,7 @@ def test_a_converted_checkpoint_is_used_without_the_hub(base_model, web, tmp_pat
     assert rank.run_rank(row(on_hub, "litgpt"), tmp_path).weights_commit == COMMIT
 
 
-def test_weights_are_converted_once_and_again_after_a_change(base_model, monkeypatch, tmp_path):
+def test_weights_are_converted_once_and_converted_again_after_they_changed(base_model, monkeypatch, tmp_path):
     converted = []
     monkeypatch.setattr(
         litgpt_checkpoint,

@@ -25,7 +25,7 @@ def test_texts_for_a_language_model_have_tokens_of_its_vocabulary(name):
     assert max(batch["input_ids"].max().item() for batch in batches) == 255
 
 
-def test_batches_for_blip_2_have_captioned_images_with_the_longest_in_the_requested_batch():
+def test_batches_for_blip_2_have_images_with_captions_and_the_requested_batch_has_the_longest_caption():
     batches = load_batches(OPT, longest_batch_index=2)
     assert len(batches) == 6
     assert batches[0].keys() == {"pixel_values", "input_ids", "attention_mask", "labels"}
@@ -42,7 +42,7 @@ def test_batches_for_blip_2_have_images_with_texts_of_constant_length(name):
 
 
 @pytest.mark.parametrize(("name", "labeled"), [(OPT, 34), (T5, 30)])
-def test_with_image_prepends_placeholders_to_the_texts(name, labeled):
+def test_the_input_with_image_begins_with_image_placeholders_before_the_text(name, labeled):
     batch = load_batches(name, input="with-image", train_samples=None, **CAPTIONED)[0]
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 34)
     assert (batch["input_ids"][:, :4] == 255).all()

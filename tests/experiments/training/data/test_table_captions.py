@@ -51,7 +51,7 @@ def test_too_few_images_are_rejected(tmp_path: Path) -> None:
         TableCaptionDataset(save_dataset(tmp_path / "set"), 6)
 
 
-def test_other_columns_are_rejected_and_named(tmp_path: Path) -> None:
+def test_the_error_for_a_table_without_the_required_columns_names_its_columns(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"text": ["a"], "label": [1]}).save_to_disk(str(tmp_path / "set"))
     with pytest.raises(InputError, match="needs the columns image and text, has text, label"):
         TableCaptionDataset(tmp_path / "set", 1)

@@ -60,7 +60,7 @@ def test_a_batch_is_padded_to_its_longest_text_with_ignored_labels():
         assert (batch["input_ids"][~real] == 0).all()
 
 
-def test_packed_texts_follow_each_other_and_none_predicts_the_next():
+def test_packed_texts_follow_each_other_and_no_text_predicts_the_beginning_of_the_next():
     batch = pack_texts([torch.tensor([5, 6, 7]), torch.tensor([8]), torch.tensor([9, 10])])
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 10]]
     assert batch["labels"].tolist() == [[-100, 6, 7, -100, -100, 10]]
@@ -68,7 +68,7 @@ def test_packed_texts_follow_each_other_and_none_predicts_the_next():
     assert batch["places"].tolist() == [0, 1, 2, 3, 6, 7]
 
 
-def test_packed_batches_have_the_same_texts_and_the_fullest_is_in_the_requested_place():
+def test_packed_batches_have_the_texts_of_padded_ones_and_the_one_with_most_tokens_is_where_requested():
     changes: dict[str, Any] = {"engine": "litgpt", "train_samples": 40}
     padded, packed = text_loader(**changes), text_loader(3, packing=True, **changes)
     batches, in_place = list(padded.batch_sampler), list(packed.batch_sampler)
@@ -79,7 +79,7 @@ def test_packed_batches_have_the_same_texts_and_the_fullest_is_in_the_requested_
     assert in_place == batches
 
 
-def test_the_length_of_a_packed_batch_is_that_of_all_its_texts():
+def test_the_length_of_a_packed_batch_is_the_sum_of_the_lengths_of_its_texts():
     changes: dict[str, Any] = {"engine": "litgpt", "train_samples": 40}
     batches = list(text_loader(**changes))
     packed, padded = (batch_lengths(row(packing=packing, **changes)) for packing in (True, False))
@@ -87,7 +87,7 @@ def test_the_length_of_a_packed_batch_is_that_of_all_its_texts():
     assert padded == [batch["attention_mask"].shape[1] for batch in batches]
 
 
-def test_the_length_of_a_batch_is_that_of_the_rank_with_the_longest_text():
+def test_the_length_of_a_batch_on_several_ranks_is_that_of_the_longest_text_on_any_rank():
     one, two = (batch_lengths(row(engine="litgpt", batch_size=4, devices=devices)) for devices in (1, 2))
     assert len(two) == len(one) // 2
     assert sum(two) / len(two) > sum(one) / len(one)
@@ -112,7 +112,7 @@ def test_random_texts_differ():
 
 
 @pytest.mark.parametrize(("validation", "left"), [(0.0, 2000), (0.2, 1600), (0.5, 1000), (0.9, 200), (100, 1900)])
-def test_validation_is_excluded_as_a_share_or_a_number(validation, left):
+def test_texts_for_validation_are_excluded_as_a_share_or_as_a_number(validation, left):
     assert len(lengths(validation=validation)) == left
     assert number_of_batches(validation=validation) == left // 4
 
@@ -137,7 +137,7 @@ def test_there_are_as_many_constant_texts_as_the_row_needs(changes, needed):
     assert len(text_loader(dataset="constant", **changes)) == needed
 
 
-def test_alpaca_texts_have_a_template_and_are_cut():
+def test_alpaca_texts_follow_a_template_and_are_cut_to_the_maximum_length():
     tokens = lengths()
     assert min(tokens) > 48
     assert max(tokens) == 512
@@ -159,7 +159,7 @@ def test_batches_of_four_alpaca_texts_are_as_long_as_in_the_lab():
     assert high == pytest.approx(426, rel=0.1)
 
 
-def test_imdb_reviews_have_the_assumed_lengths():
+def test_synthetic_imdb_reviews_have_the_average_lengths_of_the_real_ones():
     tokens = lengths(dataset="imdb", max_length=10**6)
     assert len(tokens) == 25000
     assert mean(tokens) == pytest.approx(290, rel=0.03)
@@ -182,12 +182,12 @@ def test_the_longest_texts_are_in_the_requested_batch(longest_batch_index):
     assert sorted(batch["attention_mask"].sum(dim=1).tolist()) == longest
 
 
-def test_an_epoch_has_whole_optimizer_steps():
+def test_an_epoch_consists_of_whole_optimizer_steps():
     assert number_of_batches(validation=0.5, batch_size=8, accumulate=4) == 124
     assert len(text_loader(validation=0.5, batch_size=8, accumulate=4)) == 124
 
 
-def test_ranks_share_the_texts(monkeypatch):
+def test_the_texts_are_divided_among_the_ranks(monkeypatch):
     loader = text_loader(validation=0.2, devices=4)
     assert len(loader) == number_of_batches(validation=0.2, devices=4) == 100
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)

@@ -22,7 +22,7 @@ def rank(number, outcome="fits", kind=None, peak=1.0, step_s=0.5, losses=(), **m
     )
 
 
-def test_the_row_has_the_highest_memory_the_lowest_speed_and_the_mean_loss():
+def test_a_row_has_the_highest_memory_the_lowest_speed_and_the_mean_loss_of_its_ranks():
     ranks = [
         rank(1, peak=3.0, step_s=0.5, losses=(2.0, 4.0, 6.0), max_tokens=9, gpu_s=2.0),
         rank(0, peak=2.0, step_s=0.7, losses=(1.0, 2.0), max_tokens=11, gpu_s=3.0),
@@ -46,7 +46,7 @@ def test_the_row_has_the_highest_memory_the_lowest_speed_and_the_mean_loss():
         ([rank(0, "error", "RuntimeError"), rank(1, "error", "node lost")], 1),
     ],
 )
-def test_the_failure_of_the_row_is_the_most_severe_then_the_earliest(ranks, first):
+def test_the_failure_of_a_row_is_the_most_severe_and_of_equally_severe_ones_the_earliest(ranks, first):
     assert root_failure(ranks).rank == first
     row = merge_ranks(ranks)
     assert (row.failure.rank, row.reason) == (first, f"rank {first}: reason of {first}")
@@ -57,7 +57,7 @@ def test_a_row_whose_ranks_all_fit_has_no_failure():
     assert root_failure([rank(0), rank(1)]) is None
 
 
-def test_the_row_has_a_speed_only_if_all_ranks_have_one():
+def test_a_row_has_a_speed_only_if_all_its_ranks_have_one():
     speed = rank(0).speed
     assert slowest_speed([speed, None]) is None
     assert slowest_speed([]) is None

@@ -87,7 +87,7 @@ def wait_for_both_ranks(out) -> None:
         time.sleep(0.05)
 
 
-def test_remote_ranks_are_part_of_the_result_and_the_log(row, tmp_path):
+def test_ranks_on_another_node_are_part_of_the_row_s_result_and_log(row, tmp_path):
     result = row()
     assert [(rank.rank, rank.outcome) for rank in result.ranks] == [(0, "fits"), (1, "fits")]
     assert result.losses == (0.5,) * 3
@@ -96,7 +96,7 @@ def test_remote_ranks_are_part_of_the_result_and_the_log(row, tmp_path):
 
 
 @pytest.mark.usefixtures("ranks_start_warm")
-def test_a_killed_rank_on_a_node_without_shared_files_ends_all(row, monkeypatch):
+def test_a_killed_rank_on_a_node_without_shared_files_ends_all_ranks(row, monkeypatch):
     assignment = NodeAssignment
     monkeypatch.setattr(ranks, "NodeAssignment", lambda **fields: assignment(**fields | {"out": "/not shared"}))
     result = row("killed")
@@ -106,7 +106,7 @@ def test_a_killed_rank_on_a_node_without_shared_files_ends_all(row, monkeypatch)
 
 
 @pytest.mark.usefixtures("ranks_start_warm")
-def test_the_row_of_a_lost_node_is_an_error_that_names_the_node(row, tmp_path):
+def test_a_row_whose_node_is_lost_ends_with_an_error_that_names_the_node(row, tmp_path):
     def kill(second) -> None:
         wait_for_both_ranks(tmp_path / "row")
         with suppress(ProcessLookupError):
@@ -117,7 +117,7 @@ def test_the_row_of_a_lost_node_is_an_error_that_names_the_node(row, tmp_path):
     assert result.reason.endswith("node 1 (second) lost its connection")
 
 
-def test_a_node_that_cannot_start_is_the_outcome_with_its_output(row):
+def test_a_row_whose_node_cannot_start_ends_with_an_error_that_shows_the_output_of_the_node(row):
     result = row(command=("-c", "import sys; sys.exit('no such image')"))
     assert (result.failure.kind, result.failure.rank) == ("node lost", 1)
     assert result.reason.endswith("node 1 did not take part: no such image")

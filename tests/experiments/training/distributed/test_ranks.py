@@ -101,29 +101,29 @@ def test_the_result_has_the_largest_memory_the_longest_step_and_the_mean_loss_of
     assert {path.name for path in tmp_path.iterdir()} == NAMES
 
 
-def test_two_accelerate_launchers_connect(monkeypatch, tmp_path):
+def test_ranks_of_two_accelerate_launchers_connect(monkeypatch, tmp_path):
     result = run_with_fault(monkeypatch, tmp_path, nodes=2, devices=1, launcher="accelerate")
     assert [rank.outcome for rank in result.ranks] == ["fits", "fits"]
 
 
-def test_two_torchrun_launchers_connect(monkeypatch, tmp_path):
+def test_ranks_of_two_torchrun_launchers_connect(monkeypatch, tmp_path):
     result = run_with_fault(monkeypatch, tmp_path, nodes=2, devices=1, launcher="torchrun")
     assert [rank.outcome for rank in result.ranks] == ["fits", "fits"]
 
 
 @pytest.mark.usefixtures("ranks_start_warm")
-def test_ranks_end_at_the_same_step_when_the_times_of_one_scatter(monkeypatch, tmp_path):
+def test_ranks_end_at_the_same_step_even_if_the_step_times_of_one_rank_are_not_steady(monkeypatch, tmp_path):
     monkeypatch.setenv("SCATTER", "1")
     result = run_with_fault(monkeypatch, tmp_path, length="verdict", train_samples=80)
     assert [rank.speed.micro_steps for rank in result.ranks] == [12, 12]
 
 
 @pytest.mark.parametrize("fault", FAILURES)
-def test_a_failure_of_one_rank_is_the_outcome_of_the_row_and_ends_all(monkeypatch, tmp_path, fault):
+def test_a_failure_of_one_rank_is_the_outcome_of_the_row_and_ends_all_ranks(monkeypatch, tmp_path, fault):
     check_failure(monkeypatch, tmp_path, fault)
 
 
-def test_a_hanging_rank_dumps_the_stacks_of_all_ranks(monkeypatch, tmp_path):
+def test_if_a_rank_hangs_the_stack_traces_of_all_ranks_are_written_to_the_log(monkeypatch, tmp_path):
     let_time_limit_pass_after_hang(monkeypatch, tmp_path, 25)
     result = run_with_fault(monkeypatch, tmp_path, "hang", time_limit_s=25)
     assert result.outcome == "timeout"
@@ -151,7 +151,7 @@ def test_a_launcher_that_cannot_start_is_an_error_with_its_last_line(monkeypatch
     assert "No module named experiments.no_such_module" in result.reason
 
 
-def test_nodes_on_one_machine_divide_its_gpus_and_threads():
+def test_gpus_and_threads_of_a_machine_are_divided_between_the_nodes_on_it():
     base = {"CUDA_VISIBLE_DEVICES": "4,5,6,7", "OMP_NUM_THREADS": "8"}
     assert launcher_environments(base, 2, 2) == [
         {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "4,5"},
@@ -164,7 +164,7 @@ def test_nodes_on_one_machine_divide_its_gpus_and_threads():
     assert launcher_environments({}, 1, 1) == [{"OMP_NUM_THREADS": str(os.cpu_count())}]
 
 
-def test_ports_differ_even_with_the_same_seed():
+def test_free_ports_differ_even_with_the_same_random_seed():
     found = set()
     for _ in range(5):
         random.seed(42)
@@ -172,12 +172,12 @@ def test_ports_differ_even_with_the_same_seed():
     assert len(found) > 1
 
 
-def test_a_free_port_can_be_bound():
+def test_a_port_that_is_returned_as_free_can_be_bound():
     with socket.create_server(("127.0.0.1", free_port())):
         pass
 
 
-def test_launcher_arguments_have_nodes_devices_and_the_rendezvous():
+def test_launcher_arguments_contain_nodes_devices_and_the_rendezvous_address():
     settings = spec(devices=4, nodes=2, batch_size=1, train_samples=8, strategy="ddp").settings
     assert " ".join(torchrun_arguments(settings, "1", "10.0.0.5", "29500")) == (
         "--nnodes 2 --nproc-per-node 4 --node-rank 1 --master-addr 10.0.0.5 --master-port 29500 --module"

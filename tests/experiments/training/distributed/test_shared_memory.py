@@ -5,7 +5,7 @@ import time
 from experiments.training.distributed.shared_memory import remove_shared_memory
 
 
-def test_only_unmapped_segments_are_removed(tmp_path):
+def test_only_shared_memory_that_no_process_maps_is_removed(tmp_path):
     for name in ("nccl-old", "nccl-left", "torch_17_left", "nccl-mapped", "psm_other"):
         (tmp_path / name).write_bytes(b"x" * 4096)
     os.utime(tmp_path / "nccl-old", (1, 1))

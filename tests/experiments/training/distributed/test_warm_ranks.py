@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("ranks_start_warm")
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
-def test_ranks_of_two_nodes_connect_and_have_stages(monkeypatch, tmp_path, launcher):
+def test_ranks_of_two_nodes_connect_and_the_times_of_their_stages_are_recorded(monkeypatch, tmp_path, launcher):
     result = run_with_fault(monkeypatch, tmp_path, nodes=2, devices=1, launcher=launcher)
     assert [(rank.rank, rank.outcome) for rank in result.ranks] == [(0, "fits"), (1, "fits")]
     assert {path.name for path in tmp_path.iterdir()} == NAMES
@@ -29,11 +29,11 @@ def test_ranks_of_two_nodes_connect_and_have_stages(monkeypatch, tmp_path, launc
 
 
 @pytest.mark.parametrize("fault", FAILURES)
-def test_a_failure_of_one_rank_is_the_outcome_of_the_row_and_ends_all(monkeypatch, tmp_path, fault):
+def test_a_failure_of_one_rank_is_the_outcome_of_the_row_and_ends_all_ranks(monkeypatch, tmp_path, fault):
     check_failure(monkeypatch, tmp_path, fault)
 
 
-def test_a_hanging_rank_dumps_the_stacks_of_all_ranks(monkeypatch, tmp_path):
+def test_if_a_rank_hangs_the_stack_traces_of_all_ranks_are_written_to_the_log(monkeypatch, tmp_path):
     let_time_limit_pass_after_hang(monkeypatch, tmp_path, 25)
     result = run_with_fault(monkeypatch, tmp_path, "hang", time_limit_s=25)
     assert [rank.outcome for rank in result.ranks] == ["timeout"] * 2
@@ -43,7 +43,7 @@ def test_a_hanging_rank_dumps_the_stacks_of_all_ranks(monkeypatch, tmp_path):
     assert "in hang" in second
 
 
-def test_a_user_error_is_raised_by_the_worker(monkeypatch, tmp_path):
+def test_a_user_error_found_by_one_rank_is_raised_by_the_worker(monkeypatch, tmp_path):
     with pytest.raises(InputError, match=r"^max_length = 8: too short$"):
         run_with_fault(monkeypatch, tmp_path, "wrong")
     assert not (tmp_path / RESULT_FILE).exists()

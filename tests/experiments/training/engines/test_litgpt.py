@@ -94,13 +94,13 @@ def test_every_point_of_a_step_is_reported_to_the_probe_in_order(monkeypatch, tm
 
 
 @pytest.mark.parametrize("changes", [{}, {"lora": ADAPTED}])
-def test_nothing_but_the_training_runs_the_model(monkeypatch, tmp_path, changes):
+def test_the_model_runs_only_during_the_training(monkeypatch, tmp_path, changes):
     calls = ProbeCalls(monkeypatch)
     rank.run_rank(spec(**changes), tmp_path)
     assert calls.forwards == [True] * 3
 
 
-def test_bytes_of_weights_gradients_and_optimizer_depend_on_precision_and_optimizer(measured_rows):
+def test_memory_of_weights_gradients_and_optimizer_state_depends_on_precision_and_optimizer(measured_rows):
     def largest(name, point, field):
         return max(shots(measured_rows[name].memory, point, field))
 
@@ -113,7 +113,7 @@ def test_bytes_of_weights_gradients_and_optimizer_depend_on_precision_and_optimi
     assert largest("qlora", "before forward", "params_gib") < largest("lora", "before forward", "params_gib")
 
 
-def test_a_run_of_verdict_length_ends_early(tmp_path):
+def test_a_run_of_length_verdict_ends_early(tmp_path):
     measured = rank.run_rank(spec(length="verdict", train_samples=100), tmp_path)
     assert measured.outcome == "fits"
     assert 6 <= measured.speed.micro_steps <= 12
@@ -124,7 +124,7 @@ def test_a_row_ends_after_max_steps(tmp_path):
     assert rank.run_rank(spec(max_steps=2, train_samples=100), tmp_path).speed.optimizer_steps == 2
 
 
-def test_the_learning_rate_warms_up_as_in_litgpt(monkeypatch, tmp_path):
+def test_the_learning_rate_rises_during_the_warm_up_as_in_litgpt(monkeypatch, tmp_path):
     rates = []
     step = torch.optim.AdamW.step
 
@@ -138,7 +138,7 @@ def test_the_learning_rate_warms_up_as_in_litgpt(monkeypatch, tmp_path):
     assert all(later < earlier for earlier, later in pairwise(rates[2:]))
 
 
-def test_quantized_weights_come_with_bitsandbytes_embedding(monkeypatch, tmp_path):
+def test_a_quantized_model_has_the_embedding_of_bitsandbytes(monkeypatch, tmp_path):
     calls = ProbeCalls(monkeypatch)
     rank.run_rank(spec(**ROWS["qlora"]), tmp_path)
     embedding = calls.model.transformer.wte
@@ -147,7 +147,7 @@ def test_quantized_weights_come_with_bitsandbytes_embedding(monkeypatch, tmp_pat
     assert embedding.weight.grad is not None
 
 
-def test_a_batch_counts_its_tokens_as_litgpt_does():
+def test_the_tokens_of_a_batch_are_counted_as_in_litgpt():
     batch = litgpt.collate([torch.arange(3), torch.arange(5)])
     assert batch.keys() == {"input_ids", "labels", "token_counts"}
     assert batch["input_ids"].shape == batch["labels"].shape == (2, 5)
@@ -175,7 +175,7 @@ def test_unsupported_settings_are_rejected(tmp_path, changes, message):
         rank.run_rank(spec(**changes), tmp_path)
 
 
-def test_out_of_memory_is_an_outcome(tmp_path):
+def test_running_out_of_memory_is_an_outcome_of_a_row(tmp_path):
     whole = rank.run_rank(spec(), tmp_path).memory
     capacity = in_bytes(whole.peak_gib) - 1
     measured = rank.run_rank(spec(), tmp_path, StorageMeter(capacity))

@@ -45,7 +45,7 @@ def test_both_engines_compute_the_same_loss(tmp_path):
 
 @pytest.mark.usefixtures("ranks_start_warm")
 @pytest.mark.parametrize(("strategy", "share"), [("ddp", 1), ("fsdp", 1 / 2)])
-def test_two_ranks_train_on_different_data_and_fsdp_halves_their_memory(tmp_path, strategy, share):
+def test_two_ranks_train_on_different_data_and_with_fsdp_each_needs_half_of_the_memory(tmp_path, strategy, share):
     first, second = run_row(spec(devices=2, strategy=strategy, time_limit_s=240), tmp_path, "").ranks
     assert first.reason.startswith("fits")
     assert second.reason.startswith("fits")

@@ -44,7 +44,7 @@ def test_a_row_on_one_device_uses_the_strategy_for_a_single_device(device):
 
 @pytest.mark.parametrize(("device", "kind"), [(CPU, CpuDeepSpeedOffload), (GPU, DeepSpeedOffload)])
 @pytest.mark.parametrize("stage", [2, 3])
-def test_offload_has_its_stage_and_the_optimizer_in_host_memory(device, kind, stage):
+def test_a_strategy_with_offload_has_its_zero_stage_and_the_optimizer_in_host_memory(device, kind, stage):
     built = strategy(device, strategy=f"deepspeed_stage_{stage}_offload", batch_size=3)
     assert type(built) is kind
     assert isinstance(built, DeepSpeedStrategy)
@@ -54,7 +54,7 @@ def test_offload_has_its_stage_and_the_optimizer_in_host_memory(device, kind, st
     assert built.config["train_micro_batch_size_per_gpu"] == 3
 
 
-def test_offload_on_a_cpu_stays_on_the_cpu():
+def test_a_strategy_with_offload_on_a_machine_without_a_gpu_uses_the_cpu():
     assert strategy(CPU, strategy="deepspeed_stage_2_offload").root_device.type == "cpu"
 
 
@@ -68,7 +68,7 @@ def test_ddp_gets_the_setting_gradient_as_bucket_view(two_ranks, device, in_buck
 
 
 @pytest.mark.parametrize(("device", "kind"), [(CPU, CpuFsdp), (GPU, Fsdp)])
-def test_fsdp_shards_everything(two_ranks, device, kind):
+def test_fsdp_shards_parameters_gradients_and_optimizer_state(two_ranks, device, kind):
     built = strategy(device, strategy="fsdp", devices=2)
     assert type(built) is kind
     assert isinstance(built, FSDPStrategy)
@@ -88,7 +88,7 @@ def test_transformers_models_are_sharded_by_layer_and_litgpt_as_one_unit(two_ran
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed_stage_3_offload"])
-def test_a_rank_of_several_starts_no_other_ranks(two_ranks, name):
+def test_the_strategy_of_one_of_several_ranks_starts_no_other_ranks(two_ranks, name):
     built = strategy(GPU, strategy=name, devices=2)
     assert isinstance(built.cluster_environment, TorchElasticEnvironment)
     assert built.cluster_environment.creates_processes_externally
@@ -97,7 +97,7 @@ def test_a_rank_of_several_starts_no_other_ranks(two_ranks, name):
 
 
 @pytest.mark.parametrize("world", [None, "4"])
-def test_a_missing_rank_is_rejected(monkeypatch, world):
+def test_a_wrong_number_of_ranks_is_rejected(monkeypatch, world):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     if world:
         monkeypatch.setenv("WORLD_SIZE", world)

@@ -26,7 +26,7 @@ def test_a_storage_is_counted_once_however_many_views_it_has():
         assert meter.allocated() == 4000
 
 
-def test_a_storage_is_freed_with_its_last_reference():
+def test_a_storage_counts_as_freed_with_its_last_reference():
     with StorageMeter() as meter:
         base = torch.zeros(1000)
         view = base[:10]
@@ -36,7 +36,7 @@ def test_a_storage_is_freed_with_its_last_reference():
         assert meter.allocated() == 0
 
 
-def test_the_peak_counts_from_the_last_reset():
+def test_the_peak_is_the_highest_memory_since_the_last_reset():
     with StorageMeter() as meter:
         kept = torch.zeros(100)
         torch.zeros(1000)
@@ -49,7 +49,7 @@ def test_the_peak_counts_from_the_last_reset():
     assert meter.peak_reserved() is None
 
 
-def test_tensors_created_outside_are_counted_when_tracked():
+def test_tensors_created_before_the_meter_are_counted_if_they_are_tracked():
     before = torch.zeros(1000)
     meter = StorageMeter()
     meter.track("batch", [before, before[1:]])
@@ -64,7 +64,7 @@ def test_tensors_without_memory_are_not_counted():
         assert meter.peak() == 0
 
 
-def test_more_than_the_capacity_is_out_of_memory_and_not_counted():
+def test_an_allocation_beyond_the_capacity_is_out_of_memory_and_is_not_counted():
     with StorageMeter(capacity=2 * 2**20) as meter:
         kept = torch.zeros(2**18)
         with pytest.raises(
@@ -107,7 +107,7 @@ def test_the_memory_of_a_training_step_agrees_with_torch_s_profiler():
     assert peak == pytest.approx(profiled_peak, rel=0.01)
 
 
-def test_shared_storages_are_counted_once_and_completely():
+def test_a_storage_that_tensors_share_is_counted_once_and_completely():
     base = torch.zeros(1000)
     assert storage_bytes([]) == 0
     assert storage_bytes([base, base[:10], nn.Parameter(base)]) == 4000
@@ -149,7 +149,7 @@ class FakeZero:
 
 
 @pytest.mark.parametrize("name", ["single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"])
-def test_the_copies_of_parameters_in_a_wrapping_optimizer_are_counted(name):
+def test_copies_of_parameters_in_an_optimizer_that_wraps_another_are_counted(name):
     copy = nn.Parameter(torch.ones(100))
     wrapped = FakeZero(optimizer_after_step(torch.optim.AdamW, copy), name, [copy])
     assert storage_bytes(optimizer_tensors(wrapped)) == 3 * 400 + 4
@@ -162,7 +162,7 @@ def test_the_scales_of_a_4_bit_weight_count_as_the_weight(nested, scales):
     assert storage_bytes(parameter_tensors(weight)) == 64 * 64 // 2 + scales
 
 
-def test_a_rank_s_partition_of_a_sharded_parameter_counts_as_the_parameter():
+def test_a_rank_s_part_of_a_sharded_parameter_counts_as_the_parameter():
     parameter: Any = nn.Parameter(torch.empty(0))
     assert storage_bytes(parameter_tensors(parameter)) == 0
     parameter.ds_tensor = torch.ones(100)

@@ -78,7 +78,7 @@ def micro_step(probe, model, optimizer):
     return probe.after_batch()
 
 
-def test_a_long_training_has_snapshots_in_steps_0_and_1_and_every_50th(tmp_path):
+def test_a_long_training_has_memory_snapshots_in_steps_0_and_1_and_in_every_50th_step(tmp_path):
     training = probe_of(spec(batch_size=1, train_samples=120), tmp_path)
     ends = [micro_step(*training) for _ in range(120)]
     assert ends == [False] * 119 + [True]
@@ -87,7 +87,7 @@ def test_a_long_training_has_snapshots_in_steps_0_and_1_and_every_50th(tmp_path)
     assert len(training[0].losses()) == 120
 
 
-def test_steady_steps_are_those_between_the_warm_up_and_the_profile(tmp_path, monkeypatch):
+def test_steady_steps_are_the_steps_between_the_warm_up_and_the_profile(tmp_path, monkeypatch):
     training = probe_of(spec(batch_size=1, train_samples=40, length="verdict"), tmp_path)
     probe = training[0]
     probe.profile = FakeProfile(probe)
@@ -103,7 +103,7 @@ def test_steady_steps_are_those_between_the_warm_up_and_the_profile(tmp_path, mo
     assert steady[timed - 1 :] == [(2.0, timed)] * (len(steady) - timed + 1)
 
 
-def test_on_a_shared_gpu_a_training_ends_at_its_minimum_and_has_no_speed(tmp_path, monkeypatch):
+def test_on_a_shared_gpu_a_training_ends_after_its_minimum_number_of_steps_and_has_no_speed(tmp_path, monkeypatch):
     """The times of the micro-steps vary so much that a training without a shared GPU would continue."""
     row = spec(batch_size=1, train_samples=40, length="verdict")
     lengths = {}
@@ -147,7 +147,7 @@ class FakeProfile:
         ({"length": "verdict", "train_samples": 6}, [4, 5, 6]),
     ],
 )
-def test_the_profile_adds_optimizer_steps_that_are_not_timed(tmp_path, monkeypatch, changes, recorded):
+def test_for_the_profile_additional_optimizer_steps_run_that_are_not_timed(tmp_path, monkeypatch, changes, recorded):
     started, _, ended = recorded
     training = probe_of(spec(**{"batch_size": 1, "train_samples": 20} | changes), tmp_path)
     probe = training[0]
@@ -182,7 +182,7 @@ def test_micro_steps_are_counted_inside_their_optimizer_step(tmp_path):
     assert training[0].speed().planned_micro_steps == 9
 
 
-def test_memory_that_is_not_parameters_gradients_or_state_is_activations(tmp_path):
+def test_memory_that_is_not_of_parameters_gradients_or_optimizer_state_counts_as_activations(tmp_path):
     meter = FakeMeter()
     probe, model, optimizer = probe_of(spec(), tmp_path, meter)
     meter.now = 1000
@@ -235,7 +235,7 @@ def test_the_longest_batch_is_recorded_and_every_tensor_is_tracked(tmp_path):
     probe.close()
 
 
-def test_progress_has_the_position_of_the_training(tmp_path):
+def test_the_progress_file_has_the_position_of_the_training(tmp_path):
     meter = FakeMeter()
     training = probe_of(spec(batch_size=1, train_samples=10), tmp_path, meter)
     meter.hold(2)
@@ -249,7 +249,7 @@ def test_progress_has_the_position_of_the_training(tmp_path):
     assert progress.left_s > 0
 
 
-def test_progress_is_written_at_most_twice_a_second(tmp_path, monkeypatch):
+def test_the_progress_file_is_written_at_most_twice_a_second(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     probe = Probe(spec(), CPU, FakeMeter(), tmp_path)
@@ -263,7 +263,7 @@ def test_progress_is_written_at_most_twice_a_second(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("phase_s", "written"), [(0.3, ["forward", "backward", "optimizer step"]), (0.05, [])])
-def test_each_phase_of_a_long_micro_step_is_written(tmp_path, monkeypatch, phase_s, written):
+def test_each_phase_of_a_long_micro_step_is_written_to_the_progress_file(tmp_path, monkeypatch, phase_s, written):
     now, phases = [100.0], []
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     training = probe_of(spec(batch_size=1, train_samples=10), tmp_path)
@@ -290,7 +290,7 @@ def test_a_probe_without_steps_has_no_measurements(tmp_path):
     assert Progress.model_validate_json((tmp_path / "progress.json").read_bytes()).left_s is None
 
 
-def test_forward_backward_and_recomputed_operations_are_counted():
+def test_arithmetic_operations_of_forward_backward_and_recomputation_are_counted():
     layers = nn.Sequential(nn.Linear(8, 16, bias=False), nn.ReLU(), nn.Linear(16, 2, bias=False))
     batch = torch.ones(4, 8, requires_grad=True)
     first, second = 2 * 4 * 8 * 16, 2 * 4 * 16 * 2
@@ -302,7 +302,7 @@ def test_forward_backward_and_recomputed_operations_are_counted():
     assert recomputed.total == 3 * (first + second) + first
 
 
-def test_operations_of_the_first_micro_step_are_divided_by_its_samples(tmp_path):
+def test_arithmetic_operations_of_the_first_micro_step_are_divided_by_its_samples(tmp_path):
     training = probe_of(spec(batch_size=2, train_samples=8), tmp_path, StorageMeter())
     for _ in range(3):
         micro_step(*training)
@@ -312,7 +312,7 @@ def test_operations_of_the_first_micro_step_are_divided_by_its_samples(tmp_path)
 
 
 @pytest.mark.parametrize(("shape", "with_images", "rate"), [((2, 6), False, 3.0), ((2, 6), True, 1.0)])
-def test_the_rate_of_operations_is_that_of_the_timed_tokens(tmp_path, shape, with_images, rate):
+def test_the_rate_of_arithmetic_operations_is_that_of_the_timed_tokens(tmp_path, shape, with_images, rate):
     probe = probe_of(spec(batch_size=2, train_samples=8), tmp_path, StorageMeter())[0]
     for step in range(4):
         batch = {"input_ids": torch.zeros((2, 2) if step == 0 else shape, dtype=torch.int64)}
@@ -332,11 +332,11 @@ def tf32():
 
 
 @pytest.mark.parametrize(("precision", "peak"), [("32-true", 19.5), ("bf16-true", 312.0), ("bf16-mixed", 312.0)])
-def test_the_share_of_the_peak_rate_is_for_the_row_s_data_type(precision, peak):
+def test_the_share_of_the_peak_rate_refers_to_the_peak_of_the_row_s_data_type(precision, peak):
     assert peak_share(10.0, GPU, spec(precision=precision).settings) == pytest.approx(10 / peak)
 
 
-def test_the_share_of_the_peak_rate_is_for_tf32_if_enabled(tf32):
+def test_the_share_of_the_peak_rate_refers_to_the_peak_of_tf32_if_tf32_is_enabled(tf32):
     assert peak_share(10.0, GPU, spec().settings) == pytest.approx(10 / 156)
 
 
@@ -344,11 +344,11 @@ def test_the_share_of_the_peak_rate_is_for_tf32_if_enabled(tf32):
     ("rate", "device", "settings"),
     [(None, GPU, {}), (1.0, CPU, {}), (1.0, GPU, {"quantization": {"kind": "nf4"}})],
 )
-def test_there_is_no_share_of_an_unknown_peak_rate(rate, device, settings):
+def test_a_card_with_an_unknown_peak_rate_gives_no_share_of_it(rate, device, settings):
     assert peak_share(rate, device, spec(**settings).settings) is None
 
 
-def test_there_is_no_share_of_the_peak_rate_for_a_type_that_the_card_lacks():
+def test_a_data_type_that_the_card_lacks_gives_no_share_of_the_peak_rate():
     v100 = Device(kind="cuda", name="V100", card="v100_32gb", host_cpus=1, host_memory_gib=1.0)
     assert peak_share(1.0, v100, spec(precision="bf16-true").settings) is None
 

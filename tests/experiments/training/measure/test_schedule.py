@@ -15,7 +15,9 @@ def schedule_for(length, accumulate, epochs, batches, max_steps=-1):
 
 
 @given(accumulate=counts, epochs=counts, batches=counts, max_steps=step_limits)
-def test_a_run_of_verdict_length_has_whole_steps_within_the_full_length(accumulate, epochs, batches, max_steps):
+def test_a_run_of_length_verdict_has_whole_steps_and_is_not_longer_than_the_full_training(
+    accumulate, epochs, batches, max_steps
+):
     schedule = schedule_for("verdict", accumulate, epochs, batches, max_steps)
     assert schedule.minimum <= schedule.maximum <= schedule.total
     assert schedule.minimum == schedule.total or schedule.minimum % accumulate == 0
@@ -23,7 +25,7 @@ def test_a_run_of_verdict_length_has_whole_steps_within_the_full_length(accumula
 
 
 @given(accumulate=counts, batches=counts)
-def test_verdict_length_measures_four_micro_steps_after_two_optimizer_steps(accumulate, batches):
+def test_a_run_of_length_verdict_measures_four_micro_steps_after_two_optimizer_steps(accumulate, batches):
     schedule = schedule_for("verdict", accumulate, 1, batches)
     if schedule.minimum < schedule.total:
         assert schedule.minimum >= 2 * accumulate + 4
@@ -40,7 +42,9 @@ def test_a_shortened_run_has_the_longest_batch_in_its_second_step(accumulate, ep
 
 
 @given(accumulate=counts, epochs=counts, batches=counts, max_steps=step_limits)
-def test_a_run_of_peak_length_ends_with_the_second_step_and_the_longest_batch(accumulate, epochs, batches, max_steps):
+def test_a_run_of_length_peak_ends_with_the_second_step_which_has_the_longest_batch(
+    accumulate, epochs, batches, max_steps
+):
     schedule = schedule_for("peak", accumulate, epochs, batches, max_steps)
     assert schedule.minimum == schedule.maximum == min(2 * accumulate, schedule.total)
     assert schedule.longest_batch_index == (None if schedule.minimum == schedule.total else schedule.minimum - 1)
@@ -48,7 +52,7 @@ def test_a_run_of_peak_length_ends_with_the_second_step_and_the_longest_batch(ac
 
 
 @given(accumulate=counts, times=st.lists(st.floats(0.01, 10), max_size=60))
-def test_verdict_length_ends_after_a_whole_step_with_steady_times(accumulate, times):
+def test_a_run_of_length_verdict_ends_after_the_whole_step_in_which_times_are_steady(accumulate, times):
     schedule = schedule_for("verdict", accumulate, 10, 40)
     ends = schedule.may_end(times)
     if len(times) >= schedule.maximum:
@@ -59,7 +63,7 @@ def test_verdict_length_ends_after_a_whole_step_with_steady_times(accumulate, ti
         assert ends == (Timing.from_times(times, accumulate).spread <= 0.05)
 
 
-def test_verdict_length_ends_at_its_minimum_only_if_times_are_steady():
+def test_a_run_of_length_verdict_ends_after_its_minimum_of_steps_only_if_their_times_are_steady():
     schedule = schedule_for("verdict", 1, 1, 40)
     assert (schedule.minimum, schedule.maximum) == (6, 12)
     assert schedule.may_end([9.0, 9.0, 1.0, 1.0, 1.0, 1.0])
@@ -79,17 +83,17 @@ def test_verdict_length_ends_at_its_minimum_only_if_times_are_steady():
         ([0.01] * 40, True),
     ],
 )
-def test_a_row_with_steady_seconds_continues_until_they_are_measured_or_its_training_ends(times, ends):
+def test_a_row_that_needs_a_time_of_steady_steps_continues_until_it_is_measured_or_the_training_ends(times, ends):
     row = spec(length="verdict", max_epochs=1, max_steps=-1, train_samples=None, steady_s=2.6)
     assert build_schedule(row, 40).may_end(times) == ends
 
 
-def test_steady_seconds_count_at_length_verdict_only():
+def test_the_required_time_of_steady_steps_counts_only_at_length_verdict():
     row = spec(length="peak", max_epochs=1, max_steps=-1, train_samples=None)
     assert build_schedule(row.model_copy(update={"steady_s": 3.0}), 40).last == 2
 
 
-def test_verdict_length_does_not_end_inside_a_step():
+def test_a_run_of_length_verdict_does_not_end_within_an_optimizer_step():
     schedule = schedule_for("verdict", 2, 1, 40)
     assert (schedule.minimum, schedule.maximum) == (8, 16)
     assert [schedule.may_end([1.0] * done) for done in range(7, 11)] == [False, True, False, True]
@@ -106,7 +110,9 @@ def test_a_full_length_run_has_all_steps(accumulate, epochs, batches, max_steps,
 @pytest.mark.parametrize(
     ("accumulate", "max_steps", "micro_steps"), [(1, -1, 20), (4, -1, 20), (4, 2, 8), (4, 9, 20), (1, 7, 7)]
 )
-def test_the_steps_of_a_full_training_depend_on_epochs_accumulation_and_max_steps(accumulate, max_steps, micro_steps):
+def test_the_number_of_micro_steps_of_a_full_training_depends_on_epochs_accumulation_and_max_steps(
+    accumulate, max_steps, micro_steps
+):
     settings = spec(accumulate=accumulate, max_steps=max_steps, max_epochs=2, train_samples=None).settings
     assert full_micro_steps(settings, batches_per_epoch=10) == micro_steps
 
@@ -127,7 +133,7 @@ def test_at_least_one_micro_step_is_timed_after_a_warm_up_of_at_most_two_optimiz
     assert measured == count - accumulate * min(2, (count - 1) // accumulate)
 
 
-def test_nothing_is_timed_before_the_first_micro_step():
+def test_no_micro_step_is_timed_before_the_first_one_has_ended():
     assert Timing.from_times([], 2).micro_step_count == 0
     assert Timing.from_times([], 2).step_s(2) == 0
 
@@ -140,15 +146,15 @@ def test_nothing_is_timed_before_the_first_micro_step():
         ([], [1.0, 1.5, 2.0], 4, 6.0),
     ],
 )
-def test_step_time_is_the_sum_over_its_micro_steps(stepping, plain, accumulate, step_s):
+def test_the_time_of_a_step_is_the_sum_over_its_micro_steps(stepping, plain, accumulate, step_s):
     assert Timing(stepping, plain).step_s(accumulate) == step_s
 
 
 @pytest.mark.parametrize(("times", "value"), [([], 0), ([7.0], 0), ([2.0] * 5, 0), ([1.0, 2.0, 3.0, 4.0, 5.0], 2 / 3)])
-def test_spread_is_the_interquartile_range_over_the_median(times, value):
+def test_the_spread_of_times_is_the_interquartile_range_divided_by_the_median(times, value):
     assert relative_spread(times) == pytest.approx(value)
 
 
-def test_spread_is_that_of_the_more_scattered_kind_of_micro_step():
+def test_the_spread_of_times_is_that_of_the_kind_of_micro_step_whose_times_vary_more():
     assert Timing([1.0, 1.0], [1.0, 2.0, 3.0, 4.0, 5.0]).spread == pytest.approx(2 / 3)
     assert Timing([1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 1.0]).spread == pytest.approx(2 / 3)

@@ -55,7 +55,7 @@ def no_gpu(monkeypatch):
     monkeypatch.setattr(pynvml, "nvmlInit", not_supported)
 
 
-def test_a_gpu_is_read_in_the_units_of_the_columns(fake_nvml):
+def test_gpu_readings_are_converted_to_the_units_of_the_telemetry_columns(fake_nvml):
     assert NvidiaGpu("GPU 0").sample() == SAMPLE
 
 
@@ -81,7 +81,7 @@ def test_only_visible_gpus_are_sampled(fake_nvml, visible, handles):
     assert gpus.visible_gpus() == [NvidiaGpu(handle) for handle in handles]
 
 
-def test_without_a_gpu_there_is_no_handle(fake_nvml):
+def test_without_a_gpu_the_list_of_visible_gpus_is_empty(fake_nvml):
     fake_nvml.setattr(pynvml, "nvmlDeviceGetCount", lambda: 0)
     assert gpus.visible_gpus() == []
     fake_nvml.setattr(pynvml, "nvmlInit", not_supported)
@@ -143,7 +143,7 @@ def test_the_load_of_other_gpus_excludes_gpus_that_other_programs_use(fake_nvml,
     assert gpus.other_gpus_load()([7]) == load
 
 
-def test_the_load_of_other_gpus_is_unknown_where_nothing_reports_it(fake_nvml):
+def test_the_load_of_other_gpus_is_unknown_if_the_driver_does_not_report_it(fake_nvml):
     assert gpus.other_gpus_load()([]) is None  # all GPUs are the row's
     fake_nvml.setenv("CUDA_VISIBLE_DEVICES", "0")
     fake_nvml.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", not_supported)
@@ -163,7 +163,7 @@ def sample_process(path, pid, monkeypatch):
         return list(csv.DictReader(lines)), sampler.summary()
 
 
-def test_samples_are_written_and_summarized(tmp_path, monkeypatch, fake_nvml):
+def test_telemetry_samples_are_written_to_a_file_and_summarized(tmp_path, monkeypatch, fake_nvml):
     rows, summary = sample_process(tmp_path / "telemetry.csv", os.getpid(), monkeypatch)
     assert len(rows) >= 5
     each = [f"gpu{number}_{field}" for number in (0, 1) for field in ("util_percent", "memory_gib")]
@@ -181,7 +181,7 @@ def test_samples_are_written_and_summarized(tmp_path, monkeypatch, fake_nvml):
 
 
 @pytest.mark.parametrize("reported", [True, False])
-def test_a_row_on_a_shared_gpu_has_its_own_memory_and_no_load(fake_nvml, reported):
+def test_telemetry_of_a_row_on_a_shared_gpu_has_the_row_s_own_memory_and_no_load(fake_nvml, reported):
     """Fake: the row's process uses 3 GiB of the GPU, a neighbor's 8 GiB; some drivers report no memory by process."""
     own, neighbor = os.getpid(), 1
     processes = [
@@ -236,7 +236,7 @@ def test_training_utilization_excludes_idle_samples_at_the_end(utilization, trai
     assert training_utilization(samples) == training
 
 
-def test_training_utilization_excludes_the_loading(tmp_path, fake_nvml):
+def test_training_utilization_excludes_the_time_of_loading(tmp_path, fake_nvml):
     sampler = TelemetrySampler(tmp_path / "telemetry.csv", lambda: [], time.monotonic())
     loading = sampler._sample()
     sampler.phase = "backward"

@@ -69,7 +69,7 @@ def test_weights_small_tensors_and_expanded_views_are_not_offloaded(offloaded, m
     [{"model": OPT}, {"model": OPT, "activation_checkpointing": True}, TRAINER, LITGPT, LITGPT_TRAINER],
     ids=str,
 )
-def test_a_row_of_each_engine_has_the_same_losses_as_without_the_setting(row, offloaded, tmp_path):
+def test_a_row_of_each_engine_has_the_same_losses_as_without_activation_offload(row, offloaded, tmp_path):
     usual = run_rank(spec(**row), tmp_path)
     assert offloaded == []
     found = run_rank(spec(**row, activation_offload=True), tmp_path)
@@ -79,7 +79,7 @@ def test_a_row_of_each_engine_has_the_same_losses_as_without_the_setting(row, of
     assert offloaded
 
 
-def test_rows_on_several_gpus_are_rejected():
+def test_activation_offload_is_rejected_for_rows_on_several_gpus():
     data = spec().settings.model_dump() | {"activation_offload": True, "global_batch_size": None}
     with pytest.raises(ValueError, match="activation_offload = True: needs world_size = 1, but it is 2"):
         Settings.model_validate(data | {"devices": 2, "strategy": "ddp"})

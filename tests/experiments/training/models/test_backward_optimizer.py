@@ -37,7 +37,7 @@ def trained(in_backward, optimizer="adamw", steps=5, lr_factor=1.0):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("lr_factor", [1.0, 0.5])
-def test_steps_in_the_backward_pass_train_bit_for_bit_like_the_plain_optimizer(optimizer, lr_factor):
+def test_optimizer_steps_in_the_backward_pass_train_bit_for_bit_like_the_plain_optimizer(optimizer, lr_factor):
     losses, weights, _ = trained(False, optimizer, lr_factor=lr_factor)
     losses_in_backward, weights_in_backward, _ = trained(True, optimizer, lr_factor=lr_factor)
     assert losses_in_backward == losses
@@ -58,7 +58,7 @@ def test_a_gradient_is_freed_before_the_next_parameter_is_updated():
     assert len(optimizer.state) == 3
 
 
-def test_the_optimizer_has_the_same_state_as_the_plain_optimizer():
+def test_an_optimizer_that_steps_in_the_backward_pass_has_the_state_of_the_plain_optimizer():
     _, weights, optimizer = trained(True)
     _, _, usual = trained(False)
     assert {name for state in optimizer.state.values() for name in state} == {"step", "exp_avg", "exp_avg_sq"}
@@ -77,7 +77,7 @@ def test_the_optimizer_has_the_same_state_as_the_plain_optimizer():
         ({"engine": "hf_trainer"}, "needs engine = lightning, litgpt, litgpt_trainer, but it is hf_trainer"),
     ],
 )
-def test_settings_that_need_all_gradients_are_rejected(changes, words):
+def test_settings_that_need_all_gradients_at_once_are_rejected(changes, words):
     data = spec().settings.model_dump() | {"optimizer_in_backward": True, "global_batch_size": None}
     with pytest.raises(ValueError, match=words):
         Settings.model_validate(data | changes)
@@ -89,7 +89,7 @@ LITGPT = {"engine": "litgpt", "model": LLAMA, "dataset": "constant", "max_length
 @pytest.mark.parametrize(
     "row", [{"model": OPT}, LITGPT, LITGPT | {"engine": "litgpt_trainer", "warmup_steps": 0}], ids=str
 )
-def test_a_row_of_each_engine_has_the_same_losses_and_never_all_gradients(row, tmp_path):
+def test_a_row_of_each_engine_has_the_same_losses_and_never_all_gradients_at_once(row, tmp_path):
     usual = run_rank(spec(**row), tmp_path)
     in_backward = run_rank(spec(**row, optimizer_in_backward=True), tmp_path)
     assert in_backward.losses == usual.losses

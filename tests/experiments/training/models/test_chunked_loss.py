@@ -94,7 +94,7 @@ def test_a_batch_without_targets_has_no_loss_in_litgpt():
     assert loss.item() == 0.0
 
 
-def test_the_output_layer_has_the_precision_of_fabric():
+def test_the_output_layer_runs_in_the_precision_that_fabric_sets():
     model, hidden = litgpt_model(), torch.randn(1, 4, 256)
     kinds = []
     model.lm_head.forward = lambda states: kinds.append(torch.mm(states.float(), states.float().T).dtype) or states
@@ -115,7 +115,7 @@ def test_loss_and_gradients_of_transformers_are_the_same_up_to_rounding(kind, it
 
 
 @pytest.mark.parametrize("library", ["litgpt", "transformers"])
-def test_the_logits_of_one_chunk_exist_at_a_time(library, monkeypatch):
+def test_only_the_logits_of_one_chunk_exist_at_a_time(library, monkeypatch):
     monkeypatch.setitem(litgpt.TINY_SETTINGS, "vocab_size", SIZES["vocab_size"])
     model = litgpt_model() if library == "litgpt" else causal_model()
     compute, saved, computed = model.lm_head.forward, [], []
@@ -149,7 +149,7 @@ def test_the_logits_of_one_chunk_exist_at_a_time(library, monkeypatch):
     ],
     ids=str,
 )
-def test_a_row_of_each_engine_has_the_same_losses_as_without_the_setting(row, tmp_path):
+def test_a_row_of_each_engine_has_the_same_losses_as_without_chunked_loss(row, tmp_path):
     usual, found = (run_rank(spec(**row, chunked_loss=chunked), tmp_path) for chunked in (False, True))
     assert found.failure is None, found.failure
     assert len(usual.losses) > 1
@@ -158,14 +158,14 @@ def test_a_row_of_each_engine_has_the_same_losses_as_without_the_setting(row, tm
 
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
 @pytest.mark.parametrize("row", [LITGPT, LITGPT_TRAINER, CAUSAL], ids=lambda row: row["engine"])
-def test_the_first_loss_of_a_row_in_16_bit_is_the_same(row, precision, tmp_path):
+def test_the_first_loss_of_a_row_in_16_bit_is_the_same_as_without_chunked_loss(row, precision, tmp_path):
     changed = spec(**row, precision=precision, chunked_loss=True)
     usual, found = (run_rank(one, tmp_path) for one in (spec(**row, precision=precision), changed))
     assert found.failure is None, found.failure
     assert found.losses[0] == pytest.approx(usual.losses[0], rel=LARGEST_ROUNDING)
 
 
-def test_the_function_of_litgpt_is_replaced_during_the_row_only(tmp_path):
+def test_the_loss_function_of_litgpt_is_replaced_only_while_the_row_runs(tmp_path):
     from litgpt.finetune import full
 
     run_rank(spec(**LITGPT, chunked_loss=True), tmp_path)
@@ -178,14 +178,14 @@ def test_the_function_of_litgpt_is_replaced_during_the_row_only(tmp_path):
     [("gemma2", {"head_dim": 8}), ("cohere", {}), ("granite", {"logits_scaling": 2.0})],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_models_that_change_their_logits_are_rejected(kind, options):
+def test_transformers_models_that_change_their_logits_are_rejected(kind, options):
     model = causal_model(kind, pad_token_id=0, **options)
     chunk_causal_loss(model)
     with pytest.raises(InputError, match=r"chunked_loss: not possible for \w+, which changes the logits"):
         model(input_ids=TOKENS, labels=LABELS)
 
 
-def test_logits_changed_in_place_are_rejected():
+def test_transformers_models_that_change_their_logits_in_place_are_rejected():
     model = causal_model()
     chunk_causal_loss(model)
     hidden = model.lm_head(torch.randn(2, 21, SIZES["hidden_size"]))
@@ -215,7 +215,7 @@ def test_transformers_4_is_rejected(monkeypatch):
         chunk_causal_loss(causal_model())
 
 
-def test_rows_on_several_gpus_are_rejected():
+def test_chunked_loss_is_rejected_for_rows_on_several_gpus():
     data = spec().settings.model_dump() | {"chunked_loss": True, "global_batch_size": None}
     with pytest.raises(ValueError, match="chunked_loss = True: needs world_size = 1, but it is 2"):
         Settings.model_validate(data | {"devices": 2, "strategy": "ddp"})

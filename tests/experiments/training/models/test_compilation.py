@@ -67,7 +67,7 @@ def fresh_compiler(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_row_has_the_same_losses_with_few_compilations(name, tmp_path):
+def test_a_compiled_row_has_the_same_losses_with_few_compilations(name, tmp_path):
     usual = run_rank(spec(**ROWS[name]), tmp_path)
     assert not counters["stats"]
     compiled = run_rank(spec(**ROWS[name], compile=True), tmp_path, NoMeter())
@@ -77,7 +77,7 @@ def test_a_row_has_the_same_losses_with_few_compilations(name, tmp_path):
     assert 1 <= counters["stats"]["unique_graphs"] <= MOST_GRAPHS
 
 
-def test_a_row_with_compiled_blocks_of_a_model_for_images_trains(tmp_path):
+def test_a_row_with_compiled_blocks_of_an_image_model_can_be_trained(tmp_path):
     compiled = run_rank(spec(model=T5, compile=True, train_samples=4), tmp_path, NoMeter())
     assert compiled.reason.startswith("fits")
     assert len(compiled.losses) == 2
@@ -91,14 +91,14 @@ def test_a_row_with_compiled_blocks_of_a_model_for_images_trains(tmp_path):
         (T5, {"Blip2EncoderLayer", "Blip2QFormerLayer", "T5Block"}),
     ],
 )
-def test_every_kind_of_block_of_a_model_for_images_is_compiled(model, kinds, monkeypatch):
+def test_every_kind_of_block_of_an_image_model_is_compiled(model, kinds, monkeypatch):
     requested = []
     monkeypatch.setattr(nn.Module, "compile", lambda block, **options: requested.append(type(block).__name__))
     build_model(spec(model=model, compile=True), torch.device("cpu"))
     assert set(requested) == kinds
 
 
-def test_the_operations_of_the_first_micro_step_are_counted(tmp_path):
+def test_arithmetic_operations_of_the_first_micro_step_of_a_compiled_row_are_counted(tmp_path):
     row = LITGPT | {"dataset": "constant", "max_length": 32}
     counted = [run_rank(spec(**row, compile=on), tmp_path, NoMeter()).speed.tflop_per_sample for on in (False, True)]
     assert counted[0] == counted[1] > 0

@@ -39,13 +39,13 @@ def test_weights_that_do_not_fit_are_reported_as_out_of_memory():
         device_map.balanced_device_map(model, torch.bfloat16, {0: GIB, 1: GIB})
 
 
-def test_a_tenth_of_the_cap_or_of_the_free_memory_is_reserved_for_activations(monkeypatch):
+def test_a_tenth_of_the_memory_cap_or_of_the_free_memory_is_reserved_for_activations(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (10 * GIB + number, 80 * GIB))
     assert device_map.weight_budget(1, EMULATING_GPU) == int(0.9 * EMULATING_GPU.cap_gib * GIB)
     assert device_map.weight_budget(1, GPU) == int(0.9 * (10 * GIB + 1))
 
 
-def test_a_parameter_is_on_the_device_of_the_smallest_part_that_contains_it():
+def test_a_parameter_is_on_the_device_of_the_smallest_mapped_part_that_contains_it():
     parts = {"": 0, "transformer.h": 1, "transformer.h.3": 2}
     names = ("head.weight", "transformer.h.2.a", "transformer.h.3.a.b")
     assert [find_device(name, parts) for name in names] == [0, 1, 2]
@@ -55,14 +55,14 @@ def parts_of(model):
     return {name: "cpu" for name, _ in model.named_children()}
 
 
-def test_parts_get_random_weights_and_tied_weights_stay_tied():
+def test_each_part_of_the_model_gets_random_weights_and_tied_weights_stay_tied():
     model = meta_model(models()[GPT_NEO], "tiny")
     fill_randomly(model, torch.bfloat16, parts_of(model))
     assert {(weights.device, weights.dtype) for weights in model.parameters()} == {(CPU, torch.bfloat16)}
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
-def test_published_weights_are_loaded_by_parts(tmp_path):
+def test_published_weights_are_loaded_part_by_part(tmp_path):
     model: Any = meta_model(models()[GPT_NEO], "tiny")
     fill_randomly(model, torch.float32, {"": CPU})
     model.save_pretrained(tmp_path)
@@ -71,7 +71,7 @@ def test_published_weights_are_loaded_by_parts(tmp_path):
     assert torch.equal(loaded.get_input_embeddings().weight, model.get_input_embeddings().weight)
 
 
-def test_a_distributed_model_generates(monkeypatch):
+def test_a_model_distributed_over_two_devices_generates_text(monkeypatch):
     """Fake GPUs: every part is placed on the CPU."""
     budgets = {}
     monkeypatch.setattr(device_map, "weight_budget", lambda gpu, device: 100 + gpu)
@@ -92,7 +92,7 @@ def test_the_weights_of_a_tiny_model_on_a_cpu_are_assigned_to_both_gpus_of_its_r
     assert 0 < max(parts) < 0.75 * sum(parts)
 
 
-def test_4_bit_weights_are_not_distributed():
+def test_a_model_with_4_bit_weights_on_several_gpus_is_rejected():
     row = spec(engine="hf_trainer", model=GPT_NEO, devices=2, task="generate", lora=LORA, quantization=NF4)
     with pytest.raises(
         InputError, match=r"^quantization: not supported for a model on several GPUs; allowed: with devices = 1"

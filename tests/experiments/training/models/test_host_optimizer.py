@@ -47,7 +47,7 @@ def test_adamw_on_the_host_trains_bit_for_bit_like_the_fused_adamw():
         assert all(torch.equal(optimizer.state[weight][name], state[name]) for name in state)
 
 
-def test_the_copies_of_a_parameter_begin_before_the_previous_parameter_is_updated(monkeypatch):
+def test_the_copy_of_a_parameter_begins_before_the_previous_parameter_is_updated(monkeypatch):
     events = []
     copy, update = host_optimizer._copy_to_host, HostAdamW._update
     monkeypatch.setattr(host_optimizer, "_copy_to_host", lambda one: events.append("copy") or copy(one))
@@ -56,7 +56,7 @@ def test_the_copies_of_a_parameter_begin_before_the_previous_parameter_is_update
     assert events == ["copy", "copy", "update", "copy", "update", "copy", "update", "update"]
 
 
-def test_step_runs_its_closure_with_gradients_and_returns_its_loss():
+def test_the_method_step_runs_its_closure_with_gradients_and_returns_the_loss():
     weight = nn.Parameter(torch.ones(3))
     optimizer = build_optimizer(spec(optimizer="adamw_cpu", lr=0.5).settings, [weight])
     assert isinstance(optimizer, HostAdamW)
@@ -75,7 +75,7 @@ def test_step_runs_its_closure_with_gradients_and_returns_its_loss():
     [{"accumulate": 2}, {"optimizer_in_backward": True}, {"engine": "hf_trainer"}, LITGPT],
     ids=str,
 )
-def test_a_row_of_each_engine_learns_as_with_adamw(row, tmp_path):
+def test_a_row_of_each_engine_learns_as_with_adamw_on_the_gpu(row, tmp_path):
     usual = run_rank(spec(**{"model": OPT, **row}), tmp_path)
     found = run_rank(spec(**{"model": OPT, **row}, optimizer="adamw_cpu"), tmp_path)
     assert found.failure is None, found.failure

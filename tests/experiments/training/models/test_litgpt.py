@@ -32,7 +32,7 @@ def test_a_full_size_model_has_as_many_parameters_as_published(name):
 
 
 @pytest.mark.parametrize("name", LITGPT)
-def test_a_tiny_model_has_the_same_parts(name):
+def test_a_tiny_model_has_the_same_parts_as_the_full_one(name):
     full, tiny = (build_config(spec(model=name, size=size)) for size in ("full", "tiny"))
     for part in ("mlp_class_name", "norm_class_name", "bias", "rotary_percentage", "block_size", "parallel_residual"):
         assert getattr(tiny, part) == getattr(full, part)
@@ -42,7 +42,7 @@ def test_a_tiny_model_has_the_same_parts(name):
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("32-true", torch.float32), ("bf16-true", torch.bfloat16), ("bf16-mixed", torch.float32)]
 )
-def test_weights_have_the_type_of_the_precision(precision, dtype):
+def test_weights_have_the_data_type_of_the_row_s_precision(precision, dtype):
     model = build_litgpt(spec(precision=precision), CPU)
     assert type(model) is GPT
     assert {one.dtype for one in model.parameters()} == {dtype}
@@ -57,13 +57,13 @@ def test_only_the_adapters_of_the_named_layers_are_trained():
     assert model.transformer.h[0].attn.qkv.enable_lora == (True, False, False)
 
 
-def test_all_linear_names_every_target():
+def test_the_target_all_linear_stands_for_every_target_of_adapters():
     configs = [build_config(spec(lora=LORA | {"targets": targets})) for targets in ("all-linear", list(LORA_TARGETS))]
     assert configs[0] == configs[1]
     assert isinstance(configs[0], lora.Config)
 
 
-def test_all_linear_layers_are_quantized_and_the_embedding_is_not():
+def test_all_linear_layers_are_quantized_but_not_the_embedding():
     model = build_litgpt(spec(precision="bf16-true", lora=ADAPTED, quantization=NF4), CPU).to(CPU)
     linear: list[Any] = [module for module in model.modules() if isinstance(module, nn.Linear)]
     assert {isinstance(module, Linear4bit) for module in linear} == {True}

@@ -40,7 +40,7 @@ def two_batches(name, given):
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_all_random_weights_have_one_type(name, dtype):
+def test_all_random_weights_of_a_model_have_the_same_data_type(name, dtype):
     model = tiny_model(name, dtype)
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
     assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"cpu"}
@@ -49,7 +49,7 @@ def test_all_random_weights_have_one_type(name, dtype):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_norms_are_one_biases_zero_and_others_random(name):
+def test_weights_of_norms_are_one_and_biases_are_zero_and_other_weights_are_random(name):
     for path, parameter in tiny_model(name).named_parameters():
         if parameter.dim() > 1:
             assert parameter.std().item() == pytest.approx(0.02, rel=4 / parameter.numel() ** 0.5), path
@@ -57,7 +57,7 @@ def test_norms_are_one_biases_zero_and_others_random(name):
             assert (parameter == (0 if path.endswith("bias") else 1)).all(), path
 
 
-def test_opt_ties_head_and_embedding_and_t5_does_not():
+def test_in_opt_head_and_embedding_are_tied_and_in_t5_they_are_not():
     opt, t5 = tiny_model(OPT).language_model, tiny_model(T5).language_model
     assert opt.lm_head.weight is opt.get_input_embeddings().weight
     assert t5.lm_head.weight is not t5.get_input_embeddings().weight
@@ -78,7 +78,7 @@ def test_the_image_reaches_the_loss_only_through_its_placeholders(name, given, s
     assert model.language_model.get_input_embeddings().weight.grad.any()
 
 
-def test_the_same_layers_are_quantized_as_by_transformers():
+def test_the_layers_that_transformers_quantizes_are_quantized():
     opt = linear_layers(tiny_model(OPT, quantization=Quantization(kind="nf4")))
     t5: Any = linear_layers(tiny_model(T5, quantization=Quantization(kind="nf4")))
     for layers in (opt, t5):
@@ -117,7 +117,7 @@ def test_only_32_bit_adapters_on_the_named_layers_are_trained(name, lora, quanti
     assert ranks == {lora["r"]}
 
 
-def test_a_model_is_built_in_the_row_s_precision_and_mode():
+def test_a_model_is_built_in_the_precision_of_the_row_and_in_training_mode():
     assert build_model(spec(precision="bf16-true"), CPU).dtype == torch.bfloat16
     mixed = build_model(spec(precision="bf16-mixed", activation_checkpointing=True), CPU)
     assert (mixed.dtype, mixed.training, mixed.is_gradient_checkpointing) == (torch.float32, True, True)
@@ -141,7 +141,7 @@ def test_saved_weights_are_loaded_unchanged(saved_model):
     assert (loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight) == (head is embedding)
 
 
-def test_random_weights_have_the_layers_and_types_of_loaded_ones(saved_model):
+def test_a_model_with_random_weights_has_the_layers_and_data_types_of_a_loaded_one(saved_model):
     _, base_model = saved_model
     quantization = Quantization(kind="nf4")
     loaded = load_pretrained(base_model, "tiny", torch.bfloat16, quantization, CPU)
@@ -152,7 +152,7 @@ def test_random_weights_have_the_layers_and_types_of_loaded_ones(saved_model):
         assert (random_parameter.dtype, random_parameter.shape) == (parameter.dtype, parameter.shape), path
 
 
-def test_pretrained_rows_load_the_model_s_repository(monkeypatch):
+def test_rows_with_pretrained_weights_load_the_model_s_repository(monkeypatch):
     calls = []
     monkeypatch.setattr(build, "load_pretrained", lambda *choices: calls.append(choices) or tiny_model(OPT))
     build_model(spec(weights="pretrained", precision="bf16-true"), CPU)
@@ -216,7 +216,7 @@ def custom_row(architecture):
 
 
 @pytest.mark.parametrize("kind", CUSTOM)
-def test_a_custom_model_is_built_as_transformers_trains_it(kind):
+def test_a_model_of_the_user_is_built_as_transformers_trains_it(kind):
     model: Any = build_model(custom_row(CUSTOM[kind]), CPU)
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     assert type(model).__name__ == kind
@@ -256,7 +256,7 @@ def test_an_invalid_architecture_is_rejected_in_one_line(architecture, words):
     assert "\n" not in str(rejected.value)
 
 
-def test_a_custom_model_has_no_published_weights():
+def test_pretrained_weights_are_rejected_for_a_model_without_published_weights():
     given = custom_row(CUSTOM["GemmaForCausalLM"])
     with pytest.raises(InputError, match=r"^weights = 'pretrained': this model has no known published weights"):
         build_model(given.model_copy(update={"weights": "pretrained"}), CPU)
@@ -264,7 +264,7 @@ def test_a_custom_model_has_no_published_weights():
 
 @pytest.mark.parametrize("name", [LLAMA, GPT_NEO])
 @pytest.mark.parametrize("quantization", [None, NF4 | {"double_quantization": True}])
-def test_adapters_on_all_linear_layers_leave_out_the_head(name, quantization):
+def test_adapters_on_all_linear_layers_leave_out_the_output_head(name, quantization):
     lora = LORA | {"targets": "all-linear"}
     model = build_model(spec(model=name, precision="bf16-true", lora=lora, quantization=quantization), CPU)
     adapted = {path.rsplit(".lora_A", 1)[0] for path, _ in model.named_parameters() if ".lora_A." in path}
@@ -274,7 +274,7 @@ def test_adapters_on_all_linear_layers_leave_out_the_head(name, quantization):
 
 
 @pytest.mark.parametrize(("name", "layers"), [(GPT_NEO, "c_fc, c_proj"), (T5, "dense, ")])
-def test_missing_layers_are_rejected_by_name(name, layers):
+def test_the_error_for_adapters_on_layers_that_the_model_lacks_names_the_layers(name, layers):
     with pytest.raises(InputError, match=rf"^unknown layer for adapters 'nope'; allowed: .*{layers}.*, all-linear$"):
         build_model(spec(model=name, lora=LORA | {"targets": ["c_fc" if name == GPT_NEO else "q", "nope"]}), CPU)
 
@@ -286,7 +286,7 @@ LINEAR = {
 
 
 @pytest.mark.parametrize("name", [LLAMA, GPT_NEO])
-def test_unquantized_weights_are_32_bit_and_checkpointed_as_peft_requires(name):
+def test_a_quantized_model_has_other_weights_in_32_bit_and_checkpoints_activations_as_peft_requires(name):
     model: Any = build_model(spec(model=name, precision="bf16-true", lora=LORA, quantization=NF4), CPU)
     plain = [parameter for parameter in model.parameters() if type(parameter).__name__ != "Params4bit"]
     assert {parameter.dtype for parameter in plain} == {torch.float32}

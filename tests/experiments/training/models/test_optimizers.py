@@ -30,7 +30,7 @@ def parameters():
     ("name", "kind"),
     [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD), ("adam_8bit", bitsandbytes.optim.Adam8bit)],
 )
-def test_an_optimizer_has_the_trainable_parameters_and_no_state_yet(name, kind, parameters):
+def test_a_new_optimizer_has_the_trainable_parameters_and_no_state(name, kind, parameters):
     optimizer = build_optimizer(spec(optimizer=name, lr=0.25).settings, iter(parameters))
     assert type(optimizer) is kind
     assert [group["lr"] for group in optimizer.param_groups] == [0.25]
@@ -46,7 +46,7 @@ def test_only_stated_options_are_passed_to_the_optimizer(parameters):
     assert left_out.defaults == torch.optim.AdamW(parameters, lr=1e-4).defaults
 
 
-def test_the_offloaded_optimizer_is_deepspeed_s(parameters, monkeypatch):
+def test_the_optimizer_for_offload_is_that_of_deepspeed(parameters, monkeypatch):
     monkeypatch.setitem(sys.modules, "deepspeed.ops.adam", SimpleNamespace(DeepSpeedCPUAdam=FakeCpuAdam))
     optimizer = build_optimizer(spec(optimizer="deepspeed_cpu", weight_decay=0.5).settings, parameters)
     assert isinstance(optimizer, FakeCpuAdam)
@@ -59,7 +59,9 @@ TEXTS: dict[str, Any] = {"model": LLAMA, "dataset": "constant", "max_length": 16
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("engine", ["lightning", "litgpt", "litgpt_trainer", "hf_trainer"])
 @pytest.mark.parametrize("in_backward", [False, True])
-def test_a_fused_optimizer_trains_like_the_plain_one(monkeypatch, tmp_path, optimizer, engine, in_backward):
+def test_a_fused_optimizer_trains_like_the_optimizer_without_fusion(
+    monkeypatch, tmp_path, optimizer, engine, in_backward
+):
     if in_backward and engine == "hf_trainer":
         pytest.skip("hf_trainer has no optimizer step in the backward pass")
     kernels = []

@@ -53,7 +53,7 @@ def logits_of_texts(model, texts=TEXTS):
 
 
 @pytest.mark.parametrize("changes", [{}, {"lora": ADAPTERS}, {"model": "open-llama-3b"}], ids=str)
-def test_logits_and_gradients_are_those_of_padded_texts(changes):
+def test_logits_and_gradients_of_packed_texts_are_those_of_padded_texts(changes):
     padded, packed = (model_of(packing, **changes) for packing in (False, True))
     assert type(packed) is (PackedLoraGPT if "lora" in changes else PackedGPT)
     logits = [logits_of_texts(model) for model in (padded, packed)]
@@ -77,7 +77,7 @@ def test_a_text_depends_only_on_its_own_earlier_tokens():
     assert not torch.equal(before[1][25], after[1][25])
 
 
-def test_a_forward_pass_restores_the_caches_of_positions():
+def test_a_packed_forward_pass_restores_the_position_caches_of_the_model():
     model = model_of(True)
     caches, longest = (model.cos, model.sin), model.max_seq_length
     logits_of_texts(model)
@@ -120,7 +120,7 @@ def test_flash_attention_gets_each_text_and_gives_the_same_logits_and_gradients(
     ("architecture", "capability", "found"),
     [("8.0", (8, 0), True), ("9.0", (9, 0), True), ("7.5", (7, 5), False), ("gfx90a:sramecc+", (9, 0), False)],
 )
-def test_flash_attention_for_texts_of_different_lengths_needs_an_nvidia_gpu_of_capability_8(
+def test_flash_attention_for_packed_texts_needs_an_nvidia_gpu_of_compute_capability_8(
     monkeypatch, architecture, capability, found
 ):
     properties = SimpleNamespace(gcnArchName=architecture)
@@ -131,7 +131,7 @@ def test_flash_attention_for_texts_of_different_lengths_needs_an_nvidia_gpu_of_c
 
 @pytest.mark.usefixtures("texts_of_different_lengths")
 @pytest.mark.parametrize("row", [ROW, ROW | {"lora": ADAPTERS}, ROW | {"accumulate": 2}, TRAINER], ids=str)
-def test_a_row_has_the_losses_of_padded_texts(row, tmp_path):
+def test_a_row_with_packed_texts_has_the_losses_of_one_with_padded_texts(row, tmp_path):
     padded, packed = (run_rank(spec(**row, packing=packing), tmp_path) for packing in (False, True))
     assert packed.losses == pytest.approx(padded.losses, rel=1e-5)
     assert len(set(padded.losses)) == 4
@@ -139,7 +139,7 @@ def test_a_row_has_the_losses_of_padded_texts(row, tmp_path):
 
 
 @pytest.mark.usefixtures("texts_of_different_lengths")
-def test_packed_texts_need_no_activations_of_padding(tmp_path):
+def test_packed_texts_need_less_memory_for_activations_than_padded_ones(tmp_path):
     memories = [run_rank(spec(**ROW, packing=packing), tmp_path).memory for packing in (False, True)]
     padded, packed = (max(shots(memory, "after forward", "activations_gib")) for memory in memories)
     assert packed < 0.9 * padded

@@ -13,7 +13,7 @@ from tests.support.training.tiny_rows import LLAMA, OPT, spec
 
 
 def flops(**options):
-    """Return the operations of a forward and a backward pass through a block of four layers, in floating point."""
+    """Return the floating-point operations of a forward and a backward pass through a block of four layers."""
     torch.manual_seed(0)
     block = nn.Sequential(*(nn.Linear(16, 16, bias=False) for _ in range(4)))
     with FlopCounterMode(display=False) as counter:
@@ -21,7 +21,7 @@ def flops(**options):
     return counter.get_total_flops()
 
 
-def test_every_second_matrix_product_is_repeated():
+def test_every_second_matrix_product_is_recomputed():
     once = 2 * 8 * 16 * 16
     whole, selective = flops(), flops(context_fn=build_contexts)
     assert whole == (4 + 8 + 3) * once  # the last layer's result is not needed again

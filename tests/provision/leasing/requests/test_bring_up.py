@@ -67,7 +67,9 @@ def test_a_server_that_disappears_with_its_lease_is_not_created_again(reconciler
 
 
 @pytest.mark.usefixtures("reachable")
-def test_every_failed_server_is_reported_and_the_worst_cause_decides(reconciler, lease_request, monkeypatch):
+def test_every_failed_server_is_reported_and_the_error_has_the_worst_of_the_causes(
+    reconciler, lease_request, monkeypatch
+):
     site = FakeSite(hosts_of(4), broken={"1", "2"})
     faults = {"1": "no power", "2": "Quota exceeded for instances"}
     create = site.create_server
@@ -104,7 +106,7 @@ def test_the_security_group_is_created_once_unless_the_first_attempt_was_interru
 
 
 @pytest.mark.usefixtures("reachable")
-def test_a_second_lease_command_keeps_the_server_address_and_key(reconciler, lease_request):
+def test_a_second_lease_command_keeps_the_server_and_its_address_and_key(reconciler, lease_request):
     site = FakeSite()
     first = lease(site, reconciler, lease_request())
     again = lease(site, reconciler, lease_request())
@@ -127,7 +129,7 @@ def reject_until(reconciler, limit_s, problem):
     ("problem", "limit_s"),
     [(LoginRejected("Permission denied"), 300), (NotReached("No route to host"), 1200)],
 )
-def test_failed_logins_are_repeated_only_until_the_limit(reconciler, lease_request, monkeypatch, problem, limit_s):
+def test_failed_logins_are_repeated_only_until_the_time_limit(reconciler, lease_request, monkeypatch, problem, limit_s):
     monkeypatch.setattr(boot, "try_login", reject_until(reconciler, limit_s, problem))
     assert lease(FakeSite(), reconciler, lease_request()).machines
     monkeypatch.setattr(boot, "try_login", reject_until(reconciler, 9 * limit_s, problem))
@@ -138,7 +140,7 @@ def test_failed_logins_are_repeated_only_until_the_limit(reconciler, lease_reque
 
 
 @pytest.mark.usefixtures("reachable")
-def test_an_address_is_tried_three_times(reconciler, lease_request, messages, monkeypatch):
+def test_attaching_an_address_is_tried_three_times(reconciler, lease_request, messages, monkeypatch):
     site = FakeSite()
     tried = []
 
@@ -175,7 +177,9 @@ def test_an_address_that_this_lease_allocated_before_is_used(reconciler, lease_r
     ("taken", "ending"),
     [([], ""), ([Address("1", "192.0.2.91", server="another")], ""), ([Address("1", "192.0.2.92")], "192.0.2.92")],
 )
-def test_only_unattached_addresses_are_named_if_none_is_free(reconciler, lease_request, monkeypatch, taken, ending):
+def test_if_no_address_is_free_only_the_unattached_ones_are_named(
+    reconciler, lease_request, monkeypatch, taken, ending
+):
     site = FakeSite()
     site.taken = taken
 

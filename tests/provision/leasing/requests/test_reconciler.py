@@ -54,12 +54,14 @@ def test_a_query_ends_after_twelve_attempts_with_pauses_of_at_most_half_a_minute
 
 
 @pytest.mark.parametrize(("requested_s", "pause_s"), [(0.0, 1), (90.0, 90), (600.0, 600), (9999.0, 600)])
-def test_a_service_may_request_a_pause_of_ten_minutes_at_most(reconciler, passed_s, requested_s, pause_s):
+def test_the_program_waits_as_long_as_a_service_asks_but_at_most_ten_minutes(
+    reconciler, passed_s, requested_s, pause_s
+):
     reconciler.query(request_that(Unreachable("busy", requested_s), "answer"))
     assert passed_s() == pause_s
 
 
-def test_a_rejection_is_not_repeated(reconciler, passed_s):
+def test_a_rejected_query_is_not_repeated(reconciler, passed_s):
     with pytest.raises(RequestRejected):
         reconciler.query(request_that(RequestRejected("no"), "answer"))
     assert passed_s() == 0
@@ -86,13 +88,15 @@ def test_a_resource_that_exists_is_not_created_again(reconciler, active_lease, e
     assert events() == [("done", "upload key", {"id": "key"})]
 
 
-def test_after_a_lost_response_the_resource_is_searched_for_first(reconciler, active_lease, events):
+def test_after_a_lost_response_the_resource_is_searched_for_before_it_is_created_again(
+    reconciler, active_lease, events
+):
     find, create = request_that(None, "key"), request_that(SILENT, AssertionError("created twice"))
     assert find_or_create(reconciler, active_lease, find, create) == "key"
     assert [event for event, *_ in events()] == ["intent", "done"]
 
 
-def test_a_rejected_deletion_is_raised_after_the_others(reconciler, active_lease, events):
+def test_the_error_of_a_rejected_deletion_is_raised_after_the_other_deletions(reconciler, active_lease, events):
     resources, deleted = [SimpleNamespace(id=id) for id in "abc"], []
 
     def delete(resource):
@@ -122,7 +126,7 @@ def server(status, task=""):
 
 
 @pytest.mark.parametrize(("limit_s", "reported_s"), [(400, range(0, 401, 60)), (600, range(0, 601, 80))])
-def test_a_wait_reports_an_unchanged_status_now_and_then_until_its_limit(
+def test_a_wait_reports_an_unchanged_status_at_intervals_until_its_time_limit(
     reconciler, messages, passed_s, limit_s, reported_s
 ):
     answer = reconciler.wait("server node", request_that(server("BUILD", "spawning")), lambda now: False, limit_s)
@@ -133,7 +137,9 @@ def test_a_wait_reports_an_unchanged_status_now_and_then_until_its_limit(
     ]
 
 
-def test_a_wait_reports_each_new_status_and_returns_the_accepted_response(reconciler, messages, passed_s):
+def test_a_wait_reports_each_new_status_and_returns_the_response_with_the_expected_status(
+    reconciler, messages, passed_s
+):
     answers = request_that(server("PENDING"), server("PENDING"), server("STARTING"), server("ACTIVE"))
     found = reconciler.wait(
         "lease a", answers, lambda now: now.status == "ACTIVE", 600, every_s=2, remaining=lambda now: "starts soon"
@@ -142,6 +148,6 @@ def test_a_wait_reports_each_new_status_and_returns_the_accepted_response(reconc
     assert messages == ["lease a: PENDING, starts soon", "lease a: STARTING, starts soon"]
 
 
-def test_the_wait_continues_after_a_response_without_a_status(reconciler, messages):
+def test_a_wait_continues_after_a_response_without_a_status(reconciler, messages):
     assert reconciler.wait("volume a", request_that(None, "made"), lambda now: now is not None, 600) == "made"
     assert messages == ["volume a: waiting, for 0 of up to 10 minutes"]

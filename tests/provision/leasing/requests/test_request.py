@@ -33,7 +33,7 @@ def test_a_lease_starts_at_once_only_on_request(lease_request):
     assert not LeaseRequest(made.name, made.server_name, made.requirements, made.key).starts_now
 
 
-def test_several_servers_are_numbered(lease_request):
+def test_the_names_of_several_servers_are_numbered(lease_request):
     assert lease_request().server_names == ["node"]
     assert lease_request(host_count=3).server_names == ["node-1", "node-2", "node-3"]
 

@@ -67,7 +67,7 @@ def seconds(reconciler):
     return lambda: (reconciler.clock.now() - NOW).total_seconds()
 
 
-def test_a_deleted_server_is_waited_for_until_it_is_no_longer_listed(reconciler, seconds, messages):
+def test_a_deletion_of_a_server_waits_until_the_server_is_no_longer_listed(reconciler, seconds, messages):
     site = LingeringSite()
     site.booted = [Server("1", "node", "ACTIVE", TAG), Server("2", "node", "ACTIVE")]
     delete_tagged(reconciler, RECORD, server_kinds(site)[0])
@@ -76,7 +76,7 @@ def test_a_deleted_server_is_waited_for_until_it_is_no_longer_listed(reconciler,
     assert messages == ["servers being deleted: waiting, for 0 of up to 10 minutes"]
 
 
-def test_a_server_that_is_being_deleted_is_not_deleted_again_and_waited_for_ten_minutes(reconciler, seconds):
+def test_for_a_server_that_is_being_deleted_a_deletion_waits_ten_minutes_and_sends_no_request(reconciler, seconds):
     site = LingeringSite()
     site.lists = 10**6
     site.booted = [Server("1", "node", "deleting", TAG)]
@@ -84,7 +84,7 @@ def test_a_server_that_is_being_deleted_is_not_deleted_again_and_waited_for_ten_
     assert seconds() == 602
 
 
-def test_only_servers_and_volumes_stay_listed_after_their_deletion():
+def test_only_servers_and_volumes_are_still_listed_for_a_while_after_their_deletion():
     kinds = {kind.name: kind.stays_listed for kind in all_kinds(FullSite())}
     assert kinds == {
         "lease": False,
@@ -115,7 +115,7 @@ def test_only_the_server_with_the_given_name_is_deleted(reconciler):
         (replace(RECORD, name=""), True),
     ],
 )
-def test_credentials_are_listed_only_for_a_lease_that_may_have_one(record, asked):
+def test_credentials_are_listed_only_for_a_lease_that_may_have_a_credential(record, asked):
     names = [kind.name for kind in possible_kinds(record, all_kinds(FullSite()))]
     assert ("credential" in names) == asked
     assert names[:6] == ["lease", "server", "volume", "address", "key", "security group"]
@@ -151,7 +151,7 @@ def test_leaked_resources_are_named_by_tag_and_those_of_an_active_lease_are_not(
     }
 
 
-def test_tags_are_selected_in_their_order_and_without_leaks_there_is_nothing_to_select():
+def test_leaked_resources_are_selected_in_the_order_of_the_given_tags():
     leaked = [LeakedResources(replace(RECORD, tag=tag), (), tag == "a") for tag in "abc"]
     assert [one.active_lease.tag for one in select_by_tag(leaked, ["c", "b"])] == ["c", "b"]
     assert [one.active_lease.tag for one in select_by_tag(leaked, [])] == ["a"]

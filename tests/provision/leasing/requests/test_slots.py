@@ -62,7 +62,7 @@ def test_excluded_hosts_are_not_chosen(reconciler):
     assert [host.id for host in slot.hosts] == ["2"]
 
 
-def test_without_a_slot_at_that_time_the_earliest_one_is_named(reconciler):
+def test_if_no_slot_is_free_at_the_requested_start_the_earliest_free_slot_is_named(reconciler):
     site = FakeCalendar(1, [("1", 0, 5)])
     later = replace(THREE_HOURS, start=NOW + 2 * HOUR)
     with pytest.raises(
@@ -76,7 +76,7 @@ def test_without_a_slot_at_that_time_the_earliest_one_is_named(reconciler):
         choose_slots(FakeCalendar(1, [("1", 0, 90 * 24)]), reconciler, THREE_HOURS)
 
 
-def test_slots_of_several_sites_are_sorted_and_limited(reconciler, messages):
+def test_slots_of_several_sites_are_sorted_by_start_and_limited_in_number(reconciler, messages):
     sites = [FakeCalendar(1, [("1", 0, hours)], site=name) for name, hours in (("CHI@UC", 5), ("CHI@TACC", 1))]
     found = choose_slots_among(sites, reconciler, THREE_HOURS, limit=3)
     assert [slot.hosts[0].site for slot in found] == ["CHI@TACC", "CHI@TACC", "CHI@UC"]
@@ -85,7 +85,7 @@ def test_slots_of_several_sites_are_sorted_and_limited(reconciler, messages):
     assert messages == []
 
 
-def test_without_watching_it_is_an_error_if_no_slot_is_free(reconciler):
+def test_no_free_slot_is_an_error_unless_the_option_watch_is_given(reconciler):
     sites = [FakeCalendar(1, [("1", 0, 5)], site=name) for name in ("CHI@UC", "CHI@TACC")]
     with pytest.raises(NotEnoughHosts, match=r"CHI@UC: not enough.*CHI@TACC: not enough"):
         site_with_earliest_slot(sites, reconciler, THREE_HOURS, starts_now=True, watch=False)
@@ -109,7 +109,7 @@ def test_bookings_are_those_of_matching_hosts_that_have_not_ended(reconciler):
         bookings_among(sites, reconciler, replace(THREE_HOURS, gpus=8))
 
 
-def test_watching_one_site_ends_with_the_first_free_slot(task, messages, reconciler):
+def test_watching_a_site_ends_with_the_first_free_slot(task, messages, reconciler):
     site = FakeCalendar(1, [("1", 0, 1)])
     made = reserve(task(site), watch=True)
     assert timedelta(minutes=70) <= made.start - NOW < timedelta(minutes=72)
@@ -117,7 +117,7 @@ def test_watching_one_site_ends_with_the_first_free_slot(task, messages, reconci
     assert (reconciler.clock.now() - NOW).total_seconds() == 70 * 60
 
 
-def test_without_watching_a_lease_needs_a_free_slot_now(task):
+def test_a_lease_needs_a_slot_that_is_free_now_unless_the_option_watch_is_given(task):
     with pytest.raises(NotEnoughHosts, match="not enough nodes are free"):
         reserve(task(FakeCalendar(1, [("1", 0, 1)])))
 
@@ -134,7 +134,7 @@ def test_a_lease_that_somebody_deleted_is_not_created_again(task, reconciler):
 
 
 @pytest.mark.parametrize("kind", ["intents", "outcomes"])
-def test_a_task_that_has_begun_does_not_reject_another_lease_of_the_name(task, reconciler, kind):
+def test_a_command_that_has_begun_to_lease_does_not_reject_another_lease_of_the_same_name(task, reconciler, kind):
     """A task that has begun keeps the older of two leases of its name."""
     site = FakeCalendar(3)
     begun = task(site)
@@ -148,7 +148,9 @@ def test_a_task_that_has_begun_does_not_reject_another_lease_of_the_name(task, r
 @pytest.mark.parametrize(
     ("requirements", "fits"), [({}, True), ({"gpus": 4}, True), ({"host_count": 2}, False), ({"gpus": 8}, False)]
 )
-def test_an_existing_lease_is_returned_if_it_meets_the_request(task, reconciler, lease_request, requirements, fits):
+def test_an_existing_lease_is_returned_if_it_satisfies_the_request_and_otherwise_rejected(
+    task, reconciler, lease_request, requirements, fits
+):
     begun = task(FakeCalendar())
     made = reserve(begun)
     again = replace(begun, lease_request=lease_request(**requirements))
@@ -195,7 +197,7 @@ def test_a_lease_may_start_a_quarter_of_an_hour_late(task, begins, minutes, star
 
 
 @pytest.mark.parametrize(("fault", "why"), [("", "is TERMINATED; release"), ("no power", "is TERMINATED (no power);")])
-def test_a_lease_that_ends_before_its_start_is_a_failure(task, fault, why):
+def test_waiting_for_a_lease_that_ends_before_it_starts_is_an_error(task, fault, why):
     site = FakeSite(lease_status="TERMINATED", fault=fault)
     begun = task(site)
     with pytest.raises(LeaseFailed) as failed:

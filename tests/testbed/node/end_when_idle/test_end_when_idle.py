@@ -60,7 +60,7 @@ class CloudHandler(BaseHTTPRequestHandler):
         self.wfile.write(json.dumps(body).encode())
 
     def log_message(self, *_: object) -> None:
-        """Be quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_an_idle_node_ends_its_lease_once_nobody_is_logged_in(node, set_up, clou
     assert cloud.deleted == 1
 
 
-def test_results_go_to_the_target_by_ssh_and_only_to_its_known_host_key(node, set_up, login, tmp_path):
+def test_results_are_copied_by_ssh_to_a_target_only_if_it_has_the_known_host_key(node, set_up, login, tmp_path):
     key = new_key(tmp_path / "results")
     authorized = node.root / f"home/{USER}/.ssh/authorized_keys"
     before = authorized.read_text()

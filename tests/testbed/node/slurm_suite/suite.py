@@ -56,19 +56,19 @@ def configured(node: Node, set_up: SetUp) -> ConfigurationResult:
 
 
 @pytest.mark.timeout(0)
-def test_slurm_s_own_tests(
+def test_the_tests_of_slurm_s_developers_pass_on_a_node_that_the_roles_have_set_up(
     node: Node, login: Callable[[Node], Login], configured: ConfigurationResult, tmp_path: Path
 ) -> None:
     print(f"output of the tests: {tmp_path}")
     version = node.run("dpkg-query", "--show", "--showformat=${Version}", "slurmctld")
     chosen = os.environ.get("TESTBED_SLURM_TESTS", APPLICABLE)
     for outcome in run_all(login(node), chosen, tmp_path):
-        kept = keep(version, outcome)
+        kept = store_outcomes(version, outcome)
     assert unexplained(kept) == []
 
 
-def keep(version: str, *outcomes: Outcome) -> list[Outcome]:
-    """Write outcomes to the results, with their reasons; those of other tests stay. Return all."""
+def store_outcomes(version: str, *outcomes: Outcome) -> list[Outcome]:
+    """Write outcomes with their reasons to the results, in which those of other tests stay. Return all outcomes."""
     reasons = differences(HERE)
     stored = json.loads(RESULTS.read_text())["tests"] if RESULTS.exists() else []
     found = {one["test"]: one for one in [*stored, *outcomes]}
