@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from email.message import Message
 from pathlib import Path
 
 SETTINGS = Path("/etc/llm-testbed/end-when-idle.json")
@@ -148,15 +149,13 @@ class Node:
         settings = self._settings
         if not settings.results_to:
             if left := self.unfetched():
-                raise CheckFailed(
-                    f"{len(left)} results are only on this disk, in {settings.results}: {', '.join(left[:5])}"
-                )
+                where = f"only on this disk, in {settings.results}"
+                raise CheckFailed(f"{len(left)} results are {where}: {', '.join(left[:5])}")
             return
         if settings.results.is_dir():
             self._run(rsync_command(settings), SAVE_LIMIT_S)
-            if differing := self._run(
-                rsync_command(settings, "--checksum", "--dry-run", "--itemize-changes"), SAVE_LIMIT_S
-            ).strip():
+            compare = rsync_command(settings, "--checksum", "--dry-run", "--itemize-changes")
+            if differing := self._run(compare, SAVE_LIMIT_S).strip():
                 raise CheckFailed(f"the copy at {settings.results_to} differs: {differing.splitlines()[0]}")
 
     def _jobs(self) -> list[str]:
@@ -168,9 +167,8 @@ class Node:
     def _gpu_processes(self) -> list[str]:
         found = []
         if self._has_program("nvidia-smi"):
-            listed = self._run(
-                ["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"], QUERY_LIMIT_S
-            ).split()
+            query = ["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"]
+            listed = self._run(query, QUERY_LIMIT_S).split()
             found += [f"{len(listed)} GPU processes"] if listed else []
         elif list(self._root.glob("dev/nvidia[0-9]*")):
             raise CheckFailed("the node has an NVIDIA GPU but no nvidia-smi")
@@ -292,27 +290,30 @@ class Lease:
             json.dumps({"auth": {"identity": identity}}).encode(),
             {"Content-Type": "application/json"},
         )
-        try:
-            with urllib.request.urlopen(request, timeout=QUERY_LIMIT_S) as response:  # noqa: S310 - an address of the site
-                return response.headers["X-Subject-Token"]
-        except urllib.error.HTTPError as problem:
-            raise CheckFailed(f"keystone responds with {problem.code}") from None
-        except OSError as problem:
-            raise CheckFailed(f"keystone: {getattr(problem, 'reason', type(problem).__name__)}") from None
+        code, headers, _ = _response(request, "keystone")
+        if code >= 300:
+            raise CheckFailed(f"keystone responds with {code}")
+        return headers["X-Subject-Token"]
 
     def _request(self, method: str) -> tuple[int, bytes]:
         """Return the status code and body of the response; Blazar requires the header Accept. Raises CheckFailed."""
         headers = {"X-Auth-Token": self._token(), "Accept": "application/json"}
         request = urllib.request.Request(self._settings.lease_url, headers=headers, method=method)  # noqa: S310 - an address of the site
-        try:
-            with urllib.request.urlopen(request, timeout=QUERY_LIMIT_S) as response:  # noqa: S310 - an address of the site
-                return response.status, response.read()
-        except urllib.error.HTTPError as problem:
-            if problem.code == 404:
-                return 404, b""
-            raise CheckFailed(f"blazar responds with {problem.code} to {method}") from None
-        except OSError as problem:
-            raise CheckFailed(f"blazar: {getattr(problem, 'reason', type(problem).__name__)}") from None
+        code, _, body = _response(request, "blazar")
+        if code >= 300 and code != 404:
+            raise CheckFailed(f"blazar responds with {code} to {method}")
+        return code, body
+
+
+def _response(request: urllib.request.Request, service: str) -> tuple[int, Message, bytes]:
+    """Return the status code, headers and body of the response. Raises CheckFailed if the service does not answer."""
+    try:
+        with urllib.request.urlopen(request, timeout=QUERY_LIMIT_S) as response:  # noqa: S310 - an address of the site
+            return response.status, response.headers, response.read()
+    except urllib.error.HTTPError as problem:
+        return problem.code, problem.headers, b""
+    except OSError as problem:
+        raise CheckFailed(f"{service}: {getattr(problem, 'reason', type(problem).__name__)}") from None
 
 
 def next_state(
