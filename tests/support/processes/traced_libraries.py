@@ -9,7 +9,7 @@ import os
 
 from experiments.prediction.phantom.library import load
 from experiments.prediction.script.traced import device
-from experiments.prediction.times import step
+from experiments.prediction.times.table import Table, table_files
 from experiments.suites.cards import cards
 from experiments.system.files import cache_folder
 
@@ -39,5 +39,8 @@ from transformers import Trainer  # noqa: E402, F401
 
 torch.cuda.is_initialized = is_initialized  # the warm process looks for real GPUs before it forks
 
-for table in step.tables():
+READ = Table.read
+PREPARED = {path: READ(path) for path in table_files()}
+for table in PREPARED.values():
     table.prepare()
+setattr(Table, "read", lambda path: PREPARED.get(path) or READ(path))  # noqa: B010 - replaced for the forks
