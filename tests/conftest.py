@@ -2,8 +2,9 @@
 
 The garbage collector is off while pytest imports the tests, and later skips the objects that the imports created, which
 all exist until the process ends. This saves a third of the time in which pytest collects the tests, and seconds at the
-end of each process. While tests run, it looks for garbage seldom. Slow tests run first, so that no worker runs a long one after the others have ended. The variables
-that describe a terminal or a running make are removed, so that every test has the same output.
+end of each process. While tests run, it looks for garbage seldom. Slow tests run first, so that no worker runs a long
+one after the others have ended. The variables that describe a terminal or a running make are removed, so that every
+test has the same output.
 """
 
 import gc
