@@ -4,12 +4,11 @@ import re
 
 import pytest
 
-from experiments.errors import InputError
-from experiments.results.schema import RESULT_FILE
 from tests.experiments.training.distributed.test_ranks import (
     FAILURES,
     NAMES,
     check_failure,
+    check_user_error,
     let_time_limit_pass_after_hang,
     run_with_fault,
 )
@@ -43,7 +42,6 @@ def test_if_a_rank_hangs_the_stack_traces_of_all_ranks_are_written_to_the_log(mo
     assert "in hang" in second
 
 
-def test_a_user_error_found_by_one_rank_is_raised_by_the_worker(monkeypatch, tmp_path):
-    with pytest.raises(InputError, match=r"^max_length = 8: too short$"):
-        run_with_fault(monkeypatch, tmp_path, "wrong")
-    assert not (tmp_path / RESULT_FILE).exists()
+@pytest.mark.parametrize("fault", ["wrong", "wrong, ends late"])
+def test_a_user_error_found_by_one_rank_is_raised_by_the_worker(monkeypatch, tmp_path, fault):
+    check_user_error(monkeypatch, tmp_path, fault)
