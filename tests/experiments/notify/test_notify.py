@@ -19,7 +19,7 @@ from experiments.reproduce import LeaseEnded
 from experiments.runners import targets
 from experiments.system.secrets import hide_in_command
 from provision.leasing.journal import ActiveLease, Operation
-from provision.leasing.release import LeaseState
+from provision.leasing.release import LeaseSnapshot
 from provision.leasing.request import EndWhenIdle, end_when_idle_data
 from tests.support.results.handwritten import h200_run
 from tests.support.runners.fake_runner import SUITE, FakeRunner
@@ -127,9 +127,9 @@ def test_a_lease_that_begins_or_ends_soon_or_costs_much_is_reported(one, above, 
     assert [message.title for message in lease_messages([one], NOW, HOUR, above)] == titles
 
 
-def deleted_lease_state(*records: str) -> LeaseState:
+def deleted_lease_state(*records: str) -> LeaseSnapshot:
     outcomes = dict.fromkeys(records, end_when_idle_data(EndWhenIdle(HOUR / 2)))
-    return LeaseState(ActiveLease("lab", "tag", "CHI@UC", "", outcomes=outcomes), None, (), (), (), None, None)
+    return LeaseSnapshot(ActiveLease("lab", "tag", "CHI@UC", "", outcomes=outcomes), None, (), (), (), None, None)
 
 
 def test_the_end_of_a_lease_that_ends_itself_is_reported():
