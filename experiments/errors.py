@@ -18,7 +18,7 @@ class Interrupted(Exception):
     """Ctrl-C or a signal stopped the command. Finished rows keep their results; exit code 130."""
 
 
-def unknown_name(what: str, value: object, allowed: Iterable[object], where: str = "") -> InputError:
+def unknown_name_error(what: str, value: object, allowed: Iterable[object], where: str = "") -> InputError:
     """Return the InputError for a name that is not in ``allowed``. The message suggests the most similar names."""
     location, names = f"{where}: " if where else "", [str(name) for name in allowed]
     similar = similar_names(str(value), names)

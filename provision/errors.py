@@ -13,7 +13,7 @@ ProvisionError
 ├── OtherAccount        the active lease with that name was made with another account
 ├── LeaseMismatch       the active lease with that name has other hosts than requested
 ├── BadJournal          the journal is damaged or of another version
-├── CheckFailed         a preflight check found a problem; the message names the fix
+├── PreflightCheckFailed         a preflight check found a problem; the message names the fix
 └── SiteError           a failure of the site, not of the user
     ├── Unreachable         a service does not answer or has an internal error; often transient
     ├── RequestRejected     a service rejects a request
@@ -99,7 +99,7 @@ class BadJournal(ProvisionError):
     """The journal is damaged or was written by another version."""
 
 
-class CheckFailed(ProvisionError):
+class PreflightCheckFailed(ProvisionError):
     """A preflight check found a problem; the message names the fix."""
 
 

@@ -23,7 +23,7 @@ def write_archive(target: IO[bytes], files: Mapping[str, Path]) -> None:
             _add_file(archive, path, name)
 
 
-def archive_bytes(files: Mapping[str, Path]) -> bytes:
+def archive_in_memory(files: Mapping[str, Path]) -> bytes:
     """Return the archive that ``write_archive`` writes."""
     target = io.BytesIO()
     write_archive(target, files)

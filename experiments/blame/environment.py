@@ -81,7 +81,7 @@ def blame_folder() -> Path:
 def create_environment(pins: Pins, like: Sequence[Environment] = ()) -> Environment:
     """Return the environment with the versions in ``pins``; create it if it is missing.
 
-    A new environment reuses the compiled files of the environments in ``like``. Raises EnvironmentNotCreated, or
+    A new environment reuses the compiled files of similar environments (``like``). Raises EnvironmentNotCreated, or
     InputError if another process is creating the environment.
     """
     text = "".join(f"{name}=={pin.version} {' '.join(pin.hashes)}\n" for name, pin in sorted(pins.items()))

@@ -153,7 +153,7 @@ def _no_point_reason(result: Result | None) -> str:
 def reject_copies(checked: Sequence[BundleCheck], known: Mapping[str, str]) -> list[BundleCheck]:
     """Return the bundles, with a problem for each row whose measurements are also in another bundle or a ``known`` run.
 
-    known: path of each known run, by the keys of its measurements; see measurement_keys.
+    known: path of each known run, by the keys of its measurements; see paths_by_measurement_key.
     """
     owners: dict[str, set[str]] = {}
     for one in checked:
@@ -170,7 +170,7 @@ def reject_copies(checked: Sequence[BundleCheck], known: Mapping[str, str]) -> l
     return answer
 
 
-def measurement_keys(folders: Sequence[RunFolder]) -> dict[str, str]:
-    """Return the path of the run that has each measurement, by the key of the measurement."""
+def paths_by_measurement_key(folders: Sequence[RunFolder]) -> dict[str, str]:
+    """Return for each measurement, by its key, the path of the run that contains it."""
     keys = {_measurement_key(result): str(folder.path) for folder in folders for result in folder.results().values()}
     return {key: path for key, path in keys.items() if key}

@@ -96,13 +96,13 @@ def cards_as_data(part: str = "") -> list[dict[str, Any]]:
 
     Sizes in GiB (bytes / 1024**3), rates in TFLOP/s and GB/s. Raises InputError if no card matches.
     """
-    from experiments.errors import unknown_name
+    from experiments.errors import unknown_name_error
     from experiments.suites.cards import cards
 
     known = cards()
     found = {name: card for name, card in known.items() if part.lower() in f"{name} {card.name}".lower()}
     if not found:
-        raise unknown_name("card", part, known)
+        raise unknown_name_error("card", part, known)
     return [
         {
             "card": name,

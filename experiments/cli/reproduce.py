@@ -53,7 +53,7 @@ def reproduce_command(
     key: Key = DEFAULT_KEY,
     image: Image = None,
     registry_login: RegistryLogin = None,
-    max_hours: Annotated[str | None, typer.Option(help="Budget: reject a longer lease.")] = None,
+    max_hours: Annotated[str | None, typer.Option(help="Budget: reject a lease of more hours than this.")] = None,
     watch: Watch = False,
     keep: Annotated[bool, typer.Option("--keep", help="Do not release the lease at the end.")] = False,
     dry_run: DryRun = False,

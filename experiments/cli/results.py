@@ -9,7 +9,7 @@ import typer
 from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import HISTORY_DATABASE, Json, RunPath, RunPaths, SuiteFile, SuiteFileOfRun
-from experiments.errors import InputError, unknown_name
+from experiments.errors import InputError, unknown_name_error
 
 app = Commands()
 
@@ -166,5 +166,5 @@ def schema(
         "predictions": Predictions.model_json_schema,
     }
     if name is not None and name not in schemas:
-        raise unknown_name("schema", name, schemas)
+        raise unknown_name_error("schema", name, schemas)
     print_json({key: schema() for key, schema in schemas.items()} if name is None else schemas[name]())

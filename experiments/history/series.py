@@ -5,7 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.errors import InputError, unknown_name
+from experiments.errors import InputError, unknown_name_error
 from experiments.history.database import CAUSE_PREFIX, open_history
 from experiments.results.changes.changed import Key
 from experiments.results.changes.facts import MeasuredValue
@@ -87,7 +87,7 @@ def read_series(database: sqlite3.Connection, suite: str | None = None, row: str
     """
     known = [one["suite"] for one in database.execute("SELECT DISTINCT suite FROM runs ORDER BY suite")]
     if suite is not None and suite not in known:
-        raise unknown_name("suite of the history", suite, known)
+        raise unknown_name_error("suite of the history", suite, known)
     groups: dict[tuple[str, str, str, str, int | None], list[RecordedRun]] = defaultdict(list)
     query = "SELECT * FROM runs WHERE ? IS NULL OR suite = ? ORDER BY started_at, run"
     for one in database.execute(query, [suite, suite]).fetchall():

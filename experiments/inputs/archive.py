@@ -66,7 +66,7 @@ def unpack_archive(archive: Path, folder: Path, dataset: str) -> Path:
     return folder
 
 
-def _max_unpacked(archive: Path, folder: Path) -> int:
+def _max_unpacked_bytes(archive: Path, folder: Path) -> int:
     """Return the maximum bytes of the unpacked files: MAX_RATIO times the archive's, at most the free disk space."""
     disk = shutil.disk_usage(folder).free - MIN_FREE_BYTES
     return min(disk, max(MIN_UNPACKED_BYTES, MAX_RATIO * archive.stat().st_size))
@@ -74,7 +74,7 @@ def _max_unpacked(archive: Path, folder: Path) -> int:
 
 def _untar(archive: Path, folder: Path) -> None:
     """Unpack only files, folders and links. The filter of extractall, which also does this, needs Python 3.11.4."""
-    free = _max_unpacked(archive, folder)
+    free = _max_unpacked_bytes(archive, folder)
     with tarfile.open(archive) as packed:
         for number, member in enumerate(packed):
             free -= member.size if member.isfile() else 0
@@ -90,7 +90,7 @@ def _untar(archive: Path, folder: Path) -> None:
 def _unzip(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as packed:
         entries = packed.infolist()
-        if len(entries) > MAX_FILES or sum(entry.file_size for entry in entries) > _max_unpacked(archive, folder):
+        if len(entries) > MAX_FILES or sum(entry.file_size for entry in entries) > _max_unpacked_bytes(archive, folder):
             raise zipfile.BadZipFile(TOO_LARGE)
         for name in packed.namelist():
             if _is_outside(folder, name):

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from IPython.display import Markdown, display
 
-from experiments.errors import unknown_name
+from experiments.errors import unknown_name_error
 from experiments.notebooks import row as one_row
 from experiments.notebooks import rungs, tables
 from experiments.notebooks.sizing import parts_at, stacked_bars
@@ -174,7 +174,7 @@ def folder_named(name: str, results: Path) -> RunFolder:
     for path in (EVIDENCE / name, results / name):
         if (path / RUN_FILE).is_file():
             return RunFolder(path)
-    raise unknown_name("run", name, sorted(path.parent.name for path in EVIDENCE.glob(f"*/{RUN_FILE}")))
+    raise unknown_name_error("run", name, sorted(path.parent.name for path in EVIDENCE.glob(f"*/{RUN_FILE}")))
 
 
 def row_definition(row: Row, engine: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.errors import InputError, unknown_name
+from experiments.errors import InputError, unknown_name_error
 from experiments.run_options import RunOptions
 from experiments.runners.resolve import resolve
 from experiments.suites.mistakes import unsupported_settings
@@ -26,7 +26,7 @@ def parameters_in(variables: Mapping[str, Any], hidden: Mapping[str, Any]) -> di
     """
     for name in variables.keys() - hidden.keys() - {*PARAMETERS}:
         if not name.startswith("_") and isinstance(variables[name], PLAIN_TYPES):
-            raise unknown_name("parameter", name, PARAMETERS)
+            raise unknown_name_error("parameter", name, PARAMETERS)
     return {name: variables[name] for name in PARAMETERS}
 
 

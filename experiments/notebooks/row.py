@@ -107,7 +107,7 @@ class Experiment:
     def _read_result(self) -> Result:
         path = self.folder / RESULT_FILE
         if not path.exists():
-            raise DidNotFit("the worker wrote no result")
+            raise DidNotFit(f"the row's process wrote no {RESULT_FILE}")
         return read_result(path)
 
 

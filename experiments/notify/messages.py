@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from experiments.results.verdicts import Evaluation, Status, Verdict
 from provision.availability.times import length_in_words
-from provision.leasing.release import LeaseState
+from provision.leasing.release import LeaseSnapshot
 from provision.leasing.request import deletion_reason
 from provision.words import number_with_noun
 
@@ -44,11 +44,11 @@ def _statement_without_period(verdict: Verdict) -> str:
 
 
 def lease_messages(
-    states: Iterable[LeaseState], now: datetime, within: timedelta, above_su: float | None
+    states: Iterable[LeaseSnapshot], now: datetime, within: timedelta, above_su: float | None
 ) -> Iterator[Message]:
-    """Yield a message for each lease that begins or ends ``within`` that time, or has cost more than ``above_su``.
+    """Yield a message for each lease that begins or ends soon, or that has cost too much.
 
-    above_su: service units; None: no bound.
+    within: the time from now that counts as soon. above_su: the highest accepted cost, service units; None: no bound.
 
     A lease that ends itself and that the site no longer lists also has a message.
     """

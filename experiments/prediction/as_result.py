@@ -121,7 +121,7 @@ def _speed(prediction: Prediction) -> Speed | None:
         gpu_idle_share=1 - time.gpu_busy_share,
         error_share=time.error_share,
         ratio_error_share=time.ratio_error_share,
-        idle_error=time.gpu_busy_error,
+        idle_error=time.gpu_busy_share_error,
     )
 
 

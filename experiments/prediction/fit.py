@@ -58,7 +58,7 @@ class Fit(Record):
     changes: tuple[Attempt, ...] = Field(description="cheapest first; empty for a row that fits unchanged")
     pairs: tuple[Attempt, ...] = Field(
         default=(),
-        description="if no single change fits: the pairs that fit and whose costlier change is as cheap as possible",
+        description="if no single change fits: pairs of changes that fit, with the cheapest possible costlier change",
     )
 
 

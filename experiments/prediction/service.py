@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-from experiments.errors import InputError, unknown_name
+from experiments.errors import InputError, unknown_name_error
 from experiments.prediction.as_result import mismatch_warning
 from experiments.prediction.predict import OnFailure, predict, row_label, suite_row_spec
 from experiments.prediction.tables import compare_with_lab, prediction_tables
@@ -31,7 +31,7 @@ def select_rows(target: str | None, card: str | None) -> list[RowSpec]:
     if target is None:
         found = [spec for name in suite_names() for spec in _specs_by_card(suite_named(name), card, None)]
         if not found:
-            raise unknown_name("card of a suite", card, cards_of_suites(), "--card")
+            raise unknown_name_error("card of a suite", card, cards_of_suites(), "--card")
         return found
     name, _, row = target.partition("/")
     suite = suite_named(name)
@@ -39,7 +39,7 @@ def select_rows(target: str | None, card: str | None) -> list[RowSpec]:
         suite.rows_for(card)
     specs = _specs_by_card(suite, card, suite.row(row).id if row else None)
     if not specs and card is not None:
-        raise unknown_name("row", row, (one.id for one in suite.rows_for(card)), f"suite {name} on {card}")
+        raise unknown_name_error("row", row, (one.id for one in suite.rows_for(card)), f"suite {name} on {card}")
     return specs
 
 

@@ -188,7 +188,7 @@ def _step_cells(prediction: Prediction) -> tuple[str, str]:
 
 
 def fit_as_data(fit: Fit) -> dict[str, Any]:
-    """Return a fit as one flat object. A batch of 0 means that even a batch of 1 does not fit."""
+    """Return a fit as JSON data, the prediction's fields at the top level. A batch of 0: not even a batch of 1 fits."""
     return {
         **prediction_as_data(fit.requested),
         "batch": fit.requested.spec.settings.batch_size,

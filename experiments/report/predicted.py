@@ -51,7 +51,7 @@ class PredictedRow(Record):
         return float(getattr(self.prediction.at_peak, part.field))
 
 
-class PredictedStatement(Record):
+class ComparedStatement(Record):
     """One statement with its predicted and its measured status."""
 
     id: str
@@ -79,7 +79,7 @@ class PredictedReport(Record):
     usable_gib: float
     headline: str
     rows: tuple[PredictedRow, ...]
-    statements: tuple[PredictedStatement, ...] = Field(description="those that a prediction can evaluate")
+    statements: tuple[ComparedStatement, ...] = Field(description="those that a prediction can evaluate")
     not_evaluated: int
     errors: tuple[ErrorSummary, ...] = Field(description="empty if nothing was measured at full size")
 
@@ -129,12 +129,12 @@ def _relative_error(predicted: float, measured: float | None) -> float | None:
     return predicted / measured - 1 if measured else None
 
 
-def _predicted_statements(predicted: Evaluation, measured: Evaluation) -> tuple[PredictedStatement, ...]:
+def _predicted_statements(predicted: Evaluation, measured: Evaluation) -> tuple[ComparedStatement, ...]:
     """Return the statements that predictions evaluate: predicted failures first, and claims before outcomes."""
     own = {verdict.id: verdict for verdict in measured.verdicts}
     evaluated = [verdict for verdict in predicted.verdicts if verdict.status != "not evaluated" and verdict.id in own]
     return tuple(
-        PredictedStatement(
+        ComparedStatement(
             id=verdict.id,
             says=verdict.says,
             rows=verdict.rows,

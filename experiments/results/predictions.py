@@ -54,8 +54,8 @@ class StepTime(Record):
         validation_alias=AliasChoices("gpu_busy_share", "busy_share"),
         description="share of the step in which kernels run on the GPU",
     )
-    gpu_busy_error: float = Field(
-        validation_alias=AliasChoices("gpu_busy_error", "busy_error"),
+    gpu_busy_share_error: float = Field(
+        validation_alias=AliasChoices("gpu_busy_share_error", "gpu_busy_error", "busy_error"),
         description="error of gpu_busy_share, in both directions",
     )
     host_s: float = Field(
@@ -92,7 +92,7 @@ class RowStepTime(StepTime):
     """The predicted time of one optimizer step of a row, with batches of average length."""
 
     ratio_error_share: float = Field(
-        description="as error_share, for comparisons with the time of another row on the same card"
+        description="error_share to use when the time is compared with that of another row on the same card"
     )
     planned_micro_steps: int = Field(description="micro-steps of the training at full length")
 

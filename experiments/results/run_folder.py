@@ -208,7 +208,7 @@ class RunFolder:
         if result.device.kind != "cuda" or STEADY_UTILIZATION in result.telemetry:
             return result
         path = self.telemetry_file(result.spec.row)
-        load = gpu_load(read_samples(path), result.speed, result.steady_s) if path else {}
+        load = gpu_load(read_samples(path), result.speed, result.steady_interval_s) if path else {}
         return result.model_copy(update={"telemetry": load | result.telemetry}) if load else result
 
     def telemetry_file(self, row: str) -> Path | None:

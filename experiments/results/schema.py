@@ -138,7 +138,7 @@ class Speed(Record):
     )
     ratio_error_share: float = Field(
         default=0.0,
-        description="as error_share, for comparisons with the times of another row on the same card",
+        description="error_share to use when the times are compared with those of another row on the same card",
     )
     idle_error: float = Field(
         default=0.0, description="error of a predicted gpu_idle_share, in both directions; 0 if measured"
@@ -274,8 +274,9 @@ class Result(Measured):
     times: StageTimes | None = Field(
         default=None, description="durations of the row's stages; None if the trainer reported no timestamps"
     )
-    steady_s: tuple[float, float] | None = Field(
+    steady_interval_s: tuple[float, float] | None = Field(
         default=None,
+        validation_alias=AliasChoices("steady_interval_s", "steady_s"),
         description="start and end of the steps after the warm-up, seconds from the row's start as in telemetry.csv",
     )
     telemetry: dict[str, float] = Field(default={}, description="means and maxima of telemetry.csv")

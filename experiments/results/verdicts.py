@@ -31,7 +31,9 @@ class Verdict(Record):
     rows: tuple[str, ...] = Field(description="ids of the statement's rows")
     status: Status = Field(description="whether the statement passes")
     grade: Grade | None = Field(
-        default=None, description="grade of evidence; None: no pass or fail, or not recorded in schema version 1 or 2"
+        default=None,
+        description="how the evidence was obtained, from measured to miniature; no mark of a student; "
+        "None: no pass or fail, or not recorded in schema version 1 or 2",
     )
     expected: str = Field(description="values for which the statement passes")
     value: str = Field(description="measured or predicted value")

@@ -113,7 +113,7 @@ QUANTITY_LABELS: "dict[Quantity, tuple[str, str]]" = {
 
 
 def quantity_label(quantity: str) -> str:
-    """Return the name of a quantity."""
+    """Return what a quantity is, in words, such as 'loss of the last epoch'."""
     return QUANTITY_LABELS[quantity][0]  # type: ignore[index]
 
 

@@ -1,4 +1,4 @@
-"""Write the results of rows that were rejected, or whose worker wrote no result."""
+"""Write the results of rows that were rejected, or whose process wrote no result."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta

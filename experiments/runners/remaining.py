@@ -32,15 +32,15 @@ class RemainingTime:
 
     expected: Mapping[str, ExpectedTime]
     times_of_ended_rows_s: list[float] = field(default_factory=list)
-    _measured_s: float = 0.0
-    _expected_s: float = 0.0
+    _measured_of_ended_rows_s: float = 0.0
+    _expected_of_ended_rows_s: float = 0.0
 
     def add_ended(self, row: str, elapsed_s: float, result: Result) -> None:
         """Record that a row has ended, ``elapsed_s`` after its start."""
         self.times_of_ended_rows_s.append(elapsed_s)
         if row in self.expected and result.times:
-            self._measured_s += elapsed_s - result.times.start_s
-            self._expected_s += self.expected[row].after_start_s
+            self._measured_of_ended_rows_s += elapsed_s - result.times.start_s
+            self._expected_of_ended_rows_s += self.expected[row].after_start_s
 
     def estimate_s(
         self, running: Sequence[RowState], waiting: Sequence[RowSpec], parts: Callable[[RowSpec], int], size: int
@@ -57,7 +57,9 @@ class RemainingTime:
         return makespan_s(known, size) if len(known) == len(rows) else None
 
     def _after_start_s(self, row: str) -> float:
-        ratio = self._measured_s / self._expected_s if self._expected_s else 1.0
+        ratio = (
+            self._measured_of_ended_rows_s / self._expected_of_ended_rows_s if self._expected_of_ended_rows_s else 1.0
+        )
         return (1 + ratio) / 2 * self.expected[row].after_start_s
 
     def _row_s(self, row: str) -> float | None:

@@ -304,7 +304,9 @@ def shell_of(profile: Profile) -> Shell:
 
 def _cluster_target(name: str | None, account: str | None) -> Target:
     if name is None:
-        raise InputError(f"--site {SLURM}: needs --profile; allowed: the name of a known cluster, or a YAML file")
+        raise InputError(
+            f"--site {SLURM}: needs --profile, the cluster; allowed: the name of a known cluster, or its YAML file"
+        )
     profile = profile_named(name)
     if account:
         profile = profile.model_copy(update={"account": account})

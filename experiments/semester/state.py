@@ -28,7 +28,7 @@ class Check(Record):
 
     schema_version: Literal[1] = Field(default=1, description="version of this schema")
     begun_at: datetime = Field(description="start, UTC")
-    ended_at: datetime | None = Field(default=None, description="end, UTC; None while the check runs or is interrupted")
+    ended_at: datetime | None = Field(default=None, description="end, UTC; None if the check runs or was interrupted")
     command: str = Field(description="command line that started the check")
     plan: tuple[str, ...] = Field(description="names of the check's parts, in their order")
     version_sets: tuple[Versions, ...] = Field(

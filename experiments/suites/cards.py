@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from experiments.errors import InputError, unknown_name
+from experiments.errors import InputError, unknown_name_error
 from experiments.suites.yaml_schema import CATALOG, StrictModel, read_yaml, validate
 
 CARDS_FILE = CATALOG / "cards.yaml"
@@ -106,7 +106,7 @@ def card_named(name: str, where: str = "") -> Card:
     """
     if found := cards().get(name) or _card_from_size(name, where):
         return found
-    raise unknown_name("card", name, cards(), where)
+    raise unknown_name_error("card", name, cards(), where)
 
 
 def _card_from_size(text: str, where: str) -> Card | None:
@@ -132,7 +132,7 @@ def _card_from_size(text: str, where: str) -> Card | None:
 def supported_card(name: str, where: str) -> Card:
     """Return the card as ``card_named`` does. Raises InputError for a card that is too old for PyTorch."""
     if name not in cards() and not SIZE_PATTERN.fullmatch(name):
-        raise unknown_name("card", name, [*cards(), SIZE_HELP], where)
+        raise unknown_name_error("card", name, [*cards(), SIZE_HELP], where)
     card = card_named(name, where)
     if card.build == "none":
         raise InputError(

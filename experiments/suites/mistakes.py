@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from experiments.errors import InputError, similar_names, unknown_name
+from experiments.errors import InputError, similar_names, unknown_name_error
 from experiments.suites.cards import cards
 from experiments.suites.document import Document
 from experiments.suites.miniature import miniature
@@ -178,7 +178,7 @@ def _unknown_names(
     known = list(allowed)
     for place, where, name in named:
         if name not in known:
-            yield Mistake(document.line(place), where, str(unknown_name(what, name, known)))
+            yield Mistake(document.line(place), where, str(unknown_name_error(what, name, known)))
 
 
 def _valid_entries(document: Document, part: str, model: type[Any]) -> Iterator[tuple[int, Any]]:
@@ -253,7 +253,7 @@ def _problems_of_settings(values: dict[str, Any], known: Mapping[str, Model]) ->
     values = {key: value for key, value in values.items() if key in SETTING_NAMES}
     model = values.get("model")
     if isinstance(model, str) and model not in known:
-        found.append(Problem(("model",), str(unknown_name("model", model, known))))
+        found.append(Problem(("model",), str(unknown_name_error("model", model, known))))
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:

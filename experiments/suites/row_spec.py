@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, model_validator
 
-from experiments.errors import unknown_name
+from experiments.errors import unknown_name_error
 from experiments.suites.choices import Input, Length, Size, Weights
 from experiments.suites.models import Model, models
 from experiments.suites.settings import Settings
@@ -49,14 +49,14 @@ class RowSpec(StrictModel):
     input: Input = Field(description="input of the model; with-image: captioning models also receive the image")
     settings: Settings = Field(description="all settings of the row")
     steady_s: NonNegativeFloat = Field(
-        default=0.0, description="with --length verdict: the steps after the warm-up last at least so many seconds"
+        default=0.0, description="with --length verdict: minimum duration of the steps after the warm-up, seconds"
     )
     model: Model | None = Field(default=None, description="a model that is not in models.yaml")
 
     @model_validator(mode="after")
     def _model_is_known(self) -> Self:
         if self.model is None and self.settings.model not in models():
-            raise unknown_name("model", self.settings.model, models(), f"row {self.row!r}")
+            raise unknown_name_error("model", self.settings.model, models(), f"row {self.row!r}")
         return self
 
     @property

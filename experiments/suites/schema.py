@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from experiments.errors import unknown_name
+from experiments.errors import unknown_name_error
 from experiments.suites.choices import Group
 from experiments.suites.models import Model, models
 from experiments.suites.settings import Settings
@@ -123,7 +123,7 @@ class Scale(StrictModel):
     and adapters are the same.
     """
 
-    scale: str = Field(description="memory of the cards, such as 12gb")
+    scale: str = Field(description="name of the scale: the memory of its cards, such as 12gb")
     cards: tuple[str, ...] = Field(min_length=1, description="cards of catalog/cards.yaml that the twins are for")
     rows: dict[str, dict[str, Any]] = Field(description="by row: the settings in which its twin differs from the row")
 
@@ -253,12 +253,12 @@ class Suite(StrictModel):
         for row in self.rows:
             if row.id == row_id:
                 return row
-        raise unknown_name("row", row_id, (row.id for row in self.rows), f"suite {self.suite}")
+        raise unknown_name_error("row", row_id, (row.id for row in self.rows), f"suite {self.suite}")
 
     def rows_for(self, card: str) -> tuple[Row, ...]:
         """Return the lab's rows on ``card``, or their twins for it. Raises InputError if the suite has none for it."""
         if card not in self.all_cards:
-            raise unknown_name("card", card, self.all_cards, f"suite {self.suite}")
+            raise unknown_name_error("card", card, self.all_cards, f"suite {self.suite}")
         return tuple(row for row in self.rows if card in (row.cards or self.all_cards))
 
     @property
@@ -297,7 +297,7 @@ class Suite(StrictModel):
         if key not in self._settings_cache:
             settings = validate(Settings, merged, where)
             if settings.model not in (known := models() | self.models):
-                raise unknown_name("model", settings.model, known, where)
+                raise unknown_name_error("model", settings.model, known, where)
             self._settings_cache[key] = settings
         return self._settings_cache[key]
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from experiments.errors import unknown_name
+from experiments.errors import unknown_name_error
 from experiments.suites.suite import Suite
 from experiments.suites.yaml_schema import LABS, StrictModel, read_yaml, validate
 
@@ -29,7 +29,7 @@ def sentences_of(suite: Suite) -> tuple[Sentence, ...]:
         sentence = validate(Sentence, entry, f"sentences/{path.name}: sentence {number}")
         for statement in sentence.statements:
             if statement not in known:
-                raise unknown_name("statement", statement, known, f"sentences/{path.name}: sentence {number}")
+                raise unknown_name_error("statement", statement, known, f"sentences/{path.name}: sentence {number}")
         sentences.append(sentence)
     return tuple(sentences)
 

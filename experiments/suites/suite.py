@@ -5,7 +5,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from experiments.errors import InputError, unknown_name
+from experiments.errors import InputError, unknown_name_error
 from experiments.suites.choices import GroupOption
 from experiments.suites.document import read_document
 from experiments.suites.mistakes import suite_and_mistakes
@@ -94,7 +94,7 @@ def suite_named(name: str) -> Suite:
         if suites := _suites_with_row(row, files):
             hint = f"{row} is a row of {' and '.join(suites)}"
             raise InputError(f"unknown suite {name!r} ({hint}); allowed: {', '.join(sorted(files))}")
-        raise unknown_name("suite", name, sorted(files))
+        raise unknown_name_error("suite", name, sorted(files))
     return read_suite(files[name])
 
 

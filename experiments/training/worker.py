@@ -94,7 +94,7 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
         started_at=datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
         elapsed_s=elapsed_s,
         times=stage_times(row.timestamps, began, elapsed_s) if row.timestamps else None,
-        steady_s=steady_s,
+        steady_interval_s=steady_s,
         telemetry=telemetry.summary(row.speed, steady_s),
     )
     _remove_intermediate_files(out)

@@ -11,7 +11,7 @@ from pathlib import Path
 from provision.availability.times import local_zone, time_in_words
 from provision.checks import Check, run_check, skip_checks
 from provision.choices import DISK_IMAGE
-from provision.errors import CheckFailed, RequestRejected
+from provision.errors import PreflightCheckFailed, RequestRejected
 from provision.leasing.account import require_unrestricted
 from provision.leasing.reconciler import Reconciler
 from provision.sites.base import CredentialIssuer, LeasingSite, connect_to
@@ -58,7 +58,9 @@ def check_site(site_name: str, key: Path, reconciler: Reconciler, image: str = D
 def _check_tools() -> str:
     missing = [tool for tool in TOOLS if not shutil.which(tool)]
     if missing:
-        raise CheckFailed(f"{', '.join(missing)} missing; install the OpenSSH client (apt install openssh-client)")
+        raise PreflightCheckFailed(
+            f"{', '.join(missing)} missing; install the OpenSSH client (apt install openssh-client)"
+        )
     return ", ".join(TOOLS)
 
 
@@ -70,7 +72,9 @@ def _check_local_key(key: Path) -> str:
 def _check_time_zone() -> str:
     named = os.environ.get("TZ", "").removeprefix(":")
     if named and local_zone().key != named:
-        raise CheckFailed(f"TZ {named!r} is unknown, so times are shown in UTC; allowed: names such as Europe/Helsinki")
+        raise PreflightCheckFailed(
+            f"TZ {named!r} is unknown, so times are shown in UTC; allowed: names such as Europe/Helsinki"
+        )
     return local_zone().key
 
 
@@ -86,7 +90,9 @@ def _check_credential(site: LeasingSite, reconciler: Reconciler) -> str:
         return "does not expire"
     when = time_in_words(ends, local_zone())
     if ends < reconciler.clock.now() + SHORTEST_VALIDITY:
-        raise CheckFailed(f"expires {when}; too early for a lease of {SHORTEST_VALIDITY / HOUR:g} h; log in again")
+        raise PreflightCheckFailed(
+            f"expires {when}; too early for a lease of {SHORTEST_VALIDITY / HOUR:g} h; log in again"
+        )
     return f"expires {when}; a lease can be released until then, or after another login"
 
 
@@ -94,7 +100,7 @@ def _check_addresses(site: LeasingSite) -> str:
     left = site.addresses_left()
     if left == 0:
         idle = ", ".join(address.ip for address in site.addresses() if not address.server) or "none"
-        raise CheckFailed(
+        raise PreflightCheckFailed(
             f"the project's quota is used up; release one of yours, or ask the site's help desk; "
             f"unattached addresses: {idle}"
         )
@@ -107,12 +113,12 @@ def _check_site_key(site: LeasingSite, key: Path, reconciler: Reconciler) -> str
     remote = {name: fingerprint(text) for name, text in site.public_keys() if text.startswith(PUBLIC_KEY_PREFIXES)}
     for active_lease in reconciler.journal.active_leases().values():
         if remote.get(active_lease.tag, local) != local:
-            raise CheckFailed(
+            raise PreflightCheckFailed(
                 f"lease {active_lease.name} was created with {remote[active_lease.tag]}, and {key} is {local}; "
                 "set --key to the key with which the lease was created, or release the lease and lease again"
             )
     if remote.get(key.name, local) != local:
-        raise CheckFailed(
+        raise PreflightCheckFailed(
             f"{key.name} is {remote[key.name]} at the site, and {key} is {local}; "
             f"set --key to the right key, or delete the key at the site (openstack keypair delete {key.name})"
         )
@@ -123,7 +129,7 @@ def _check_site_key(site: LeasingSite, key: Path, reconciler: Reconciler) -> str
 def _check_clock(site: LeasingSite) -> str:
     skew = abs(site.clock_skew())
     if skew > MAX_CLOCK_SKEW:
-        raise CheckFailed(
+        raise PreflightCheckFailed(
             f"this computer's clock is {skew.total_seconds():.0f} s off the site's; set it: timedatectl set-ntp true"
         )
     return f"{skew.total_seconds():.0f} s off the site's clock"

@@ -65,7 +65,7 @@ def _calls_after_reservation(lease_request: LeaseRequest, image: str, group: boo
         *(["neutron: create a security group that admits SSH"] if group else []),
         *([f"cinder: create a volume for {servers}"] if volumes else []),
         f"nova: create server {servers} with image {image}",
-        f"neutron: allocate a floating IP and attach it to {servers}",
+        f"neutron: allocate one floating IP per server and attach it: {servers}",
         f"ssh: log in to {servers}",
         *(["keystone: create a credential that can only end this lease"] if lease_request.end_when_idle else []),
     ]

@@ -45,7 +45,7 @@ LONGEST_EXTENSION = timedelta(days=7)
 
 
 @dataclass(frozen=True)
-class LeaseState:
+class LeaseSnapshot:
     """An active lease as its site reports it now.
 
     lease: None if it is gone. hosts: the nodes, as far as the site lists them. used_su and total_su: the cost so far
@@ -69,7 +69,7 @@ def get_active_lease(reconciler: Reconciler, name: str) -> ActiveLease:
     return active_leases[name]
 
 
-def lease_state(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> LeaseState:
+def lease_snapshot(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> LeaseSnapshot:
     """Query the site for the state of an active lease."""
     verify_account(site, reconciler, active_lease)
     lease = reconciler.query(lambda: find_lease(site, active_lease))
@@ -77,19 +77,19 @@ def lease_state(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveL
     ids = {server.id for server in servers}
     ips = tuple(one.ip for one in reconciler.query(site.addresses) if one.server in ids)
     if lease is None:
-        return LeaseState(active_lease, None, servers, ips, (), None, None)
+        return LeaseSnapshot(active_lease, None, servers, ips, (), None, None)
     hosts = leased_hosts(reconciler, site, lease)
     used, total = (cost_su(hosts, time) for time in (elapsed_lease_time(reconciler, lease), lease.end - lease.start))
-    return LeaseState(active_lease, lease, servers, ips, tuple(filter(None, hosts)), used, total)
+    return LeaseSnapshot(active_lease, lease, servers, ips, tuple(filter(None, hosts)), used, total)
 
 
-def active_lease_states(reconciler: Reconciler) -> Iterator[tuple[ActiveLease, LeaseState | ProvisionError]]:
+def active_lease_states(reconciler: Reconciler) -> Iterator[tuple[ActiveLease, LeaseSnapshot | ProvisionError]]:
     """Yield each active lease of the journal with its state, or with the reason why its site does not report it."""
     for active_lease in reconciler.journal.active_leases().values():
         try:
             yield (
                 active_lease,
-                lease_state(connect_to_site_of(reconciler, active_lease), reconciler, active_lease),
+                lease_snapshot(connect_to_site_of(reconciler, active_lease), reconciler, active_lease),
             )
         except ProvisionError as problem:
             yield active_lease, problem

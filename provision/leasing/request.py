@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class EndWhenIdle:
-    """When a lease ends itself: after its node was idle for ``after``, if its results are saved.
+    """When a lease ends itself: after its node was idle for a time, if its results are saved.
 
-    results_to: rsync target to which the node copies the results, with the SSH key ``key``; '' if this computer
-    downloads the results instead.
+    after: that time. results_to: rsync target to which the node copies the results, with the SSH key ``key``; '' if
+    this computer downloads the results instead.
     """
 
     after: timedelta

@@ -162,10 +162,10 @@ class Shell(ABC):
 
     def _raise_on_failure(self, command: str, result: CommandResult, timeout_s: float, check: bool) -> None:
         if result.code in TIMED_OUT:
-            raise TimedOut(f"{self.where}: timed out after {timeout_s:.0f} s: {_shortened(command)}")
+            raise TimedOut(f"{self.where}: timed out after {timeout_s:.0f} s: {_shorten(command)}")
         if check and result.code:
             reason = (result.err.strip().splitlines() or [f"exit code {result.code}"])[-1]
-            message = f"{self.where}: {reason} (exit code {result.code} of: {_shortened(command)})"
+            message = f"{self.where}: {reason} (exit code {result.code} of: {_shorten(command)})"
             raise CommandFailed(message, result.code)
 
 
@@ -216,7 +216,7 @@ class _OutputFilter:
     @property
     def greeting(self) -> str:
         """The beginning of the login shell's own output, for messages."""
-        return repr(_shortened(self._head.decode(errors="replace"))) if self._head else "nothing"
+        return repr(_shorten(self._head.decode(errors="replace"))) if self._head else "nothing"
 
 
 def _attempts() -> "Retrying":
@@ -241,7 +241,7 @@ def _chunks(data: bytes | Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _shortened(command: str) -> str:
+def _shorten(command: str) -> str:
     line = command.strip().split("\n")[0]
     return line if len(line) <= SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}..."
 

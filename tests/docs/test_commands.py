@@ -83,7 +83,7 @@ def test_the_documentation_has_blocks_that_run_and_blocks_with_each_reason_for_n
 
 def test_documented_commands_that_cannot_run_here_use_only_existing_options() -> None:
     wrong = []
-    for block, words in _lines():
+    for block, words in _commands():
         if words[0] == "testbed":
             known = _options(words[1]) if words[1] in COMMANDS else None
             own = words[2 : words.index("--")] if "--" in words else words[2:]
@@ -95,7 +95,7 @@ def test_documented_commands_that_cannot_run_here_use_only_existing_options() ->
 
 def test_every_make_target_that_the_documentation_names_exists() -> None:
     targets = set(TARGET.findall((ROOT / "Makefile").read_text()))
-    wrong = [(block.place, words[1]) for block, words in _lines() if words[0] == "make" and words[1] not in targets]
+    wrong = [(block.place, words[1]) for block, words in _commands() if words[0] == "make" and words[1] not in targets]
     assert not wrong
 
 
@@ -135,7 +135,7 @@ def test_pages_about_untested_machines_say_so_before_their_first_section(page: s
     )
 
 
-def _lines() -> Iterator[tuple[Block, list[str]]]:
+def _commands() -> Iterator[tuple[Block, list[str]]]:
     for block in ALL:
         for line in block.code.replace("\\\n", " ").splitlines():
             if words := shlex.split(line, comments=True):

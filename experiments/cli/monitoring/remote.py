@@ -16,7 +16,7 @@ import typer
 from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json
-from experiments.errors import InputError, unknown_name
+from experiments.errors import InputError, unknown_name_error
 from experiments.system.files import CODE_FOLDER
 from experiments.system.logs import lines_for_terminal
 from provision.choices import DEMO, LEASING_SITES, ImageVariant
@@ -74,7 +74,7 @@ def _run_with_row(folder: Path, row: str) -> "Run":
     except InputError as problem:
         raise InputError(f"logs of row {row}: {problem}") from None
     if row not in stored.rows:
-        raise unknown_name("row", row, stored.rows, f"run {folder}")
+        raise unknown_name_error("row", row, stored.rows, f"run {folder}")
     if (folder / RESULTS_FILE).exists() and not os.path.lexists(RunFolder(folder).row_folder_named(row) / LOG_FILE):
         raise InputError(f"{folder}: the run is stored in compact form, without logs")
     return stored
@@ -194,7 +194,7 @@ def _show_address(what: str, address: str) -> None:
 def _find_notebook(name: str) -> Path:
     known = {file.name: file for file in NOTEBOOKS.glob("*.ipynb")}
     if name not in known:
-        raise unknown_name(
+        raise unknown_name_error(
             "notebook", name.removesuffix(".ipynb"), sorted(file.stem for file in known.values()), "NOTEBOOK"
         )
     return known[name]

@@ -65,12 +65,12 @@ def _lease_costs(site: str) -> str:
     from provision.clock import Clock
     from provision.leasing.journal import Journal
     from provision.leasing.reconciler import Reconciler
-    from provision.leasing.release import LeaseState, active_lease_states
+    from provision.leasing.release import LeaseSnapshot, active_lease_states
 
     if not leases_machines(site):
         return ""
     reconciler = Reconciler(Journal(), Clock(), lambda _: None)
     return "; ".join(
-        lease_line(state, datetime.now(UTC)) if isinstance(state, LeaseState) else f"{lease.name}: {state}"
+        lease_line(state, datetime.now(UTC)) if isinstance(state, LeaseSnapshot) else f"{lease.name}: {state}"
         for lease, state in active_lease_states(reconciler)
     )

@@ -13,7 +13,7 @@ from experiments.cli.parsing.examples import examples
 from experiments.cli.parsing.help import help_records, usage_pieces
 from experiments.cli.parsing.usage import usage_errors_as_input_errors
 from experiments.cli.parsing.values import ValueParser
-from experiments.errors import unknown_name
+from experiments.errors import unknown_name_error
 
 NAME_WIDTH = max(map(len, COMMANDS))
 UNBROKEN_HYPHEN = "\N{NON-BREAKING HYPHEN}"
@@ -100,7 +100,7 @@ class Group(HelpWithUnbrokenHyphens, TyperGroup):
             return name, load_command(name), rest
         if ctx.resilient_parsing:
             return None, None, rest
-        raise unknown_name("command", name, COMMANDS)
+        raise unknown_name_error("command", name, COMMANDS)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write options and commands."""

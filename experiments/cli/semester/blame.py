@@ -8,7 +8,7 @@ import typer
 from experiments.cli.output import print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json, SuiteFileOfRun
-from experiments.errors import InputError, unknown_name
+from experiments.errors import InputError, unknown_name_error
 from provision.words import number_with_noun
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _observation_request(target: str, card: str | None) -> "ObservationRequest":
     if row in rows:
         return ObservationRequest(name, (row,), card, id_ if row != id_ else None)
     if id_ not in claims:
-        raise unknown_name("row or statement", id_, [*rows, *claims], f"suite {name} on {card}")
+        raise unknown_name_error("row or statement", id_, [*rows, *claims], f"suite {name} on {card}")
     claim = claims[id_]
     return ObservationRequest(name, tuple(one for one in rows if one in claim_rows(claim)), card, claim.verdict_id)
 

@@ -53,7 +53,7 @@ def grade(
     bundle. It is also rejected if its values contradict each other, the telemetry or a prediction. The reasons are
     shown. Exit code 1: a bundle is rejected.
     """
-    from experiments.bundle.check import check_bundle, measurement_keys, reject_copies
+    from experiments.bundle.check import check_bundle, paths_by_measurement_key, reject_copies
     from experiments.bundle.gradescope import gradescope_results
     from experiments.results.run_folder import RunFolder, run_folders
     from experiments.suites.cards import card_named
@@ -68,7 +68,7 @@ def grade(
         raise InputError(f"--predictions {predictions}: has no predictions.json; `testbed run` writes it")
     first = [check_bundle(path, trusted, row or (), card) for path in bundles]
     checked = reject_copies(
-        first, measurement_keys([run for folder in known_runs or () for run in run_folders(folder)])
+        first, paths_by_measurement_key([run for folder in known_runs or () for run in run_folders(folder)])
     )
     answers = {str(one.path): gradescope_results(one) for one in checked}
     if gradescope:

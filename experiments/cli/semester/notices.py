@@ -14,7 +14,7 @@ from experiments.notify.send import Notifier
 if TYPE_CHECKING:
     from experiments.pipeline import FinishedRun
     from provision.leasing.journal import Journal
-    from provision.leasing.release import LeaseState
+    from provision.leasing.release import LeaseSnapshot
 
 SOON = timedelta(hours=1)
 """A message is sent this long before a lease begins or ends."""
@@ -34,7 +34,7 @@ def send_run_messages(runs: "Iterable[FinishedRun]", notifier: Notifier) -> "Ite
 
 
 def notify_of_leases(
-    states: "Iterable[LeaseState]", notifier: Notifier, now: datetime, within: timedelta, above_su: float | None
+    states: "Iterable[LeaseSnapshot]", notifier: Notifier, now: datetime, within: timedelta, above_su: float | None
 ) -> None:
     """Send a message for each lease that begins or ends soon, or has cost more than ``above_su`` service units.
 
@@ -60,7 +60,7 @@ class LeaseWatch:
         self._sent: set[tuple[str, str]] = set()
         self._queried_s = -inf
         self._recorded: object = None
-        self._states: list[LeaseState] = []
+        self._states: list[LeaseSnapshot] = []
 
     def __call__(self) -> None:
         """Query the sites if a query is due, and send new messages. Ignores errors of sites and of the journal."""
@@ -89,24 +89,25 @@ class LeaseWatch:
         self._states = _active_leases(journal, self._states)
 
 
-def _active_leases(journal: "Journal", before: "Sequence[LeaseState]") -> "list[LeaseState]":
+def _active_leases(journal: "Journal", before: "Sequence[LeaseSnapshot]") -> "list[LeaseSnapshot]":
     """Return the states of the active leases as their sites report them.
 
     before: states from the last query, used for a site that does not answer at once.
     """
     from provision.clock import NoWaitClock
     from provision.leasing.reconciler import Reconciler
-    from provision.leasing.release import LeaseState, active_lease_states
+    from provision.leasing.release import LeaseSnapshot, active_lease_states
 
     reconciler = Reconciler(journal, NoWaitClock(), lambda line: None)
     known = {state.active_lease.tag: state for state in before}
     found = (
-        state if isinstance(state, LeaseState) else known.get(one.tag) for one, state in active_lease_states(reconciler)
+        state if isinstance(state, LeaseSnapshot) else known.get(one.tag)
+        for one, state in active_lease_states(reconciler)
     )
     return [state for state in found if state]
 
 
-def _with_cost_at(state: "LeaseState", now: datetime) -> "LeaseState":
+def _with_cost_at(state: "LeaseSnapshot", now: datetime) -> "LeaseSnapshot":
     """Return the state with the cost until ``now``; unchanged if the lease or its cost is unknown."""
     lease, total = state.lease, state.total_su
     if lease is None or total is None:

@@ -10,7 +10,7 @@ from experiments.cli.output import print_json, say, show_plan
 from experiments.cli.parsing.end_when_idle import EndWhenIdleOptions
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import DryRun, Json, Notify, SuiteFile, expand_options
-from experiments.errors import InputError, unknown_name
+from experiments.errors import InputError, unknown_name_error
 
 app = Commands()
 CHECKS_FOLDER = Path("results/semester")
@@ -85,7 +85,7 @@ def semester(
     names = suites or (user_suites() if suite_file else [suite.suite for suite in suites_in_group("both")])
     for one in versions or ():
         if one not in SETS:
-            raise unknown_name("set of versions", one, SETS, "--versions")
+            raise unknown_name_error("set of versions", one, SETS, "--versions")
     chosen = tuple(one for one in SETS if one in (versions or SETS))
     requested_lease = (
         CheckLease(site, lease, hours, max_hours, end_when_idle) if lease and max_hours is not None else None

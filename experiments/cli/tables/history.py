@@ -54,14 +54,14 @@ def _change_parts(series: Series, changed: Sequence[RunChanges]) -> list[Rendera
     lines: list[RenderableType] = []
     for one in reversed(changed):
         lines.append(Text(f"changed in {one.run.name}, commit {one.run.commit[:COMMIT_DIGITS] or 'unknown'}", "yellow"))
-        lines += [_indented(sentence) for sentence in one.sentences]
-        lines += [_indented(f"flipped within noise: {flip.sentence}", "dim") for flip in one.borderline]
+        lines += [_indent(sentence) for sentence in one.sentences]
+        lines += [_indent(f"flipped within noise: {flip.sentence}", "dim") for flip in one.borderline]
         causes = "; ".join(cause.sentence for cause in one.causes) or "no version, device, code or data"
-        lines.append(_indented(f"what else differs: {causes}", "dim"))
+        lines.append(_indent(f"what else differs: {causes}", "dim"))
     return lines
 
 
-def _indented(line: str, style: str = "") -> Padding:
+def _indent(line: str, style: str = "") -> Padding:
     return Padding(Text(line, style), (0, 0, 0, 2))
 
 

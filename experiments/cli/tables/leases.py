@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 from experiments.system.tables import Column, Table
 from provision.availability.calendar import shown_zones, start_and_end
 from provision.availability.times import length_in_words, local_zone, start_in_words, time_in_words
-from provision.leasing.release import LeaseState
+from provision.leasing.release import LeaseSnapshot
 from provision.leasing.request import deletion_reason, end_when_idle_of, requested_end_when_idle
 from provision.models import Host, HostBooking, Lease, TimeSlot
 
@@ -26,7 +26,7 @@ def slots_table(slots: Sequence[TimeSlot], zone: ZoneInfo) -> Table:
     return table
 
 
-def states_table(states: Sequence[LeaseState], now: datetime) -> Table:
+def states_table(states: Sequence[LeaseSnapshot], now: datetime) -> Table:
     """Return a table of active leases: when they start and end, the time left, nodes, and cost so far and in total."""
     nodes, servers = Column("nodes", prose=True), Column("servers", prose=True)
     table = Table("lease", "status", "start", "end", "time", nodes, "cost", servers, Column("addresses", prose=True))
@@ -45,7 +45,7 @@ def states_table(states: Sequence[LeaseState], now: datetime) -> Table:
     return table
 
 
-def lease_line(state: LeaseState, now: datetime) -> str:
+def lease_line(state: LeaseSnapshot, now: datetime) -> str:
     """Return an active lease in a line: its name, the time left, and the cost so far and in total."""
     left = _lease_time_left(state.lease, now) if state.lease else deletion_reason(state.active_lease) or "gone"
     facts = (state.active_lease.name, left, _cost_text(state))
@@ -67,7 +67,7 @@ def host_in_words(host: Host) -> str:
     return f"{host.name} {_host_type(host)}"
 
 
-def _lease_status(state: LeaseState) -> str:
+def _lease_status(state: LeaseSnapshot) -> str:
     """Return a lease's status and, if the lease ends itself, after how much idle time."""
     if state.lease is None:
         return deletion_reason(state.active_lease) or "gone"
@@ -87,7 +87,7 @@ def _lease_time_left(lease: Lease, now: datetime) -> str:
     return f"{length_in_words(lease.end - now)} left" if now < lease.end else "over"
 
 
-def _cost_text(state: LeaseState) -> str:
+def _cost_text(state: LeaseSnapshot) -> str:
     if state.lease is None:
         return ""
     used, total = ("?" if su is None else f"{su:.1f}" for su in (state.used_su, state.total_su))

@@ -69,17 +69,17 @@ def _dequantization(
 def _operation_key(name: str, arguments: list[Any]) -> str:
     """Return the key of an operation, in the form of those that the phantom device logs itself."""
     overload = "" if "." in name else ".default"
-    return json.dumps([name + overload, *map(_loggable, arguments)])
+    return json.dumps([name + overload, *map(_as_loggable, arguments)])
 
 
-def _loggable(value: Any) -> Any:
+def _as_loggable(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         strides = {} if value.is_contiguous() else {"strides": list(value.stride())}
         host = {"host": 1} if value.device.type == "cpu" else {}
         return {"type": TYPE_NAMES.get(value.dtype, str(value.dtype)), "sizes": list(value.shape), **strides, **host}
     if isinstance(value, torch.dtype):
         return {"dtype": TYPE_NAMES.get(value, str(value))}
-    return [_loggable(one) for one in value] if isinstance(value, list | tuple) else value
+    return [_as_loggable(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _allocate_paged(*shape: int, dtype: torch.dtype = torch.float32, device: Any = None) -> torch.Tensor:

@@ -16,7 +16,7 @@ from torch.futures import Future
 
 from experiments.prediction.phantom.exchange import HostExchange, RankStore, receive_unknown_objects_as_none
 from experiments.prediction.phantom.library import Phantom
-from experiments.prediction.phantom.views import log_views
+from experiments.prediction.phantom.views import log_view_replacements_of_fsdp
 
 _create_work: Any = getattr(c10d, "_create_work_from_future")  # noqa: B009 - not in the stubs
 NO_OP_COLLECTIVES = """
@@ -223,7 +223,7 @@ def simulate_ranks(devices: int, nodes: int, phantom: Phantom, folder: Path, ran
         "TORCHELASTIC_RUN_ID": "phantom",
     }
     _simulate_groups(phantom)
-    log_views(phantom)
+    log_view_replacements_of_fsdp(phantom)
     _share_store(RankStore(folder, rank), rank, world)
     receive_unknown_objects_as_none()
     setattr(dist.Logger, "set_runtime_stats_and_log", lambda _: None)  # noqa: B010 - the original reads CUDA events

@@ -14,8 +14,8 @@ REPLACING = ("_use_unsharded_views", "_use_sharded_views", "_use_unsharded_grad_
 gather, after it has freed what it gathered, and after the backward pass."""
 
 
-def log_views(phantom: Phantom) -> None:
-    """Log the number of parameters in a unit of FSDP each time that FSDP replaces their views."""
+def log_view_replacements_of_fsdp(phantom: Phantom) -> None:
+    """Patch FSDP: each time it replaces the views of a unit's parameters, their number is logged."""
     for name in REPLACING:
         _log_before(phantom, name, getattr(FlatParamHandle, name))
 

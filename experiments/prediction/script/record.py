@@ -62,8 +62,8 @@ class LineMemory(Record):
     size_gib: float = Field(description="bytes / 1024**3")
 
 
-class PeakBlock(Record):
-    """Memory at the peak of one category that one module and one line of the script allocated."""
+class ModuleLineMemory(Record):
+    """Memory of one category at the peak, allocated by one line of the script in one module."""
 
     category: str = Field(description="kind of memory, such as params or activations")
     module: str = Field(description="name of the module, with * for layer numbers; empty: outside of all modules")
@@ -80,7 +80,7 @@ class ScriptPrediction(Record):
     rank: int = Field(description="rank that was traced")
     ranks: int = Field(description="number of ranks of the training")
     gpu: int = Field(default=0, description="GPU of the rank that the memory is on, from 0")
-    gpus: int = Field(default=1, description="GPUs of each rank")
+    gpus: int = Field(default=1, description="number of GPUs of each rank")
     model: str = Field(description="class of the model; empty: no model was found")
     parameters: int = Field(description="parameters of the model, shared tensors once")
     trainable_parameters: int = Field(description="parameters that have gradients")
@@ -98,7 +98,9 @@ class ScriptPrediction(Record):
     phases: tuple[PhaseStart, ...] = Field(description="phases in the timeline")
     modules: tuple[ModuleMemory, ...] = Field(description="allocations that exist at the peak, largest first")
     lines: tuple[LineMemory, ...] = Field(description="the same allocations by line of the script, largest first")
-    blocks: tuple[PeakBlock, ...] = Field(description="the whole peak by category, module and line, largest first")
+    blocks: tuple[ModuleLineMemory, ...] = Field(
+        description="the whole peak by category, module and line, largest first"
+    )
     notes: tuple[str, ...] = Field(description="effects that the prediction does not model")
     time_unknown: str = Field(
         default="", description="why the time of a step is unknown on every card; empty: it is known"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from experiments.errors import InputError
-from experiments.prediction.times.operations import canonical, parse
+from experiments.prediction.times.operations import canonical_key, parse
 from experiments.prediction.times.replay import NotReplayable, measure
 from experiments.prediction.times.table import Machine, read_lines
 from experiments.results.wording import format_duration
@@ -48,14 +48,14 @@ def calibrate(keys: Iterable[str], out: Path, machine: Machine, print_line: Call
     if out.exists() and not out.is_file():
         raise InputError(f"--out {out}: not a regular file")
     trying = out.with_suffix(".trying")
-    known = set(map(canonical, _known_keys(out, machine)))
+    known = set(map(canonical_key, _known_keys(out, machine)))
     with out.open("a") as file:
         if not known and not out.stat().st_size:
             file.write(machine.model_dump_json() + "\n")
         if trying.exists():
             file.write(json.dumps({"key": trying.read_text(), "problem": "the process died"}) + "\n")
-            known.add(canonical(trying.read_text()))
-        distinct = {canonical(key): key for key in keys}
+            known.add(canonical_key(trying.read_text()))
+        distinct = {canonical_key(key): key for key in keys}
         missing = [key for computation, key in distinct.items() if computation not in known]
         for key in _with_progress(missing, print_line):
             trying.write_text(key)

@@ -266,7 +266,7 @@ def _convolution_flop(operation: Operation) -> float:
     return 2.0 * math.prod(given) / given[1] / math.prod(stride) * math.prod(weight)
 
 
-def canonical(key: str) -> str:
+def canonical_key(key: str) -> str:
     """Return the key of the computation: without the tensors that it writes, and without values that do not matter.
 
     A copy takes as long if the host does not wait for it. Builds of PyTorch log the same product as ``mm.default`` or,

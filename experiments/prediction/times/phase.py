@@ -40,8 +40,8 @@ ADAM_PARAMETERS_PER_S = 1e9
 class RecordedPhase(NamedTuple):
     """The operations of a phase of a step, or of a part of it, with the number of executions of each.
 
-    A phase has several parts if the host waits for the GPU in it, or if GPUs exchange data: each wait and each
-    collective operation is the last operation of a part.
+    A phase has several parts if the host waits for the GPU during the phase, or if GPUs exchange data: each wait and
+    each collective operation is the last operation of a part.
 
     tokens: length of the batch's texts. recomputed: those of ``operations`` that repeat a forward pass during a
     backward pass (activation checkpointing).
@@ -159,7 +159,7 @@ def slowest_host(parts: Sequence[PhaseTime], ranks: int) -> list[PhaseTime]:
     return [part._replace(host_work={kind: slowness * work for kind, work in part.host_work.items()}) for part in parts]
 
 
-def interpolated(
+def interpolate_parts(
     own: Sequence[PhaseTime], own_tokens: int, other: Sequence[PhaseTime], other_tokens: int, tokens: float
 ) -> list[PhaseTime]:
     """Return the parts of a phase for a batch of ``tokens``: the GPU's time is linear between this batch and ``other``.
@@ -170,7 +170,7 @@ def interpolated(
         share = tokens / own_tokens if own_tokens else 1.0
         return [part.scaled(1.0, share)._replace(link_s=part.link_s) for part in own]
     weight = (tokens - own_tokens) / (other_tokens - own_tokens)
-    own_s, other_s = _seconds(own), _seconds(other)
+    own_s, other_s = _seconds_by_family(own), _seconds_by_family(other)
     shares = {name: 1 + weight * (other_s.get(name, 0.0) / s - 1) for name, s in own_s.items() if s}
     return [
         part._replace(
@@ -181,7 +181,7 @@ def interpolated(
     ]
 
 
-def _seconds(parts: Sequence[PhaseTime]) -> dict[str, float]:
+def _seconds_by_family(parts: Sequence[PhaseTime]) -> dict[str, float]:
     """Return the GPU's seconds by family, and those that were not measured."""
     found: dict[str, float] = defaultdict(float)
     for part in parts:

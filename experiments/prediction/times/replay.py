@@ -41,7 +41,7 @@ def measure(operation: Operation) -> OperationTime:
 
     Raises NotReplayable if it cannot be run.
     """
-    run, share = _runnable(operation)
+    run, share = _build_call(operation)
     try:
         for _ in range(WARM_UP):
             run()
@@ -54,7 +54,7 @@ def measure(operation: Operation) -> OperationTime:
     return OperationTime(device_s / share, host_s)
 
 
-def _runnable(operation: Operation) -> tuple[Callable[[], Any], float]:
+def _build_call(operation: Operation) -> tuple[Callable[[], Any], float]:
     """Return a function that runs the operation, and the share of the elements of its tensor lists that it uses."""
     if operation.name.startswith("bitsandbytes::") and any(tensor.get("host") for tensor in operation.tensors):
         raise NotReplayable(f"{operation.name}: paged memory cannot be allocated for a single operation")

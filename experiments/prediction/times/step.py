@@ -9,7 +9,7 @@ from statistics import fmean
 from experiments.prediction.times.clocks import gpu_busy_share, total_seconds
 from experiments.prediction.times.limits import TENSOR_TYPES
 from experiments.prediction.times.operations import WITHOUT_KERNEL, parse
-from experiments.prediction.times.phase import PhaseTime, RecordedPhase, interpolated, phase_time, slowest_host
+from experiments.prediction.times.phase import PhaseTime, RecordedPhase, interpolate_parts, phase_time, slowest_host
 from experiments.prediction.times.table import Table, table_files
 from experiments.results.predictions import RowStepTime, StepTime
 from experiments.results.schema import Phase
@@ -98,7 +98,7 @@ def _build_time(phases: Sequence[PhaseTime], table: Table, card: str, shared_err
         step_s=total_seconds(phases),
         error_share=error,
         gpu_busy_share=busy,
-        gpu_busy_error=max(abs(one - busy) for one in extremes),
+        gpu_busy_share_error=max(abs(one - busy) for one in extremes),
         host_s=sum(phase.host_s + phase.cpu_optimizer_s for phase in phases),
         cpu_optimizer_s=sum(phase.cpu_optimizer_s for phase in phases),
         link_s=sum(phase.link_s for phase in phases),
@@ -170,7 +170,7 @@ def interpolated_phases(
     for own, other in pairs:
         here, there = ([times[id(one)] for one in whole] for whole in (own, other))
         if tokens is not None and own[0].phase != "optimizer step":
-            here = interpolated(here, own[0].tokens, there, other[0].tokens, tokens)
+            here = interpolate_parts(here, own[0].tokens, there, other[0].tokens, tokens)
         found += here
     return found
 

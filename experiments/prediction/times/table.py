@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from experiments.prediction.times.limits import attainable_s
-from experiments.prediction.times.operations import Operation, canonical, parse
+from experiments.prediction.times.operations import Operation, canonical_key, parse
 from experiments.results.schema import Record
 from experiments.suites.cards import Card, card_named, have_same_chip
 from experiments.system.files import cache_folder
@@ -80,13 +80,16 @@ class Estimate(NamedTuple):
     measured: bool
 
 
-class Features(NamedTuple):
-    """What two similar operations have in common. sizes: logarithms. layout: of a memory-bound operation, else ''."""
+class OperationFeatures(NamedTuple):
+    """What decides whether an operation is similar to another.
+
+    sizes: logarithms. layout: of a memory-bound operation, else ''.
+    """
 
     sizes: tuple[float, ...]
     layout: str
 
-    def distance(self, other: "Features") -> float:
+    def distance(self, other: "OperationFeatures") -> float:
         """Return how much two operations differ; infinite if their sizes are of different kinds."""
         if len(self.sizes) != len(other.sizes):
             return math.inf
@@ -97,7 +100,7 @@ class Features(NamedTuple):
 class MeasuredOperation(NamedTuple):
     """A measured operation. slowdown: its time divided by its attainable time."""
 
-    features: Features
+    features: OperationFeatures
     slowdown: float
     host_s: float
 
@@ -116,7 +119,7 @@ class Table:
 
     @functools.cached_property
     def _by_computation(self) -> dict[str, OperationTime]:
-        return {canonical(key): times for key, times in self.measured.items()}
+        return {canonical_key(key): times for key, times in self.measured.items()}
 
     @functools.cached_property
     def _similar(self) -> dict[tuple[str, ...], list[MeasuredOperation]]:
@@ -168,7 +171,7 @@ class Table:
         return self._estimates[key]
 
     def _new_estimate(self, key: str) -> Estimate:
-        operation, found = parse(key), self._by_computation.get(canonical(key))
+        operation, found = parse(key), self._by_computation.get(canonical_key(key))
         own_s = attainable_s(operation, self.card)
         if found:
             device_s, host_s = found
@@ -211,8 +214,8 @@ def _groups(operation: Operation) -> tuple[tuple[str, ...], ...]:
     return (family, data_type, base), (family, data_type), (family,)
 
 
-def _features(operation: Operation) -> Features:
+def _features(operation: Operation) -> OperationFeatures:
     """Return the sizes of a matrix product, otherwise the operation's arithmetic and bytes; and its layout."""
     sizes = operation.product_sizes or (operation.flop + 1, operation.total_bytes + 1)
     layout = operation.layout if operation.family in MEMORY_BOUND else ""
-    return Features(tuple(math.log(max(1, size)) for size in sizes), layout)
+    return OperationFeatures(tuple(math.log(max(1, size)) for size in sizes), layout)

@@ -59,7 +59,7 @@ def change_sentences(changed: Iterable[RunChange]) -> list[str]:
 
 
 def value_change(key: Key, before: float, now: float) -> RunChange:
-    """Return the change of a value from ``before`` to ``now``, in its own unit."""
+    """Return the change of a value in its own unit. before and now: the value in the older and in the newer run."""
     row, quantity = key
     then, words = (f"{format_number(value)} {quantity_unit(quantity)}".strip() for value in (before, now))
     return RunChange(row, quantity_label(quantity), then, words, now / before if before else None)

@@ -14,7 +14,7 @@ POLL_INTERVAL_S = 0.05
 def gpus_still_in_use(
     before: dict[int, float], neighbors_gib: Callable[[int], float] = lambda index: 0.0, within_s: float = 30.0
 ) -> dict[int, float]:
-    """Return the GPUs that still use more memory than in ``before`` after ``within_s``, and how much (GiB).
+    """Wait until no GPU uses more memory than ``before``; return those that do after ``within_s``, and their use (GiB).
 
     neighbors_gib: returns the memory that running rows use on a GPU, which is not counted.
     """

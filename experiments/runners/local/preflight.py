@@ -25,7 +25,7 @@ from experiments.suites.suite import cards_of_suites, suites_in_group
 from experiments.system.files import GIB, cache_folder
 from experiments.system.packages import EXTRAS
 from provision.checks import Check, run_check
-from provision.errors import CheckFailed
+from provision.errors import PreflightCheckFailed
 from provision.hardware.gpus import driver_version
 from provision.hardware.local import this_machine
 
@@ -65,14 +65,14 @@ def _failure_as_warning(check: Check) -> Check:
 
 def _check_python() -> str:
     if platform.system() != "Linux":
-        raise CheckFailed(f"{platform.system()} is not supported; use Linux, or on Windows its WSL 2")
+        raise PreflightCheckFailed(f"{platform.system()} is not supported; use Linux, or on Windows its WSL 2")
     return f"{platform.python_version()} in {sys.prefix}"
 
 
 def _check_packages(extra: str) -> str:
     missing = [module for module in EXTRAS[extra] if find_spec(module) is None]
     if missing:
-        raise CheckFailed(f"{', '.join(missing)} missing; make env, or pip install 'llm-testbed[{extra}]'")
+        raise PreflightCheckFailed(f"{', '.join(missing)} missing; make env, or pip install 'llm-testbed[{extra}]'")
     if extra == "train":
         return ", ".join(f"{name} {number}" for name, number in versions().items())
     return f"all {len(EXTRAS[extra])} installed"
@@ -81,7 +81,9 @@ def _check_packages(extra: str) -> str:
 def _check_compiler() -> str:
     if missing := missing_build_tool():
         package = missing.partition("package ")[2].rstrip(")")
-        raise CheckFailed(f"no {missing}: predictions and DeepSpeed's CPU Adam are compiled; apt install {package}")
+        raise PreflightCheckFailed(
+            f"no {missing}: predictions and DeepSpeed's CPU Adam are compiled; apt install {package}"
+        )
     return str(shutil.which("c++"))
 
 
@@ -90,7 +92,7 @@ def _check_disk(results: Path) -> str:
     free_gib = {folder: _free_gib(folder) for folder in (results.absolute(), cache_folder())}
     finding = ", ".join(f"{free:.1f} GiB free at {folder}" for folder, free in free_gib.items())
     if min(free_gib.values()) < needed_gib:
-        raise CheckFailed(
+        raise PreflightCheckFailed(
             f"{finding}, {needed_gib:.1f} GiB are needed; free some space, or set --results and TESTBED_CACHE"
         )
     return finding
@@ -106,7 +108,9 @@ def _check_memory() -> str:
     available_gib = memory.available / GIB
     finding = f"{available_gib:.1f} of {memory.total / GIB:.1f} GiB available"
     if available_gib < HOST_MEMORY_PER_RANK_GIB["tiny"]:
-        raise CheckFailed(f"{finding}, a tiny model needs {HOST_MEMORY_PER_RANK_GIB['tiny']} GiB; end other programs")
+        raise PreflightCheckFailed(
+            f"{finding}, a tiny model needs {HOST_MEMORY_PER_RANK_GIB['tiny']} GiB; end other programs"
+        )
     return finding
 
 
@@ -116,17 +120,17 @@ def _check_gpu() -> Check:
     def describe_gpus() -> str:
         gpus = this_machine().gpus
         if not gpus and has_nvidia_gpu():
-            raise CheckFailed(
+            raise PreflightCheckFailed(
                 "an NVIDIA GPU whose driver does not answer; install the driver (ubuntu-drivers install), "
                 "or restart after its update"
             )
         if gpus and versions().get("torch", "").endswith("+cpu"):
-            raise CheckFailed(f"{gpus[0].name}, but PyTorch is built for CPUs only; install it from PyPI")
+            raise PreflightCheckFailed(f"{gpus[0].name}, but PyTorch is built for CPUs only; install it from PyPI")
         if not gpus:
             return ""
         names = ", ".join(f"{gpu.name} ({gpu.memory_gib:.0f} GiB)" for gpu in gpus)
         if not (runs := [card for card in cards_of_suites() if not too_small_reason(gpus[0], card)]):
-            raise CheckFailed(f"{names}: too small for the cards of the labs; rows run as tiny models")
+            raise PreflightCheckFailed(f"{names}: too small for the cards of the labs; rows run as tiny models")
         return f"{names}, driver {driver_version()}, runs rows for {', '.join(runs)}"
 
     check = run_check("GPU", describe_gpus, (FULL_SIZE,))
@@ -155,22 +159,24 @@ def _check_docker() -> str:
     try:
         response = subprocess.run(command, capture_output=True, text=True, timeout=RESPONSE_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        raise CheckFailed(
+        raise PreflightCheckFailed(
             f"the daemon does not answer within {RESPONSE_TIMEOUT_S:.0f} s; systemctl restart docker"
         ) from None
     if response.returncode or not (info := _parse_json_object(response.stdout)).get("ServerVersion"):
         message = (response.stderr.strip().splitlines() or ["the daemon does not answer"])[-1]
-        raise CheckFailed(f"{message}; start it (systemctl start docker), or join its group (usermod -aG docker $USER)")
+        raise PreflightCheckFailed(
+            f"{message}; start it (systemctl start docker), or join its group (usermod -aG docker $USER)"
+        )
     version = info["ServerVersion"]
     if has_nvidia_gpu() and not _docker_has_gpus(info):
-        raise CheckFailed(f"{version}: {TOOLKIT_MISSING}")
+        raise PreflightCheckFailed(f"{version}: {TOOLKIT_MISSING}")
     return f"{version}, {'with' if has_nvidia_gpu() else 'without'} GPUs"
 
 
 def _check_container_tools() -> str:
     package = _check_packages("container")
     if not has_buildx():
-        raise CheckFailed(BUILDX_MISSING)
+        raise PreflightCheckFailed(BUILDX_MISSING)
     return f"{package}, docker buildx"
 
 
@@ -193,14 +199,16 @@ def _check_ports() -> str:
             port = server.getsockname()[1]
             socket.create_connection(("localhost", port), timeout=RESPONSE_TIMEOUT_S).close()
     except OSError as problem:
-        raise CheckFailed(f"localhost cannot be reached ({problem}); correct /etc/hosts or the firewall") from None
+        raise PreflightCheckFailed(
+            f"localhost cannot be reached ({problem}); correct /etc/hosts or the firewall"
+        ) from None
     return "any free port on localhost"
 
 
 def _check_program(name: str, remedy: str) -> str:
     if path := shutil.which(name):
         return path
-    raise CheckFailed(f"{name} missing; {remedy}")
+    raise PreflightCheckFailed(f"{name} missing; {remedy}")
 
 
 def _check_ssh() -> str:

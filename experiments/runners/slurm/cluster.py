@@ -117,4 +117,4 @@ def code_archive() -> bytes:
     """Return the project's code as a tar.gz archive, reproducible byte for byte."""
     paths = (path for package in PACKAGES for path in reproducible.files_in(CODE_FOLDER / package, EXCLUDED))
     files = {path.relative_to(CODE_FOLDER).as_posix(): path for path in paths if path.suffix in SUFFIXES}
-    return reproducible.archive_bytes(files)
+    return reproducible.archive_in_memory(files)

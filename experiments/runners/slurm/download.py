@@ -103,7 +103,7 @@ def download_growing(shell: Shell, folders: Iterable[tuple[str, Path]], names: S
         remote = _parse_listing(shell, folder, shell.run(listing, check=False, repeatable=True).out)
         if grown := {file.path for file in remote if _file_size(into / file.path) != file.size}:
             with suppress(tarfile.ReadError):
-                for name, content in _members(_packed(shell, folder, grown), grown):
+                for name, content in _members(_download_tar(shell, folder, grown), grown):
                     _write_part(content, into / name)
                     _part_file(into / name).replace(into / name)
 
@@ -237,14 +237,14 @@ def _file_list(paths: Iterable[str]) -> tuple[bytes]:
 def _open_tar(shell: Shell, folder: str, sizes: Mapping[str, int]) -> Iterator[IO[bytes]]:
     """Yield a tar stream of the files with these sizes, bytes."""
     if sum(sizes.values()) <= SMALL_BYTES:
-        yield _packed(shell, folder, sizes)
+        yield _download_tar(shell, folder, sizes)
         return
     source = _file_list(sizes)
     with shell.open_output(_tar_command(folder), source=source, timeout_s=DOWNLOAD_TIMEOUT_S) as stream:
         yield stream
 
 
-def _packed(shell: Shell, folder: str, paths: Iterable[str]) -> IO[bytes]:
+def _download_tar(shell: Shell, folder: str, paths: Iterable[str]) -> IO[bytes]:
     """Return a tar archive of files, downloaded through the open connection."""
     packed = io.BytesIO()
     shell.stream(_tar_command(folder), packed.write, source=_file_list(paths), timeout_s=DOWNLOAD_TIMEOUT_S)

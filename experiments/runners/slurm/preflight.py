@@ -6,7 +6,7 @@ from collections.abc import Callable
 from experiments.runners.slurm.cluster import TOOLS, Cluster
 from experiments.runners.slurm.profile import Profile
 from provision.checks import Check, run_check, skip_checks
-from provision.errors import CheckFailed, CommandFailed
+from provision.errors import CommandFailed, PreflightCheckFailed
 from provision.ssh.shell import Shell
 
 
@@ -30,14 +30,16 @@ def check_cluster(shell: Shell, profile: Profile) -> list[Check]:
 
 def _check_account(profile: Profile) -> str:
     if profile.needs_account and not profile.account:
-        raise CheckFailed(f"jobs at {profile.title} need --account, the project that is charged")
+        raise PreflightCheckFailed(f"jobs at {profile.title} need --account, the project that is charged")
     return profile.account or "none is needed"
 
 
 def _check_tools(shell: Shell) -> str:
     command = f"for tool in {shlex.join(TOOLS)}; do command -v $tool > /dev/null || echo $tool; done"
     if missing := shell.run(command, repeatable=True).out.split():
-        raise CheckFailed(f"{', '.join(missing)} missing on {shell.where}; set host of the profile to a login node")
+        raise PreflightCheckFailed(
+            f"{', '.join(missing)} missing on {shell.where}; set host of the profile to a login node"
+        )
     return ", ".join(TOOLS)
 
 
@@ -45,7 +47,9 @@ def _check_partitions(shell: Shell, profile: Profile) -> str:
     known = shell.run("sinfo --noheader --format %R", repeatable=True).out.split()
     wanted = [name for name in (profile.partition, profile.cpu_partition) if name]
     if unknown := [name for name in wanted if name not in known]:
-        raise CheckFailed(f"no partition {', '.join(unknown)}; correct the profile; allowed: {', '.join(known)}")
+        raise PreflightCheckFailed(
+            f"no partition {', '.join(unknown)}; correct the profile; allowed: {', '.join(known)}"
+        )
     return ", ".join(wanted) or f"the default of {', '.join(known)}"
 
 
@@ -54,7 +58,7 @@ def _check_environment(cluster: Cluster) -> str:
     try:
         out = cluster.python_output("import papermill, sys; print(sys.version.split()[0])")
     except CommandFailed as problem:
-        raise CheckFailed(
+        raise PreflightCheckFailed(
             f"its Python cannot run rows: {problem}; change environment or modules of the profile"
         ) from None
     return f"{cluster.profile.runtime} {cluster.profile.environment or ''}, Python {out.strip()}".replace(" ,", ",")

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from experiments.errors import unknown_name
+from experiments.errors import unknown_name_error
 from experiments.suites.yaml_schema import StrictModel, read_yaml, validate
 from provision.models import Gpu, Node
 
@@ -85,5 +85,5 @@ def profile_named(name: str) -> Profile:
         path = CLUSTERS / f"{name}.yaml"
         if not path.is_file():
             known = sorted(file.stem for file in CLUSTERS.glob("*.yaml"))
-            raise unknown_name("profile", name, [*known, "a YAML file of your own"], "--profile")
+            raise unknown_name_error("profile", name, [*known, "a YAML file of your own"], "--profile")
     return validate(Profile, read_yaml(path), str(path))

@@ -126,7 +126,7 @@ class SlurmRunner:
         )
 
     def _begin(self, planned: PlannedRow, known: Sequence[queue.Job], tracker: JobTracker) -> TrackedRow | None:
-        """Return the row with its existing job or a new one; None if it may not finish before the end of the lease."""
+        """Return the row with its existing job or a new one; None if its time limit exceeds the rest of the lease."""
         spec = planned.spec
         row_folder = tracker.row_folder(spec)
         jobs = [job for job in known if job.name == self._job_name(spec) and not job.ended]

@@ -65,7 +65,7 @@ class Staging:
     def update(self, jobs: Sequence[queue.Job], output: str) -> None:
         """Update the state of all downloads from the jobs in the queue and the output of ``status_commands``."""
         lines = [line.partition("|") for line in output.split("\n")]
-        self._jobs, self._last_lines = jobs, {key: _visible(text) for key, _, text in lines}
+        self._jobs, self._last_lines = jobs, {key: _visible_text(text) for key, _, text in lines}
         completed = {job.id for job in jobs if job.state == "COMPLETED"}
         for artifact in [artifact for artifact, job in self._job_ids.items() if job in completed]:
             self._view.print_line(f"{artifact}: downloaded")
@@ -92,7 +92,7 @@ class Staging:
         output = self._shell.run(self._last_line_command(artifact), check=False, repeatable=True).out
         if job.state == "TIMEOUT":
             return f"did not end within {job_script.STAGING_LIMIT_MIN} min"
-        return _visible(output) or f"job ended as {job.state}"
+        return _visible_text(output) or f"job ended as {job.state}"
 
     def _staging_folder(self, artifact: Artifact) -> str:
         return self._cluster.layout.staging_folder(artifact.key)
@@ -172,6 +172,6 @@ def as_archive(path: Path) -> Iterator[Path]:
         yield packed
 
 
-def _visible(line: str) -> str:
+def _visible_text(line: str) -> str:
     """Return the visible text of a line: for a progress bar, which overwrites itself, its last state."""
     return line.strip().rpartition("\r")[2]

@@ -15,7 +15,7 @@ from experiments.errors import InputError
 from experiments.inputs.formats import text_format
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
-from experiments.training.data.hub import TOKENIZER_FILES, SourceFiles, fetch_files
+from experiments.training.data.hub import TOKENIZER_FILES, VersionedFolder, fetch_files
 from experiments.training.failures import first_line
 from provision.temporary import TemporaryFolder
 
@@ -31,7 +31,7 @@ def read_texts(spec: RowSpec) -> tuple[list[torch.Tensor], str | None]:
     review longer than max_length becomes several samples. At full size the tokenizer of the row's model is used. A tiny
     model has 256 tokens, one for each byte. Raises InputError if texts or tokenizer cannot be loaded.
     """
-    source = fetch_texts(spec.settings.dataset) if spec.data == "hub" else SourceFiles(Path(spec.data))
+    source = fetch_texts(spec.settings.dataset) if spec.data == "hub" else VersionedFolder(Path(spec.data))
     records = read_records(spec.settings.dataset, source.folder)
     with TemporaryFolder("tokenizer") as scratch:
         if spec.size == "tiny":
@@ -45,7 +45,7 @@ def read_texts(spec: RowSpec) -> tuple[list[torch.Tensor], str | None]:
     return texts, source.commit
 
 
-def fetch_texts(dataset: str, **options: Any) -> SourceFiles:
+def fetch_texts(dataset: str, **options: Any) -> VersionedFolder:
     """Download the files of a data set. Raises InputError if the download fails."""
     return fetch_files(HUB_IDS[dataset], None, "the texts", "dataset", **options)
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from experiments.inputs.requirements import Artifact, ProgressPrinter, run_fetch
 from experiments.training.data.hub import (
     TOKENIZER_FILES,
-    SourceFiles,
+    VersionedFolder,
     cached_commit,
     fetch_files,
     fetch_weights,
@@ -63,7 +63,7 @@ def fetch_artifact(artifact: Artifact) -> list[Path]:
     return [*_list_files(weights), convert_checkpoint(weights, artifact.litgpt).folder]
 
 
-def _list_files(source: SourceFiles) -> list[Path]:
+def _list_files(source: VersionedFolder) -> list[Path]:
     return sorted(path for path in source.folder.rglob("*") if path.is_file())
 
 

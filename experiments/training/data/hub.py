@@ -22,7 +22,7 @@ WEIGHT_PATTERNS = ("model*.safetensors*", "pytorch_model*.bin*")
 
 
 @dataclass(frozen=True)
-class SourceFiles:
+class VersionedFolder:
     """A folder with the files of a model or data set. ``commit``: their version on the hub; None for a local folder."""
 
     folder: Path
@@ -31,7 +31,7 @@ class SourceFiles:
 
 def fetch_files(
     hub: str, patterns: Sequence[str] | None, description: str, kind: str = "model", **options: Any
-) -> SourceFiles:
+) -> VersionedFolder:
     """Download the files of the repository ``hub`` that match ``patterns`` (None: all). A local folder is not copied.
 
     ``kind`` is the type of the repository. ``options`` are passed to snapshot_download. Raises InputError if the files
@@ -40,16 +40,16 @@ def fetch_files(
     if not hub:
         raise InputError(f"{description} of this model: no published version is known; allowed: a model of models.yaml")
     if Path(hub).is_dir():
-        return SourceFiles(Path(hub))
+        return VersionedFolder(Path(hub))
     try:
         allow_patterns = list(patterns) if patterns is not None else None
         folder = Path(snapshot_download(hub, repo_type=kind, allow_patterns=allow_patterns, **options))
     except (OSError, ValueError, httpx.HTTPError) as error:
         raise InputError(f"{description} of {hub!r} cannot be loaded ({first_line(error)})") from None
-    return SourceFiles(folder, commit=folder.name)
+    return VersionedFolder(folder, commit=folder.name)
 
 
-def fetch_weights(hub: str, **options: Any) -> SourceFiles:
+def fetch_weights(hub: str, **options: Any) -> VersionedFolder:
     """Download a model's configuration and weights: the safetensors files, or PyTorch's if there are none."""
     try:
         for pattern in WEIGHT_PATTERNS:
@@ -73,7 +73,7 @@ def cached_commit(hub: str, kind: str = "model") -> str | None:
     return next((revision.commit_hash for revision in revisions if "main" in revision.refs), None)
 
 
-def verify_checksums(source: SourceFiles, hub: str, description: str, kind: str = "model") -> SourceFiles:
+def verify_checksums(source: VersionedFolder, hub: str, description: str, kind: str = "model") -> VersionedFolder:
     """Compare the files of ``source`` with the hub's checksums, download mismatches once more, and return ``source``.
 
     Raises InputError if a file still does not match.
@@ -88,7 +88,7 @@ def verify_checksums(source: SourceFiles, hub: str, description: str, kind: str 
     return source
 
 
-def _find_mismatches(source: SourceFiles, hub: str, description: str, kind: str) -> list[str]:
+def _find_mismatches(source: VersionedFolder, hub: str, description: str, kind: str) -> list[str]:
     try:
         return checksum_mismatches(hub, kind, source.commit)
     except (OSError, ValueError, httpx.HTTPError) as error:

@@ -10,13 +10,13 @@ from litgpt.scripts.convert_hf_checkpoint import convert_hf_checkpoint
 from experiments.errors import InputError
 from experiments.suites.models import Model
 from experiments.system.files import cache_folder
-from experiments.training.data.hub import SourceFiles, fetch_weights
+from experiments.training.data.hub import VersionedFolder, fetch_weights
 from experiments.training.failures import first_line
 
 WEIGHTS_FILE = "lit_model.pth"
 
 
-def litgpt_checkpoint(base_model: Model) -> SourceFiles:
+def litgpt_checkpoint(base_model: Model) -> VersionedFolder:
     """Return a folder with lit_model.pth and model_config.yaml of a model that LitGPT supports.
 
     The folder does not exist until it is complete. Concurrent callers wait for it. Raises InputError if the weights
@@ -25,7 +25,7 @@ def litgpt_checkpoint(base_model: Model) -> SourceFiles:
     return convert_checkpoint(fetch_weights(base_model.hub), base_model.litgpt)
 
 
-def convert_checkpoint(source: SourceFiles, name: str | None) -> SourceFiles:
+def convert_checkpoint(source: VersionedFolder, name: str | None) -> VersionedFolder:
     """Return the checkpoint of LitGPT's model ``name``, converted from published files; see litgpt_checkpoint."""
     target = cache_folder() / "litgpt" / f"{name}-{_version(source)}"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -33,10 +33,10 @@ def convert_checkpoint(source: SourceFiles, name: str | None) -> SourceFiles:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
             _convert(source.folder, target, name)
-    return SourceFiles(target, source.commit)
+    return VersionedFolder(target, source.commit)
 
 
-def _version(source: SourceFiles) -> str:
+def _version(source: VersionedFolder) -> str:
     """Return an id of the files' version: the hub's commit, or a hash of the names, sizes and times in a folder."""
     if source.commit:
         return source.commit

@@ -17,7 +17,7 @@ from experiments.training.models.build import build_model
 from experiments.training.models.optimizers import build_optimizer
 
 
-class ModelTuner(L.LightningModule):
+class TransformersModule(L.LightningModule):
     """LightningModule whose training step is the model's loss for one batch."""
 
     def __init__(self, probe: Probe, model: torch.nn.Module) -> None:
@@ -45,7 +45,7 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     trainer = build_trainer(spec, probe, out)
     probe.set_model(model, lambda: trainer.strategy.optimizers)
     probe.start(schedule)
-    trainer.fit(ModelTuner(probe, model), data.build_loader(schedule.longest_batch_index))
+    trainer.fit(TransformersModule(probe, model), data.build_loader(schedule.longest_batch_index))
     if spec.settings.save_model:
         probe.enter_phase("save")
         model.save_pretrained(out / "model")

@@ -26,7 +26,7 @@ from experiments.training.models.optimizers import build_optimizer
 from experiments.training.models.packing import PackedModel
 
 
-class LitgptTuner(L.LightningModule):
+class LitgptModule(L.LightningModule):
     """LightningModule whose training step returns the cross entropy of the next tokens, computed in chunks."""
 
     def __init__(self, probe: Probe, model: torch.nn.Module) -> None:
@@ -65,4 +65,4 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     probe.set_model(model, lambda: trainer.strategy.optimizers)
     probe.start(schedule)
     collate = pack_texts if spec.settings.packing else pad_texts
-    trainer.fit(LitgptTuner(probe, model), build_text_loader(spec, texts, schedule.longest_batch_index, collate))
+    trainer.fit(LitgptModule(probe, model), build_text_loader(spec, texts, schedule.longest_batch_index, collate))

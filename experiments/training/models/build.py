@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from experiments.errors import unknown_name
+from experiments.errors import unknown_name_error
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Quantization
 from experiments.training.models.activation_offload import offload_activations
@@ -70,4 +70,4 @@ def _reject_missing_layers(lora: Lora, model: PreTrainedModel) -> None:
     layers = {path.rpartition(".")[2] for path, _ in model.named_modules()}
     for name in () if isinstance(lora.targets, str) else lora.targets:
         if name.rpartition(".")[2] not in layers:
-            raise unknown_name("layer for adapters", name, (*sorted(linear), "all-linear"))
+            raise unknown_name_error("layer for adapters", name, (*sorted(linear), "all-linear"))

@@ -7,7 +7,7 @@ from lightning.fabric.plugins import BitsandbytesPrecision, HalfPrecision, Mixed
 from litgpt import lora
 from litgpt.model import GPT, Config
 
-from experiments.errors import InputError, unknown_name
+from experiments.errors import InputError, unknown_name_error
 from experiments.suites.models import models
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Settings
@@ -60,7 +60,7 @@ def build_config(spec: RowSpec) -> Config:
     settings = spec.settings
     base_model = spec.base_model
     if base_model.litgpt is None:
-        raise unknown_name(
+        raise unknown_name_error(
             "model", settings.model, [name for name, model in models().items() if model.litgpt], "LitGPT"
         )
     _reject_unsupported(spec)
@@ -97,7 +97,7 @@ def _adapter_arguments(settings: Lora) -> dict[str, Any]:
     targets = LORA_TARGETS if settings.targets == "all-linear" else settings.targets
     for target in targets:
         if target not in LORA_TARGETS:
-            raise unknown_name("target", target, LORA_TARGETS, "LitGPT's LoRA")
+            raise unknown_name_error("target", target, LORA_TARGETS, "LitGPT's LoRA")
     sizes = {"lora_r": settings.r, "lora_alpha": settings.alpha, "lora_dropout": settings.dropout}
     return sizes | {f"lora_{target}": True for target in targets}
 

@@ -15,7 +15,7 @@ import tempfile
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from experiments.errors import InputError, unknown_name
+from experiments.errors import InputError, unknown_name_error
 from experiments.results.schema import LOG_FILE, Result, read_result
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
@@ -31,7 +31,7 @@ def selected_cases(only: list[str]) -> list[RowSpec]:
     known = {case.row: case for case in cases()}
     for name in only:
         if name not in known:
-            raise unknown_name("case", name, known)
+            raise unknown_name_error("case", name, known)
     return [case for name, case in known.items() if not only or name in only]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Result
 from experiments.system.files import write_atomically
-from tests.benchmarks.tool_speed.shared_gpu import largest_peak_difference_gib, seconds
+from tests.benchmarks.tool_speed.shared_gpu import largest_peak_difference_gib, wall_s
 
 
 def began(result: Result) -> float:
@@ -37,7 +37,7 @@ def stages_of(folder: RunFolder, stored: RunFolder) -> dict[str, Any]:
         "command": folder.read_run().command,
         "on": folder.read_run().host,
         "code": next(iter(results.values())).code,
-        "seconds": seconds(folder),
+        "seconds": wall_s(folder),
         "between_rows_s": median(gaps),
         "outside_training_s": median(one["start_s"] + one["build_s"] + one["end_s"] for one in stages.values()),
         "outcomes_differ": [row for row, one in results.items() if one.outcome != before[row].outcome],

@@ -18,7 +18,7 @@ from experiments.results.schema import Result
 from experiments.system.files import write_atomically
 
 
-def seconds(folder: RunFolder) -> float:
+def wall_s(folder: RunFolder) -> float:
     """Return the seconds from the beginning of a run to the end of its last row."""
     began = datetime.fromisoformat(folder.read_run().started_at).timestamp()
     ends = (datetime.fromisoformat(one.started_at).timestamp() + one.elapsed_s for one in folder.results().values())
@@ -34,7 +34,7 @@ def comparison(unshared: RunFolder, shared: RunFolder) -> dict[str, Any]:
     """Return the comparison of two runs of the same rows."""
     alone, together = unshared.results(), shared.results()
     assert alone.keys() == together.keys(), "both runs have the same rows"
-    walls = seconds(unshared), seconds(shared)
+    walls = wall_s(unshared), wall_s(shared)
     return {
         "commands": [folder.read_run().command for folder in (unshared, shared)],
         "on": shared.read_run().host,

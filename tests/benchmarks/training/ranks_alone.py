@@ -68,7 +68,7 @@ def measure_rank(spec: RowSpec, rank: int) -> Measured:
 
 def measure(path: Path, orders: int, size: Size) -> None:
     importlib.import_module("experiments.training.rank")  # once, before the ranks are forked
-    done = {(line["order"], line["rank"]) for line in _lines(path)}
+    done = {(line["order"], line["rank"]) for line in _read_measurements(path)}
     for order in range(orders):
         spec = row_spec(SUITE, ROW, CARD, size, "verdict", seed=order)
         for rank in range(RANKS):
@@ -91,7 +91,7 @@ def _summary(measured: Measured) -> dict[str, Any]:
     }
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _read_measurements(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -104,7 +104,7 @@ def _append(path: Path, line: dict[str, Any]) -> None:
 def compare(path: Path, table: Path) -> None:
     phantom = load(cache_folder())
     rows = []
-    for line in sorted(_lines(path), key=lambda line: (line["order"], line["rank"])):
+    for line in sorted(_read_measurements(path), key=lambda line: (line["order"], line["rank"])):
         spec = row_spec(SUITE, ROW, CARD, line["size"], "verdict", seed=line["order"])
         found = predict_with_texts_of(line["rank"], spec, phantom)
         measured, predicted = f"{line['peak_gib']:.2f}", f"{found.peak_gib:.2f}"

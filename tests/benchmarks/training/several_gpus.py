@@ -54,7 +54,7 @@ def is_measured(run: Run, result: Result) -> bool:
     return run.size == "full" and result.outcome == "fits" and result.speed is not None
 
 
-def seconds(row: TimedRow, slowness: float) -> float:
+def predicted_step_s(row: TimedRow, slowness: float) -> float:
     """Return the predicted seconds of a step with a host that needs ``slowness`` times the predicted time."""
     return total_seconds([part.scaled(slowness, 1.0) for part in row.phases])
 
@@ -64,7 +64,8 @@ def fitted_slowness(rows: Sequence[TimedRow]) -> float | None:
     if not rows:
         return None
     return min(
-        SLOWNESS, key=lambda one: fmean(abs(relative_error(seconds(row, one), row.speed.step_s)) for row in rows)
+        SLOWNESS,
+        key=lambda one: fmean(abs(relative_error(predicted_step_s(row, one), row.speed.step_s)) for row in rows),
     )
 
 
@@ -87,7 +88,7 @@ def compare_row(run_id: str, gpus: int, row: TimedRow, slowness: float | None) -
         "measured_s": step_s,
         "error": relative_error(row.time.step_s, step_s),
         "slowness": slowness,
-        "known_host_error": relative_error(seconds(row, slowness), step_s) if slowness else None,
+        "known_host_error": relative_error(predicted_step_s(row, slowness), step_s) if slowness else None,
         "link_s": row.time.link_s,
         "measured_link_s": (row.speed.communication_share or 0.0) * step_s,
     }

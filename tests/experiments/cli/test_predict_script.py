@@ -8,7 +8,7 @@ import pytest
 from experiments.cli.app import main
 from experiments.cli.output import console
 from experiments.prediction.script import trace
-from experiments.prediction.script.record import CardPrediction, LineMemory, PeakBlock, ScriptPrediction
+from experiments.prediction.script.record import CardPrediction, LineMemory, ModuleLineMemory, ScriptPrediction
 from experiments.prediction.script.view import script_predictions_view
 from experiments.results.predictions import PeakParts
 
@@ -42,10 +42,10 @@ def prediction(needed_gib: float) -> ScriptPrediction:
         modules=(),
         lines=(),
         blocks=(
-            PeakBlock(category="activations", module="layers.*.mlp", line="train.py:7", size_gib=6.0),
-            PeakBlock(category="optimizer", module="", line="train.py:8", size_gib=2.0),
-            PeakBlock(category="params", module="", line="train.py:3", size_gib=1.0),
-            PeakBlock(category="grads", module="", line="train.py:9", size_gib=1.0),
+            ModuleLineMemory(category="activations", module="layers.*.mlp", line="train.py:7", size_gib=6.0),
+            ModuleLineMemory(category="optimizer", module="", line="train.py:8", size_gib=2.0),
+            ModuleLineMemory(category="params", module="", line="train.py:3", size_gib=1.0),
+            ModuleLineMemory(category="grads", module="", line="train.py:9", size_gib=1.0),
         ),
         notes=("torch.compile was called",),
         versions={},

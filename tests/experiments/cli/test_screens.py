@@ -323,7 +323,7 @@ def test_nothing_on_a_stored_screen_is_cut(path):
     assert "…" not in path.read_text()
 
 
-def test_colors_are_printed_on_a_terminal_unless_no_color_is_set(folders, machine):
+def test_colors_are_printed_on_a_terminal_unless_the_variable_no_color_is_set(folders, machine):
     line = ["evaluate", str(folders["H200"])]
     assert "\x1b[31m" in terminal_output(lambda: main(line), 80)
     assert "\x1b[31m" not in terminal_output(lambda: main(line), 80, {"NO_COLOR": "1"})

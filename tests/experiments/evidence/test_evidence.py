@@ -163,7 +163,7 @@ def test_every_statement_of_the_single_gpu_labs_has_a_verdict() -> None:
 
 
 @pytest.mark.parametrize("row", ["reduced-batch", "reduced-precision", "mixed-precision", "xxl-sgd", "xxl-adam-8bit"])
-def test_a_run_of_length_verdict_reaches_the_peak_of_a_run_of_length_as_taught(row: str) -> None:
+def test_a_run_with_length_verdict_reaches_the_peak_of_a_run_with_length_as_taught(row: str) -> None:
     short, whole = (
         RunFolder(EVIDENCE / f"single_gpu_blip2-a100_80gb-full-{length}").results()[row]
         for length in ("verdict", "as-taught")

@@ -12,7 +12,7 @@ def parts(suite, row, card="a100_80gb", parameters=0):
     return row_parts(suite_row_spec(chosen, chosen.row(row), card).settings, parameters, card)
 
 
-def seconds(*row, **options):
+def outside_s(*row, **options):
     found = parts(*row, **options)
     return outside_steps().row_s(found, *found)
 
@@ -29,7 +29,7 @@ def seconds(*row, **options):
     ],
 )
 def test_a_row_with_more_libraries_gpus_or_compiled_kernels_takes_longer_outside_of_its_steps(longer, shorter):
-    assert seconds(*longer) > seconds(*shorter) + 1
+    assert outside_s(*longer) > outside_s(*shorter) + 1
 
 
 def test_attention_in_32_bit_is_not_compiled_by_cudnn():

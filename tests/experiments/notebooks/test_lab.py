@@ -249,7 +249,7 @@ def test_a_row_is_shown_with_its_settings_and_its_training_code(tmp_path, shown_
     Lab(NAME, results=str(tmp_path)).show("xxl-sgd")
     assert "```yaml\nid: xxl-sgd\n" in shown_output[0]
     assert "  optimizer: sgd\n" in shown_output[0]
-    assert "trainer.fit(ModelTuner(probe, model)" in shown_output[0]
+    assert "trainer.fit(TransformersModule(probe, model)" in shown_output[0]
 
 
 @pytest.mark.usefixtures("no_command")

@@ -19,7 +19,7 @@ from experiments.reproduce import LeaseEnded
 from experiments.runners import targets
 from experiments.system.secrets import hide_in_command
 from provision.leasing.journal import ActiveLease, Operation
-from provision.leasing.release import LeaseState
+from provision.leasing.release import LeaseSnapshot
 from provision.leasing.request import EndWhenIdle, end_when_idle_data
 from tests.support.results.handwritten import h200_run
 from tests.support.runners.fake_runner import SUITE, FakeRunner
@@ -127,13 +127,13 @@ def test_a_lease_that_begins_or_ends_soon_or_costs_much_is_reported(one, above, 
     assert [message.title for message in lease_messages([one], NOW, HOUR, above)] == titles
 
 
-def deleted_lease_state(*records: str) -> LeaseState:
+def deleted_lease(*records: str) -> LeaseSnapshot:
     outcomes = dict.fromkeys(records, end_when_idle_data(EndWhenIdle(HOUR / 2)))
-    return LeaseState(ActiveLease("lab", "tag", "CHI@UC", "", outcomes=outcomes), None, (), (), (), None, None)
+    return LeaseSnapshot(ActiveLease("lab", "tag", "CHI@UC", "", outcomes=outcomes), None, (), (), (), None, None)
 
 
 def test_the_end_of_a_lease_that_ends_itself_is_reported():
-    ended = deleted_lease_state(Operation.CREATE_LEASE, Operation.CREATE_CREDENTIAL)
+    ended = deleted_lease(Operation.CREATE_LEASE, Operation.CREATE_CREDENTIAL)
     (message,) = lease_messages([ended], NOW, HOUR, None)
     assert message.title == "testbed: lease lab ended itself or was deleted"
     assert "it ended itself after 30m without work, and its results were fetched before, or somebody" in message.text
@@ -155,7 +155,7 @@ def test_a_reproduction_reports_that_its_lease_has_ended(webhook, monkeypatch, t
 
 @pytest.mark.parametrize("records", [(Operation.CREATE_LEASE,), (Operation.CREATE_CREDENTIAL,)])
 def test_a_lease_that_does_not_end_itself_or_is_being_released_is_not_reported(records):
-    assert list(lease_messages([deleted_lease_state(*records)], NOW, HOUR, None)) == []
+    assert list(lease_messages([deleted_lease(*records)], NOW, HOUR, None)) == []
 
 
 def test_addresses_are_hidden_in_a_stored_command_line():

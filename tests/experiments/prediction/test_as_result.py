@@ -126,7 +126,7 @@ def test_seconds_are_evaluated_unless_a_bound_is_within_their_error(step_s, erro
 def test_a_predicted_gpu_load_is_not_evaluated_if_its_error_could_change_the_status(busy, error, status):
     suite = suite_named("multi_gpu_litgpt")
     row = suite_row_spec(suite, suite.row("7b-1gpu"), CARD)
-    time = step_time(1.0, gpu_share=busy).model_copy(update={"gpu_busy_error": error})
+    time = step_time(1.0, gpu_share=busy).model_copy(update={"gpu_busy_share_error": error})
     evaluation = predicted_evaluation(
         suite, make_run(suite="multi_gpu_litgpt", rows=("7b-1gpu",)), [prediction(row, 60.0, time=time)]
     )

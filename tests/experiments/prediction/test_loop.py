@@ -96,7 +96,7 @@ def traced_jobs(monkeypatch):
 
 
 @pytest.mark.parametrize("loop", ["trainer", "plain"])
-def test_the_largest_batch_of_a_loop_is_found_and_changes_are_tried_only_if_it_does_not_fit(traced_jobs, loop):
+def test_the_largest_batch_of_a_loop_is_found_and_changes_are_tried_only_for_a_larger_batch(traced_jobs, loop):
     training = CustomTraining(model="tiny-llama-1.1b", card="a100_80gb", batch=12, loop=loop)
     found = fit_program(training, lambda _: None)
     assert (found.largest, found.largest_borderline) == (7, 7)

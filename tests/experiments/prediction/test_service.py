@@ -216,7 +216,7 @@ def test_a_card_that_no_suite_has_is_an_error_even_if_no_suite_is_given(testbed)
         assert f"--card: unknown card of a suite '{card}'; allowed: a100_80gb, " in err
 
 
-def test_a_custom_training_whose_parameters_exceed_the_card_is_an_error(testbed):
+def test_a_custom_training_of_a_model_whose_weights_exceed_the_memory_of_the_card_is_an_error(testbed):
     code, out, err = testbed("predict", *LLAMA, "--json", needs=lambda spec: 170.0, params_gib=40.0)
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == (

@@ -31,7 +31,7 @@ def test_a_part_with_negative_size_is_drawn_with_size_zero() -> None:
 
 
 @pytest.mark.parametrize(("peak_gib", "between_gib"), [(4.0, 0.0), (5.0, 0.0), (6.5, 1.5)])
-def test_the_rest_of_a_peak_excludes_the_memory_that_was_measured_at_a_point(
+def test_the_memory_between_snapshots_is_the_peak_minus_the_highest_snapshot(
     peak_gib: float, between_gib: float
 ) -> None:
     measured = result("a", memory={"peak_gib": peak_gib}, shots=(shot(params_gib=5.0, allocated_gib=5.0),))

@@ -144,7 +144,7 @@ def test_times_of_rows_that_shared_a_gpu_are_not_added_up_to_gpu_hours() -> None
         assert [fact.value for fact in identity_facts(run, results) if fact.name == "cost"] == cost
 
 
-def test_the_card_of_the_lab_does_not_count_as_emulating() -> None:
+def test_a_gpu_that_is_the_card_of_the_lab_is_not_named_as_emulating() -> None:
     assert machine_in_words(make_result(make_run(), "baseline", device=A100)) == "NVIDIA A100 80GB PCIe"
 
 

@@ -24,21 +24,30 @@ def test_a_result_that_is_written_and_read_again_is_the_same(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_predicted_time_with_field_names_of_earlier_versions_is_read():
+@pytest.mark.parametrize(
+    "former",
+    [
+        {"gpu_busy_share": "busy_share", "gpu_busy_share_error": "busy_error"},
+        {"gpu_busy_share_error": "gpu_busy_error"},
+    ],
+)
+def test_a_predicted_time_with_field_names_of_earlier_versions_is_read(former):
     time = step_time(2.0, gpu_share=0.75)
     stored = time.model_dump()
-    earlier = {name.removeprefix("gpu_"): value for name, value in stored.items()}
-    assert {"busy_share", "busy_error"} <= earlier.keys()
+    earlier = {former.get(name, name): value for name, value in stored.items()}
+    assert set(former.values()) <= earlier.keys()
     assert RowStepTime.model_validate(earlier) == RowStepTime.model_validate(stored) == time
 
 
 def test_a_result_with_field_names_of_earlier_versions_is_read(tmp_path):
     path = tmp_path / "result.json"
     timestamps = {"started_at": 1.0, "began_at": 2.0, "ended_at": 3.0}
-    written = result("a", "rejected", timestamps=timestamps).model_dump_json()
-    former = written.replace('"rejected"', '"refused"').replace('"timestamps"', '"moments"')
-    assert '"refused"' in former
-    assert '"moments"' in former
+    written = result("a", "rejected", timestamps=timestamps, steady_interval_s=(1.0, 4.0)).model_dump_json()
+    former = written
+    earlier = {"rejected": "refused", "timestamps": "moments", "steady_interval_s": "steady_s"}
+    for name, earlier_name in earlier.items():
+        assert f'"{name}"' in former
+        former = former.replace(f'"{name}"', f'"{earlier_name}"')
     write_atomically(path, former)
     assert read_result(path).model_dump_json() == written
 

@@ -23,7 +23,7 @@ def ended(start_s=1.0):
     return result("a").model_copy(update={"times": times})
 
 
-def seconds(remaining, running, waiting, size=1):
+def estimate_s(remaining, running, waiting, size=1):
     return remaining.estimate_s(running, waiting, lambda spec: 1, size)
 
 
@@ -65,25 +65,25 @@ def test_without_expected_times_the_time_left_follows_from_ended_rows_and_estima
     remaining = RemainingTime({})
     for time_s in times_s:
         remaining.add_ended("a", time_s, ended())
-    assert seconds(remaining, states, [spec("b")] * waiting, size=2) == left_s
+    assert estimate_s(remaining, states, [spec("b")] * waiting, size=2) == left_s
 
 
 def test_expected_times_are_scaled_by_the_speed_of_this_machine_once_rows_have_ended():
     remaining = RemainingTime({row: ExpectedTime(20.0, 2.0) for row in "abc"})
-    assert seconds(remaining, [state(elapsed_s=5.0)], [spec("b"), spec("c")]) == 15.0 + 20.0 + 20.0
+    assert estimate_s(remaining, [state(elapsed_s=5.0)], [spec("b"), spec("c")]) == 15.0 + 20.0 + 20.0
     remaining.add_ended("a", 36.0 + 10.0, ended(start_s=10.0))
-    assert seconds(remaining, [], [spec("b"), spec("c")]) == 2 * (2.0 + 1.5 * 18.0)
+    assert estimate_s(remaining, [], [spec("b"), spec("c")]) == 2 * (2.0 + 1.5 * 18.0)
 
 
 def test_a_row_without_progress_has_at_least_its_expected_time_after_the_start_left():
     remaining = RemainingTime({"a": ExpectedTime(20.0, 2.0)})
-    assert seconds(remaining, [RowState(spec("a"), 1.0, None)], []) == 19.0
-    assert seconds(remaining, [RowState(spec("a"), 15.0, None)], []) == 18.0
+    assert estimate_s(remaining, [RowState(spec("a"), 1.0, None)], []) == 19.0
+    assert estimate_s(remaining, [RowState(spec("a"), 15.0, None)], []) == 18.0
 
 
 def test_the_estimate_of_a_running_row_is_used_if_it_is_shorter_or_the_expected_time_is_exceeded():
     remaining = RemainingTime({"a": ExpectedTime(20.0, 2.0)})
-    assert seconds(remaining, [state(left_s=3.0)], []) == 3.0
-    assert seconds(remaining, [state(left_s=30.0)], []) == 10.0
-    assert seconds(remaining, [state(left_s=30.0, elapsed_s=25.0)], []) == 30.0
-    assert seconds(remaining, [state(elapsed_s=25.0)], []) is None
+    assert estimate_s(remaining, [state(left_s=3.0)], []) == 3.0
+    assert estimate_s(remaining, [state(left_s=30.0)], []) == 10.0
+    assert estimate_s(remaining, [state(left_s=30.0, elapsed_s=25.0)], []) == 30.0
+    assert estimate_s(remaining, [state(elapsed_s=25.0)], []) is None

@@ -27,7 +27,9 @@ def test_every_sentence_has_statements_and_every_statement_a_sentence(suite) -> 
     ("statements", "problem"),
     [("[]", "statements"), ("[claim/made-up]", "statement 'claim/made-up'"), ("[outcome]", "statement 'outcome'")],
 )
-def test_a_sentence_without_a_statement_is_rejected(tmp_path, monkeypatch, statements: str, problem: str) -> None:
+def test_a_sentence_of_a_lab_with_no_or_an_unknown_statement_is_rejected(
+    tmp_path, monkeypatch, statements: str, problem: str
+) -> None:
     suite = SUITES[0]
     (tmp_path / f"{suite.suite}.yaml").write_text(f"- {{at: Somewhere, says: It is so., statements: {statements}}}\n")
     monkeypatch.setattr(listed, "SENTENCES", tmp_path)

@@ -211,7 +211,7 @@ def lengths(tmp_path_factory):
     return full, rank.run_rank(spec(length="verdict", workers=1, **row), tmp_path_factory.mktemp("verdict"))
 
 
-def test_a_run_of_length_verdict_is_shorter_and_reaches_the_same_peak(lengths):
+def test_a_run_with_length_verdict_is_shorter_and_reaches_the_same_peak(lengths):
     full, verdict = lengths
     assert full.speed.micro_steps == full.speed.planned_micro_steps == verdict.speed.planned_micro_steps == 20
     assert 6 <= verdict.speed.micro_steps <= 12
@@ -219,7 +219,7 @@ def test_a_run_of_length_verdict_is_shorter_and_reaches_the_same_peak(lengths):
     assert verdict.memory.peak_gib == pytest.approx(full.memory.peak_gib, rel=1e-3)
 
 
-def test_a_run_of_length_verdict_has_its_peak_in_its_second_step(lengths):
+def test_a_run_with_length_verdict_has_its_peak_in_its_second_step(lengths):
     peak = {shot.step: shot.peak_gib for shot in lengths[1].memory.snapshots}
     assert peak[0] < 0.98 * peak[1]
     assert peak[1] == pytest.approx(lengths[1].memory.peak_gib, rel=1e-3)

@@ -10,7 +10,7 @@ from provision.errors import NoCredentials, OtherAccount
 from provision.leasing import account as accounts
 from provision.leasing.account import connect_to_site_of, require_lasting_credential
 from provision.leasing.lease import lease, planned_calls
-from provision.leasing.release import extend, lease_state, release, release_on_exit
+from provision.leasing.release import extend, lease_snapshot, release, release_on_exit
 from provision.models import Credential, Requirements
 from tests.support.leasing.fake_site import HOUR, IDENTITY, NOW, FakeSite
 
@@ -52,7 +52,7 @@ def test_with_another_account_a_lease_is_neither_shown_nor_extended_nor_released
     site, active_lease = lease_of_first_account
     theirs = seen_by(OTHERS[other], site)
     for act in (
-        lambda: lease_state(theirs, reconciler, active_lease),
+        lambda: lease_snapshot(theirs, reconciler, active_lease),
         lambda: extend(theirs, reconciler, active_lease, HOUR),
         lambda: release(theirs, reconciler, active_lease),
     ):
@@ -114,7 +114,7 @@ def test_the_account_is_added_to_a_record_without_one_when_its_lease_is_queried(
     old = without_account(reconciler)
     assert old.account is None
     assert old.outcomes == lease_of_first_account[1].outcomes
-    lease_state(lease_of_first_account[0], reconciler, old)
+    lease_snapshot(lease_of_first_account[0], reconciler, old)
     assert reconciler.journal.active_lease("llm_cc").account == IDENTITY
 
 

@@ -175,7 +175,7 @@ def test_a_server_of_a_classmate_that_has_a_copy_of_our_tag_is_not_deleted(recon
 CALLS = [
     "nova: upload the public key of key",
     "nova: create server node with image {image}",
-    "neutron: allocate a floating IP and attach it to node",
+    "neutron: allocate one floating IP per server and attach it: node",
     "ssh: log in to node",
 ]
 VIRTUAL = ["neutron: create a security group that admits SSH", "cinder: create a volume for node"]

@@ -10,13 +10,13 @@ from provision.leasing import account
 from provision.leasing.journal import Journal, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.release import (
-    LeaseState,
+    LeaseSnapshot,
     active_lease_states,
     current_end,
     extend,
     get_active_lease,
     is_leased,
-    lease_state,
+    lease_snapshot,
     planned_extension,
     release,
 )
@@ -181,25 +181,25 @@ def test_a_lease_that_is_over_cannot_be_extended(reconciler, site, active_lease)
 
 
 def test_the_cost_of_a_lease_counts_from_its_start_until_now_or_until_its_end(reconciler, site, active_lease):
-    assert lease_state(site, reconciler, active_lease).used_su == 8
+    assert lease_snapshot(site, reconciler, active_lease).used_su == 8
     site.lease = replace(site.lease, hosts=("7", "7"))
-    assert lease_state(site, reconciler, active_lease).used_su == 16
+    assert lease_snapshot(site, reconciler, active_lease).used_su == 16
     reconciler.clock.sleep(5 * 3600)
-    assert lease_state(site, reconciler, active_lease).used_su == 2 * 8 * 3
+    assert lease_snapshot(site, reconciler, active_lease).used_su == 2 * 8 * 3
 
 
 def test_the_cost_of_a_past_lease_is_computed_from_its_hosts_in_the_journal(reconciler, site, active_lease):
     reconciler.journal.write("done", active_lease, Operation.CREATE_LEASE, **lease_data(site.lease))
     site.lease = replace(site.lease, status="TERMINATED", hosts=(), end=NOW)
     reconciler.journal.write("done", active_lease, Operation.CREATE_LEASE, **lease_data(site.lease))
-    assert lease_state(site, reconciler, active_lease).used_su == 8
+    assert lease_snapshot(site, reconciler, active_lease).used_su == 8
 
 
 def test_the_cost_is_unknown_if_hosts_or_prices_are_unknown(reconciler, site, active_lease):
     site.lease = replace(site.lease, hosts=())
-    assert lease_state(site, reconciler, active_lease).used_su is None
+    assert lease_snapshot(site, reconciler, active_lease).used_su is None
     site.lease = replace(site.lease, hosts=("8",))
-    assert lease_state(site, reconciler, active_lease).used_su is None
+    assert lease_snapshot(site, reconciler, active_lease).used_su is None
 
 
 def test_a_volume_that_was_not_deleted_is_named_and_the_lease_stays_active(reconciler, site, active_lease):
@@ -275,19 +275,19 @@ def test_the_state_of_a_lease_contains_only_its_own_servers_and_their_addresses(
     site.addresses = lambda: [
         Address(id, f"192.0.2.{id}", server) for id, server in (("1", "1"), ("2", "2"), ("3", ""))
     ]
-    state = lease_state(site, reconciler, active_lease)
+    state = lease_snapshot(site, reconciler, active_lease)
     assert [server.id for server in state.servers] == ["1"]
     assert (state.ips, [host.id for host in state.hosts]) == (("192.0.2.1",), ["7"])
     assert (state.used_su, state.total_su) == (8, 3 * 8)
     site.lease = None
-    gone = lease_state(site, reconciler, active_lease)
+    gone = lease_snapshot(site, reconciler, active_lease)
     assert (gone.lease, gone.ips, gone.hosts, gone.used_su, gone.total_su) == (None, ("192.0.2.1",), (), None, None)
 
 
 def test_leases_of_other_sites_are_shown_if_one_site_does_not_answer(reconciler, connect_to_site, active_lease):
     reconciler.journal.open_lease("other", "CHI@UC", replace(IDENTITY, project_id="p2"))
     (first, state), (second, problem) = active_lease_states(reconciler)
-    assert isinstance(state, LeaseState)
+    assert isinstance(state, LeaseSnapshot)
     assert (first.name, state.lease, second.name) == (NAME, connect_to_site.lease, "other")
     assert "was created by" in str(problem)
 

@@ -93,7 +93,7 @@ def step_time(step_s: float, error_share: float = 0.2, gpu_share: float = 0.9) -
         error_share=2 * error_share,
         ratio_error_share=error_share,
         gpu_busy_share=gpu_share,
-        gpu_busy_error=0.05,
+        gpu_busy_share_error=0.05,
         host_s=0.1,
         link_s=0.0,
         device_s={"matrix products": gpu_share * step_s},

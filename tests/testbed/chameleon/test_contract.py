@@ -46,7 +46,7 @@ def test_a_lease_gives_a_machine_and_can_be_extended_and_leaves_no_resources(any
     leased = lease(any_site, reconciler, lease_request(node_type=None))
     assert leased.lease.status == "ACTIVE"
     assert len(leased.machines) == 1
-    state = release.lease_state(any_site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
+    state = release.lease_snapshot(any_site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
     assert state.used_su is not None
     assert release.extend(any_site, reconciler, state.active_lease, HOUR).end == leased.lease.end + HOUR
     assert any_site.leases()[0].end == leased.lease.end + HOUR

@@ -194,7 +194,7 @@ def test_a_classmate_s_lease_without_reservations_is_not_an_error(site, connecte
     start = datetime.now(UTC) + timedelta(hours=24)
     lease(site, reconciler, lease_request(start=start), wait=False)
     active_lease = release.get_active_lease(reconciler, "llm_cc")
-    assert release.lease_state(site, reconciler, active_lease).lease.status == "PENDING"
+    assert release.lease_snapshot(site, reconciler, active_lease).lease.status == "PENDING"
     release.release(site, reconciler, active_lease)
     assert "by-hand cannot be read" in caplog.text
     assert [one["name"] for one in site.blazar.lease.list()] == ["by-hand"]

@@ -26,7 +26,7 @@ def test_a_lease_request_becomes_a_reachable_machine_and_its_release_leaves_noth
     messages = subprocess.run([*machine.login.arguments(), "echo", "here"], capture_output=True, text=True)
     assert messages.stdout == "here\n"
     active_lease = release.get_active_lease(reconciler, "llm_cc")
-    state = release.lease_state(site, reconciler, active_lease)
+    state = release.lease_snapshot(site, reconciler, active_lease)
     assert [server.name for server in state.servers] == ["node-llm-cc"]
     assert state.ips == (machine.login.host,)
     assert active_lease.machines == (machine,)
@@ -150,7 +150,7 @@ def test_a_lease_cannot_be_extended_into_another_reservation(site, reconciler, l
     lease(site, reconciler, lease_request("llm_next", node="P3-GPU-001", start=soon + 4 * HOUR), wait=False)
     with pytest.raises(ExtensionRejected):
         release.extend(site, reconciler, active_lease, 3 * HOUR)
-    assert release.lease_state(site, reconciler, active_lease).lease.end == leased.end + HOUR
+    assert release.lease_snapshot(site, reconciler, active_lease).lease.end == leased.end + HOUR
 
 
 def test_a_lease_that_has_ended_is_shown_as_such(site, reconciler, lease_request, local_openstack, reachable):
@@ -159,12 +159,12 @@ def test_a_lease_that_has_ended_is_shown_as_such(site, reconciler, lease_request
     active_lease = release.get_active_lease(reconciler, "llm_cc")
     ended = reconciler.wait(
         "end",
-        lambda: release.lease_state(site, reconciler, active_lease).lease,
+        lambda: release.lease_snapshot(site, reconciler, active_lease).lease,
         lambda now: now.status == "TERMINATED",
         9e9,
     )
     assert ended
-    state = release.lease_state(site, reconciler, active_lease)
+    state = release.lease_snapshot(site, reconciler, active_lease)
     assert (state.servers, state.lease.hosts) == ((), ())
     assert state.used_su > 0
     release.release(site, reconciler, active_lease)

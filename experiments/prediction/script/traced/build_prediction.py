@@ -20,8 +20,8 @@ from experiments.prediction.phantom.library import LiveAllocation, Phantom
 from experiments.prediction.script.record import (
     CardPrediction,
     LineMemory,
+    ModuleLineMemory,
     ModuleMemory,
-    PeakBlock,
     PhaseStart,
     ScriptPrediction,
     TraceEnd,
@@ -148,13 +148,13 @@ def _memory_by_line(allocations: Sequence[LiveAllocation], lines: LineTracker) -
 
 def _peak_blocks(
     allocations: Sequence[LiveAllocation], watcher: TrainingWatcher, lines: LineTracker
-) -> tuple[PeakBlock, ...]:
+) -> tuple[ModuleLineMemory, ...]:
     """Return the memory at the peak by category, kind of module and line, largest first."""
     sizes: Counter[tuple[str, str, str]] = Counter()
     for one in allocations:
         module = LAYER_NUMBER.sub("*", watcher.module_spans.name_at(one.allocated_at))
         sizes[CATEGORIES[one.category], module, lines.spans.name_at(one.allocated_at)] += one.size
     return tuple(
-        PeakBlock(category=category, module=module, line=line, size_gib=size / GIB)
+        ModuleLineMemory(category=category, module=module, line=line, size_gib=size / GIB)
         for (category, module, line), size in sizes.most_common()
     )

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from experiments.cli.tables.leases import lease_line, slots_table, states_table
 from provision.leasing.journal import ActiveLease, Operation
-from provision.leasing.release import LeaseState
+from provision.leasing.release import LeaseSnapshot
 from provision.leasing.request import EndWhenIdle, end_when_idle_data
 from provision.models import Lease, Server, TimeSlot
 from tests.support.leasing.calendars import HOUR, a100, at
@@ -39,7 +39,7 @@ def test_a_slot_is_shown_in_both_zones_with_its_nodes_and_cost():
 
 
 LEASE = Lease("l", "llm_cc", "ACTIVE", at(12), at(15), ())
-STATE = LeaseState(ActiveLease("llm_cc", "tag", "CHI@UC", ""), LEASE, (), (), (NODE,), 16.0, 48.0)
+STATE = LeaseSnapshot(ActiveLease("llm_cc", "tag", "CHI@UC", ""), LEASE, (), (), (NODE,), 16.0, 48.0)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_lease_that_was_not_set_up_to_end_itself_is_shown_as_such():
     assert "ACTIVE, does not end itself: its setup did not finish" in text
 
 
-def test_the_table_of_leases_has_status_times_and_cost_before_servers_and_addresses(monkeypatch):
+def test_servers_and_addresses_are_the_last_columns_of_the_table_of_leases(monkeypatch):
     monkeypatch.setenv("TZ", "UTC")
     state = replace(STATE, servers=(Server("s", "node-llm-cc", "ACTIVE", "t"),), ips=("192.0.2.1",))
     header = rendered_lines(states_table([state], at(13)), 300)[0].split()

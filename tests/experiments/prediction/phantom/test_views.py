@@ -14,7 +14,7 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from experiments.prediction.phantom import ranks
-from experiments.prediction.phantom.views import log_views
+from experiments.prediction.phantom.views import log_view_replacements_of_fsdp
 from experiments.prediction.times.operations import parse
 from tests.benchmarks.forks import run_in_fork
 from tests.benchmarks.training.rank_hosts.fitting import VIEWS
@@ -39,7 +39,7 @@ class Log:
 def logged_views(synchronize: bool) -> list[str]:
     """Return the keys that a step of a model of three units logs on one of two ranks."""
     log: Any = Log()
-    log_views(log)
+    log_view_replacements_of_fsdp(log)
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
     layers = nn.Sequential(*(nn.Linear(4, 4) for _ in range(UNITS)))
     policy, device = ModuleWrapPolicy({nn.Linear}), torch.device("cpu")
@@ -61,7 +61,7 @@ def views_of_simulated_ranks(folder: Path) -> bool:
     """Return whether the simulation of two ranks logs the views on its device."""
     log: Any = Log()
     logged: list[Any] = []
-    setattr(ranks, "log_views", logged.append)  # noqa: B010 - in a fork
+    setattr(ranks, "log_view_replacements_of_fsdp", logged.append)  # noqa: B010 - in a fork
     ranks.simulate_ranks(2, 1, log, folder)
     return logged == [log]
 

@@ -24,7 +24,7 @@ def step_time(step_s: float, host_s: float = 0.1, unmeasured_share: float = 0.3)
         step_s=step_s,
         error_share=0.25,
         gpu_busy_share=1.0,
-        gpu_busy_error=0.0,
+        gpu_busy_share_error=0.0,
         host_s=host_s,
         link_s=0.0,
         device_s={"matrix products": 0.9 * step_s, "optimizer": 0.1 * step_s},

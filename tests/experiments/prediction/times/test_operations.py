@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.prediction.times.operations import canonical, parse
+from experiments.prediction.times.operations import canonical_key, parse
 
 
 def tensor(*sizes: int, type: str = "BFloat16", **properties: object) -> dict[str, object]:
@@ -133,12 +133,12 @@ SUMS = key("aten::add.out", tensor(8), tensor(8), 1, tensor(8)), key("aten::add.
     ],
 )
 def test_operations_that_compute_the_same_have_equal_keys(one, other):
-    assert canonical(one) == canonical(other)
+    assert canonical_key(one) == canonical_key(other)
 
 
 def test_operations_that_compute_different_things_have_different_keys():
     one, other = (key("aten::sum.IntList_out", tensor(8, 8), [dim], tensor(8)) for dim in (0, 1))
-    assert canonical(one) != canonical(other)
+    assert canonical_key(one) != canonical_key(other)
 
 
 @pytest.mark.parametrize(("with_result", "without"), [PRODUCTS, SUMS])

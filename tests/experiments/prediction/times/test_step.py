@@ -22,7 +22,7 @@ from experiments.prediction.times.phase import (
     PhaseTime,
     RecordedPhase,
     communication_s,
-    interpolated,
+    interpolate_parts,
     phase_time,
     slowest_host,
 )
@@ -324,13 +324,13 @@ def test_the_gpu_time_grows_with_the_tokens_of_the_batch():
 
 def test_all_parts_of_a_phase_grow_by_one_factor_even_if_the_other_batch_has_other_parts():
     short, long = [phase(1, 1), phase(1, 3, link_s=2.0)], [phase(1, 8)]
-    found = interpolated(short, 100, long, 200, 150)
+    found = interpolate_parts(short, 100, long, 200, 150)
     assert [part.gpu_s for part in found] == [1.5, 4.5]
     assert [part.link_s for part in found] == [0.0, 2.0]
 
 
 def at_length(own: PhaseTime, own_tokens: int, other: PhaseTime, other_tokens: int, tokens: int) -> PhaseTime:
-    (found,) = interpolated([own], own_tokens, [other], other_tokens, tokens)
+    (found,) = interpolate_parts([own], own_tokens, [other], other_tokens, tokens)
     return found
 
 

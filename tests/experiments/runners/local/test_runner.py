@@ -66,7 +66,7 @@ def test_only_a_row_that_fits_has_a_notebook_without_an_error(finished_run):
     errors = {row: finished_run.notebook_error(row) for row in "abcdef"}
     assert errors["b"] is errors["f"] is None
     assert errors["a"] == "out of GPU memory: fake worker: oom"
-    assert errors["c"] == errors["e"] == "the worker wrote no result"
+    assert errors["c"] == errors["e"] == "the row's process wrote no result.json"
 
 
 def test_a_missing_result_is_an_error_with_the_last_line_of_the_log(finished_run):

@@ -93,7 +93,7 @@ def cluster(tmp_path, monkeypatch):
     return made
 
 
-CODE = reproducible.archive_bytes({"experiments/a.py": CODE_FOLDER / "experiments" / "errors.py"})
+CODE = reproducible.archive_in_memory({"experiments/a.py": CODE_FOLDER / "experiments" / "errors.py"})
 
 
 def fail(code):

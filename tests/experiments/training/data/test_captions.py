@@ -77,7 +77,7 @@ def test_a_folder_with_jsonl_metadata_is_read_in_order(images):
     assert captions[1][1] == "gray"
 
 
-def test_a_folder_with_csv_metadata_is_read_only_up_to_the_needed_number_of_samples(images):
+def test_no_more_samples_than_needed_are_read_from_a_folder_with_csv_metadata(images):
     (images / "metadata.csv").write_text('file_name,caption\na.png,"one, two"\nb.jpg,three\nnone.png,four\n')
     captions = FolderCaptionDataset(images, 2)
     assert len(captions) == 2

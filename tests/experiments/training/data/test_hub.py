@@ -131,7 +131,7 @@ def test_texts_from_the_hub_are_downloaded_and_read(web, tmp_path):
 def test_files_from_the_hub_have_a_commit_and_files_of_a_local_folder_have_none(repo):
     found = hub.fetch_files(NAME, ["*.json"], "x")
     assert (found.commit, {path.name for path in found.folder.iterdir()}) == (COMMIT, {"config.json", "tokenizer.json"})
-    assert hub.fetch_files(str(repo), ["*.json"], "x") == hub.SourceFiles(repo)
+    assert hub.fetch_files(str(repo), ["*.json"], "x") == hub.VersionedFolder(repo)
 
 
 def test_a_model_without_a_published_version_is_rejected():

@@ -80,7 +80,7 @@ def test_gradients_accumulate_over_micro_steps(tmp_path):
     assert shots(measured.memory, "before forward", "grads_gib")[:2] == [0, 4 * measured.parameters]
 
 
-def test_a_run_of_length_verdict_is_shorter_than_the_full_training(tmp_path):
+def test_a_run_with_length_verdict_is_shorter_than_the_full_training(tmp_path):
     measured = rank.run_rank(spec(length="verdict", max_steps=40, **TEXT), tmp_path)
     assert measured.speed.planned_micro_steps == 40
     assert 6 <= measured.speed.micro_steps <= 12

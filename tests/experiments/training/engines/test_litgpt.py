@@ -113,7 +113,7 @@ def test_memory_of_weights_gradients_and_optimizer_state_depends_on_precision_an
     assert largest("qlora", "before forward", "params_gib") < largest("lora", "before forward", "params_gib")
 
 
-def test_a_run_of_length_verdict_ends_early(tmp_path):
+def test_a_run_with_length_verdict_ends_early(tmp_path):
     measured = rank.run_rank(spec(length="verdict", train_samples=100), tmp_path)
     assert measured.outcome == "fits"
     assert 6 <= measured.speed.micro_steps <= 12

@@ -103,7 +103,7 @@ def test_steady_steps_are_the_steps_between_the_warm_up_and_the_profile(tmp_path
     assert steady[timed - 1 :] == [(2.0, timed)] * (len(steady) - timed + 1)
 
 
-def test_on_a_shared_gpu_a_training_ends_after_its_minimum_number_of_steps_and_has_no_speed(tmp_path, monkeypatch):
+def test_on_a_shared_gpu_a_training_ends_after_its_minimum_number_of_steps_and_reports_no_speed(tmp_path, monkeypatch):
     """The times of the micro-steps vary so much that a training without a shared GPU would continue."""
     row = spec(batch_size=1, train_samples=40, length="verdict")
     lengths = {}

@@ -15,7 +15,7 @@ def schedule_for(length, accumulate, epochs, batches, max_steps=-1):
 
 
 @given(accumulate=counts, epochs=counts, batches=counts, max_steps=step_limits)
-def test_a_run_of_length_verdict_has_whole_steps_and_is_not_longer_than_the_full_training(
+def test_a_run_with_length_verdict_has_whole_steps_and_is_not_longer_than_the_full_training(
     accumulate, epochs, batches, max_steps
 ):
     schedule = schedule_for("verdict", accumulate, epochs, batches, max_steps)
@@ -25,7 +25,7 @@ def test_a_run_of_length_verdict_has_whole_steps_and_is_not_longer_than_the_full
 
 
 @given(accumulate=counts, batches=counts)
-def test_a_run_of_length_verdict_measures_four_micro_steps_after_two_optimizer_steps(accumulate, batches):
+def test_with_length_verdict_at_least_four_micro_steps_are_measured_after_two_optimizer_steps(accumulate, batches):
     schedule = schedule_for("verdict", accumulate, 1, batches)
     if schedule.minimum < schedule.total:
         assert schedule.minimum >= 2 * accumulate + 4
@@ -42,7 +42,7 @@ def test_a_shortened_run_has_the_longest_batch_in_its_second_step(accumulate, ep
 
 
 @given(accumulate=counts, epochs=counts, batches=counts, max_steps=step_limits)
-def test_a_run_of_length_peak_ends_with_the_second_step_which_has_the_longest_batch(
+def test_a_run_with_length_peak_ends_with_the_second_step_which_has_the_longest_batch(
     accumulate, epochs, batches, max_steps
 ):
     schedule = schedule_for("peak", accumulate, epochs, batches, max_steps)
@@ -52,7 +52,7 @@ def test_a_run_of_length_peak_ends_with_the_second_step_which_has_the_longest_ba
 
 
 @given(accumulate=counts, times=st.lists(st.floats(0.01, 10), max_size=60))
-def test_a_run_of_length_verdict_ends_after_the_whole_step_in_which_times_are_steady(accumulate, times):
+def test_a_run_with_length_verdict_ends_after_the_whole_step_in_which_times_are_steady(accumulate, times):
     schedule = schedule_for("verdict", accumulate, 10, 40)
     ends = schedule.may_end(times)
     if len(times) >= schedule.maximum:
@@ -63,7 +63,7 @@ def test_a_run_of_length_verdict_ends_after_the_whole_step_in_which_times_are_st
         assert ends == (Timing.from_times(times, accumulate).spread <= 0.05)
 
 
-def test_a_run_of_length_verdict_ends_after_its_minimum_of_steps_only_if_their_times_are_steady():
+def test_a_run_with_length_verdict_ends_after_its_minimum_of_steps_only_if_their_times_are_steady():
     schedule = schedule_for("verdict", 1, 1, 40)
     assert (schedule.minimum, schedule.maximum) == (6, 12)
     assert schedule.may_end([9.0, 9.0, 1.0, 1.0, 1.0, 1.0])
@@ -93,7 +93,7 @@ def test_the_required_time_of_steady_steps_counts_only_at_length_verdict():
     assert build_schedule(row.model_copy(update={"steady_s": 3.0}), 40).last == 2
 
 
-def test_a_run_of_length_verdict_does_not_end_within_an_optimizer_step():
+def test_a_run_with_length_verdict_does_not_end_within_an_optimizer_step():
     schedule = schedule_for("verdict", 2, 1, 40)
     assert (schedule.minimum, schedule.maximum) == (8, 16)
     assert [schedule.may_end([1.0] * done) for done in range(7, 11)] == [False, True, False, True]
@@ -155,6 +155,6 @@ def test_the_spread_of_times_is_the_interquartile_range_divided_by_the_median(ti
     assert relative_spread(times) == pytest.approx(value)
 
 
-def test_the_spread_of_times_is_that_of_the_kind_of_micro_step_whose_times_vary_more():
+def test_the_spread_of_times_is_the_larger_of_the_spreads_with_and_without_optimizer_step():
     assert Timing([1.0, 1.0], [1.0, 2.0, 3.0, 4.0, 5.0]).spread == pytest.approx(2 / 3)
     assert Timing([1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 1.0]).spread == pytest.approx(2 / 3)
