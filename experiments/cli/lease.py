@@ -217,9 +217,8 @@ def status(
     states, problems = [], []
     for active_lease in chosen:
         try:
-            states.append(
-                releasing.lease_snapshot(connect_to_site_of(reconciler, active_lease), reconciler, active_lease)
-            )
+            leased_site = connect_to_site_of(reconciler, active_lease)
+            states.append(releasing.lease_snapshot(leased_site, reconciler, active_lease))
         except (OtherAccount, NoCredentials, SiteError) as problem:
             problems.append(problem)
     if len(problems) == len(chosen) == 1:
