@@ -20,8 +20,9 @@ Say = Callable[[str], None]
 class Step(Record):
     """One step of the bisection.
 
-    updated: packages with new versions. value: the observed value of the difference. result_of: the
-    environment with the same result; None: neither, or not testable.
+    updated: packages that had their new versions in this step. value: what was observed for the statement, outcome or
+    value that differs, in words. result_of: the environment that has the same result, good or bad; None: neither has
+    it, or the step could not be tested.
     """
 
     updated: tuple[str, ...]
@@ -41,7 +42,7 @@ class Culprit(Record):
 class Blame(Record):
     """The difference between two environments, the packages that cause it, and the steps that found them.
 
-    sure: all of ``culprits`` are needed for the change; otherwise at least one of them is.
+    sure: whether every package in ``culprits`` is needed for the change; if False, at least one of them is.
     """
 
     differs: str
@@ -57,7 +58,7 @@ def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], st
     """Return the packages that cause the change from ``good`` to ``bad``.
 
     observe: returns the observation of rows in an environment. methods: ways to observe rows, tried in this order.
-    statement: what has changed, the id of a statement or ROW/QUANTITY; None: any change. say: prints a line of
+    statement: what has changed, as the id of a statement or as ROW/QUANTITY; None: any change. say: prints a line of
     progress.
 
     Raises InputError if nothing differs, or if an environment cannot be created or observed.

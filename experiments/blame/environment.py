@@ -55,7 +55,7 @@ class Environment:
         return {name: list(_requirements(package)) for name, package in self.packages().items()}
 
     def reuse_bytecode(self, other: "Environment") -> None:
-        """Link the compiled files of ``other`` whose sources are the same files in both environments.
+        """Link the compiled files of the environment ``other`` whose sources are the same files in both environments.
 
         A new environment has no compiled files; compiling the imported libraries takes longer than most rows.
         """
@@ -81,7 +81,7 @@ def blame_folder() -> Path:
 def create_environment(pins: Pins, like: Sequence[Environment] = ()) -> Environment:
     """Return the environment with the versions in ``pins``; create it if it is missing.
 
-    A new environment reuses the compiled files of similar environments (``like``). Raises EnvironmentNotCreated, or
+    like: similar environments; a new environment reuses their compiled files. Raises EnvironmentNotCreated, or
     InputError if another process is creating the environment.
     """
     text = "".join(f"{name}=={pin.version} {' '.join(pin.hashes)}\n" for name, pin in sorted(pins.items()))

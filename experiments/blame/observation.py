@@ -27,7 +27,7 @@ class Observation(Record):
 class Difference(NamedTuple):
     """What differs between the good and the bad environment.
 
-    key: the row and its quantity, or a statement and "status".
+    key: the row and the quantity or "outcome", or the id of a statement and "status".
     """
 
     kind: Literal["statement", "outcome", "value"]
@@ -59,7 +59,7 @@ class Difference(NamedTuple):
         )
 
     def side(self, observation: Observation) -> Literal["good", "bad"] | None:
-        """Return the environment with the same result as ``observation``; for a value, with the nearer value."""
+        """Return whether good or bad has the same result as ``observation``, or for a value, the nearer value."""
         row, what = self.key
         if self.kind == "value":
             good, bad, found = (end.measured.get(row, {}).get(what) for end in (self.good, self.bad, observation))

@@ -51,18 +51,18 @@ def group_packages(
 
 
 def count_likely_groups(groups: Sequence[PackageGroup], likely: Sequence[str]) -> int:
-    """Return the number of leading groups that have a package of ``likely``, or that such a package requires."""
+    """Return how many groups, from the first on, are needed to have every package in ``likely``."""
     return max((number for number, group in enumerate(groups, 1) if group.names & set(likely)), default=0)
 
 
 def mix_pins(good: Pins, bad: Pins, names: frozenset[str]) -> Pins:
-    """Return the pins of ``good``, but for the packages ``names`` the pins of ``bad``."""
+    """Return the pins of ``good``, with the pins of ``bad`` in place of those of the packages in ``names``."""
     unchanged = {name: pin for name, pin in good.items() if name not in names}
     return unchanged | {name: bad[name] for name in names if name in bad}
 
 
 def _breaks_requirements(requirements: "Sequence[Requirement]", name: str, own: Pins, other: Pins) -> bool:
-    """Return whether ``name`` meets the requirements in its version of ``own``, but not in its version of ``other``."""
+    """Return whether the package ``name`` meets the requirements with its pin in ``own``, but not in ``other``."""
     of_name = [one for one in requirements if normalize_name(one.name) == name]
     return bool(of_name) and _meets_all(of_name, own.get(name)) and not _meets_all(of_name, other.get(name))
 

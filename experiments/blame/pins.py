@@ -35,9 +35,10 @@ def normalize_name(name: str) -> str:
 
 
 def pins_of(source: str, flag: str) -> Pins:
-    """Return the pins of ``source``: current, as-taught, the folder of a run, or a file.
+    """Return the pins that ``source`` selects: current, as-taught, the folder of a run, or a file of exact versions.
 
-    Raises InputError for any other text, and if uv cannot resolve the dependencies of a run's versions.
+    flag: the option whose value is ``source``, for messages. Raises InputError for any other text, and if uv cannot
+    resolve the dependencies of a run's versions.
     """
     if source in LOCKS:
         return _pins_of_locks(source)

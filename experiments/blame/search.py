@@ -13,7 +13,7 @@ Test = Callable[[frozenset[str], int], Side]
 
 
 class Cause(NamedTuple):
-    """The packages that cause the change. sure: all of them are needed; otherwise at least one of them is."""
+    """The packages that cause the change. sure: whether all of them are needed; if False, at least one is."""
 
     names: frozenset[str]
     sure: bool

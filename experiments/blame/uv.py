@@ -25,9 +25,10 @@ def run_uv(*arguments: str | Path) -> str:
 
 
 def resolve(wanted: Mapping[str, str], preferred: Mapping[str, str]) -> str:
-    """Return the list of ``wanted`` versions and their dependencies, in ``preferred`` versions where possible.
+    """Return a list of exact versions: of the packages in ``wanted``, and of all their dependencies.
 
-    Raises CalledProcessError if no compatible versions exist.
+    The versions are those in ``wanted`` and, where possible, those in ``preferred``. Raises CalledProcessError if no
+    compatible versions exist.
     """
     with TemporaryFolder("versions") as folder:
         wanted_file, found = folder / "wanted.in", folder / "found.txt"

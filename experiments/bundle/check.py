@@ -151,7 +151,7 @@ def _no_point_reason(result: Result | None) -> str:
 
 
 def reject_copies(checked: Sequence[BundleCheck], known: Mapping[str, str]) -> list[BundleCheck]:
-    """Return the bundles, with a problem for each row whose measurements are also in another bundle or a ``known`` run.
+    """Return the bundles, with a problem for each row whose measurements are also in another bundle or a known run.
 
     known: path of each known run, by the keys of its measurements; see paths_by_measurement_key.
     """

@@ -65,7 +65,7 @@ def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
 
 
 def _worst_ratio(row: Sequence[float], side: float) -> float:
-    """Return the largest aspect ratio of boxes with these areas in one row along ``side``."""
+    """Return the largest aspect ratio of boxes with these areas in one row along a side of length ``side``."""
     thickness = sum(row) / side
     return max(max(area / thickness**2, thickness**2 / area) for area in row)
 

@@ -92,7 +92,7 @@ def _table(*heads: str) -> "Table":
 
 
 def cards_as_data(part: str = "") -> list[dict[str, Any]]:
-    """Return the cards whose name contains ``part``, smallest memory first.
+    """Return the cards whose name contains the text ``part``, smallest memory first.
 
     Sizes in GiB (bytes / 1024**3), rates in TFLOP/s and GB/s. Raises InputError if no card matches.
     """

@@ -355,7 +355,7 @@ def _show_calendar(
 
 
 def _show_past_leases(reconciler: "Reconciler", name: str | None, since: str, as_json: bool) -> None:
-    """Print the cost of each lease since the day ``since`` (local time), and the sum. name: its name; None: any."""
+    """Print the cost of each lease since the day ``since`` (local time), and the sum. name: its name; None: all."""
     from dataclasses import asdict
 
     from provision.availability.times import local_zone, time_in_words

@@ -98,7 +98,8 @@ class LeaseOptions:
     def request_for_user(self, user: str, name: str | None, pair: "KeyPair", image: str | None) -> "LeaseRequest":
         """Return the lease request of ``user`` with the SSH key ``pair``.
 
-        name: name of the lease; None: a name with ``user``. image: disk image of the nodes; None: the default.
+        name: name of the lease; None: a name that contains the user's name. image: disk image of the nodes; None: the
+        default.
         """
         from provision.leasing.request import LeaseRequest, default_image
 
@@ -261,9 +262,10 @@ def active_lease_named(reconciler: "Reconciler", name: str | None) -> "ActiveLea
 
 
 def confirm(yes: bool, what: str, details: Callable[[], str] | None = None) -> None:
-    """Ask for confirmation on the terminal, unless ``yes``. Raises InputError if there is no terminal.
+    """Ask for confirmation on the terminal, unless ``yes`` is True. Raises InputError if there is no terminal.
 
-    details: function that returns details for the question; called only if the question is asked.
+    what: the question, without details. details: function that returns the details; called only if the question is
+    asked.
     """
     if yes:
         return

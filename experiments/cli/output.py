@@ -53,7 +53,7 @@ def show_plan(lines: Sequence[str], as_json: bool) -> None:
 
 
 def show_checks(checks: "Sequence[Check]", *more: str) -> None:
-    """Print checks, their summary, and the lines ``more``; colored on a terminal."""
+    """Print checks, their summary, and the further lines ``more``; colored on a terminal."""
     from rich.text import Text
 
     from experiments.system.tables import Line, print_lines

@@ -46,7 +46,9 @@ def reproduce_command(
     options: Annotated[
         RunOptions, OmitFields("site", "profile", "account", "in_container", "share_gpus", "predict_only")
     ],
-    suites: Annotated[list[str] | None, typer.Argument(metavar="SUITE", help="Default: the labs of --for.")] = None,
+    suites: Annotated[
+        list[str] | None, typer.Argument(metavar="SUITE", help="Default: the labs that --for selects.")
+    ] = None,
     suite_file: SuiteFile = None,
     site: Site = "chameleon",
     name: Name = None,

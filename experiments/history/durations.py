@@ -24,9 +24,10 @@ PROFILED_STEPS = 2
 class RowTime(NamedTuple):
     """The expected time of a row, s: the most likely one, and an interval.
 
-    It begins when the row gets its GPUs, and ends when the next row can have them. start_s: the part of expected_s
-    before the model is built. gpus: number of GPUs that the row uses. source: how the time is known, such as "measured
-    on NVIDIA H200". other_chip: the time was measured on a GPU with another chip than the one that will run the row.
+    This time begins when the row gets its GPUs, and ends when the next row can have them. start_s: the part of
+    expected_s before the model is built. gpus: number of GPUs that the row uses. source: how the time is known, such as
+    "measured on NVIDIA H200". other_chip: the time was measured on a GPU with another chip than the one that will run
+    the row.
     """
 
     expected_s: float
@@ -132,8 +133,8 @@ def _steps(prediction: Prediction, spec: RowSpec) -> tuple[float, float, float]:
 class Stages(NamedTuple):
     """Seconds of a stored row.
 
-    start_s, others_s: start of the row, and other time outside of the steps, as today's code needs them. steps_s: time
-    of the steps.
+    start_s: time of the row's start with the current code. others_s: other time outside of the steps, with the current
+    code. steps_s: time of the steps.
     """
 
     start_s: float

@@ -78,7 +78,7 @@ class ExpectedTimes:
         return TimeRange(*(once_s + makespan_s(list(zip(side, gpus, strict=True)), self.gpus) for side in sides))
 
     def total_time(self) -> TimeRange:
-        """Return the expected time of all suites on such nodes, s."""
+        """Return the expected time of all suites, one after another, s, corrected by what earlier leases showed."""
         times = zip((0.0,) * 3, *map(self.suite_time, self.rows), strict=True)
         return TimeRange(*(self.leases.run_factor * sum(side) for side in times))
 

@@ -58,7 +58,7 @@ class LeaseRecord(Record):
         return self.predicted_s / self.used_s - 1
 
     def service_units(self, seconds: float) -> float | None:
-        """Return the cost of that time; None if the price is unknown."""
+        """Return the cost of this many seconds of the lease, service units; None if the price is unknown."""
         return None if self.su_per_hour is None else self.su_per_hour * seconds / HOUR_S
 
     @property
@@ -111,7 +111,7 @@ def append_record(results: Path, record: LeaseRecord) -> None:
 
 
 def earlier_leases(records: Iterable[LeaseRecord], node_type: str) -> EarlierLeases:
-    """Return the medians over earlier leases of that node type; without any, what is assumed."""
+    """Return the medians over earlier leases of that node type; without any, the assumed values."""
     found = [record for record in records if record.node_type == node_type]
     if not found:
         return NO_LEASES

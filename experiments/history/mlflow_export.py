@@ -77,7 +77,7 @@ def _export_series(client: "MlflowClient", series: Series, artifacts: str | None
 
 
 def _export_run(client: "MlflowClient", experiment: str, series: Series, run: RecordedRun) -> bool:
-    """Add a run and its rows; return False if MLflow has it. An export that was interrupted is done again."""
+    """Add a run and its rows; return False if MLflow already has the run. An interrupted export is done again."""
     key = f"{run.run_id} {run.started_at}"
     found = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'")
     if any(one.info.status == "FINISHED" for one in found):

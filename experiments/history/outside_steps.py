@@ -28,7 +28,7 @@ Parts = Mapping[str, float]
 
 
 class OutsideSteps(Record):
-    """Seconds of the parts of runs and rows."""
+    """Seconds that the parts of runs and rows take, without the steps of the training."""
 
     prepare_s: float = Field(description="once per run: time from the start of the run to the start of its first row")
     libraries_s: float = Field(description="once per warm process: the import of the libraries that rows need")
@@ -47,11 +47,11 @@ class OutsideSteps(Record):
         return cls.model_validate_json(read_bytes(FILE))
 
     def stage_s(self, parts: Parts) -> float:
-        """Return the seconds of a stage. parts: the parts of this stage, as ``row_parts`` returns them."""
+        """Return the seconds of a stage. parts: how often each part occurs in this stage (see ``row_parts``)."""
         return sum(count * self.parts.get(part, 0.0) for part, count in parts.items())
 
     def row_s(self, parts: Mapping[Stage, Parts], *stages: Stage) -> float:
-        """Return the seconds of ``stages``. parts: the parts of all stages of a row."""
+        """Return the seconds of ``stages``. parts: how often each part occurs in each stage of a row."""
         return sum(self.stage_s(parts[stage]) for stage in stages)
 
     def around_row_s(self, own_job: bool) -> float:

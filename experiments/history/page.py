@@ -15,7 +15,7 @@ DAY_S = 86400
 
 
 def write_history_page(path: Path, changes_of_series: Sequence[tuple[Series, list[RunChanges]]]) -> Path:
-    """Write the page of several series with their changes, oldest first, to ``path`` and return it."""
+    """Write the page of several series with their changes, oldest first, to ``path``; return the path."""
     shown = [
         (series, changed[::-1], series.statuses_by_statement, _trends(series)) for series, changed in changes_of_series
     ]

@@ -37,7 +37,7 @@ class Stopped(Exception):
 
 
 class DidNotFit(Stopped):
-    """The row's outcome is not ``fits``."""
+    """The row's outcome is another one than "fits"."""
 
 
 class NotAllowed(Stopped):
@@ -45,7 +45,7 @@ class NotAllowed(Stopped):
 
 
 class Experiment:
-    """One row with the parameters among a notebook's ``variables``.
+    """One row, with the parameters that are among a notebook's variables (``variables``).
 
     If a runner started the notebook, the row's folder is used, and values that are not parameters come from the
     spec.json in that folder. Otherwise, the folder is manual-runs/SUITE/ROW in the working directory. Raises NotAllowed

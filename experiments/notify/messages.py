@@ -48,7 +48,8 @@ def lease_messages(
 ) -> Iterator[Message]:
     """Yield a message for each lease that begins or ends soon, or that has cost too much.
 
-    within: the time from now that counts as soon. above_su: the highest accepted cost, service units; None: no bound.
+    within: how long after ``now`` is still "soon". above_su: the highest cost without a message, service units; None:
+    no message about the cost.
 
     A lease that ends itself and that the site no longer lists also has a message.
     """

@@ -133,7 +133,7 @@ def change_settings(spec: RowSpec, **settings: Any) -> RowSpec:
 def single_changes(spec: RowSpec) -> Iterator[Change]:
     """Yield single changes that may save memory, cheapest first. A smaller batch is not one of them."""
     current = spec.settings
-    cost = "updates in the backward pass: no accumulation"
+    cost = "no gradient accumulation: each backward pass updates the weights"
     if not current.optimizer_in_backward:
         yield from _change_if_possible(spec, Change("optimizer in backward", cost, {"optimizer_in_backward": True}))
     if current.dataset != "constant" and not current.packing:

@@ -42,7 +42,7 @@ def program_command(training: CustomTraining) -> list[str]:
 
 
 def build_job(training: CustomTraining) -> LoopJob:
-    """Return the job of the program. Raises InputError as ``program_command`` does."""
+    """Return the job of the program. Raises the errors of ``program_command``."""
     model, name = find_model(training.model)
     reject_invalid_numbers(training, model, name)
     if training.task == "generate":

@@ -186,7 +186,7 @@ def _build_prediction(
 
 
 def _fullest_gpu(phantom: Phantom, spec: RowSpec) -> int:
-    """Return the GPU of the process that needs the most memory; always 0 if it uses one."""
+    """Return the number of the process's GPU that needs the most memory; 0 if the process uses only one GPU."""
     needs = []
     for gpu in range(max(1, spec.settings.gpus_per_rank)):
         phantom.select_gpu(gpu)

@@ -55,7 +55,7 @@ MAX_NAMED_RUNS = 5
 
 
 def row_path(suite: str, row: str) -> str:
-    """Return the folder of a row, relative to the run's."""
+    """Return the folder of a row, relative to the run's folder."""
     return f"{suite}/{row}"
 
 

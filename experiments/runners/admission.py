@@ -54,7 +54,7 @@ def rejection_reason(spec: RowSpec, node: Node, host_memory_gib: float, local: b
 
 
 def _host_memory_shortage(spec: RowSpec, host_memory_gib: float, part: str) -> str:
-    """Return why the host memory is not enough for a part of the row, such as 'offload'; '' if it is."""
+    """Return why the host memory is not enough for a part of the row, such as 'offload'; '' if it is enough."""
     needed = host_memory_needed_gib(spec)
     if needed <= host_memory_gib:
         return ""

@@ -70,7 +70,7 @@ class Target(ABC):
 
     @abstractmethod
     def rejection_reason(self, spec: RowSpec, host_memory_gib: float) -> str:
-        """Return why the row cannot run at this target, whose hosts have ``host_memory_gib``; "" if it can."""
+        """Return why the row cannot run at this target, where a host has ``host_memory_gib`` GiB; "" if it can."""
 
     def rows_per_gpu(self, run: Run, suite: Suite) -> int:
         """Return how many of the run's rows use a GPU at the same time. Raises InputError if they cannot share one."""

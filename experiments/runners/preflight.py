@@ -19,8 +19,9 @@ def preflight(
 ) -> list[Check]:
     """Return the checks of ``site``, or of this machine if it is None.
 
-    ``options`` has the results folder, and with site slurm profile and account. ``image``: disk image of the nodes
-    that a site leases; None for the default. Raises InputError for a profile that is missing or cannot be read.
+    options: of these, only the results folder is used, and for the site slurm also profile and account. image: disk
+    image of the nodes that a site leases; None for the default. Raises InputError for a profile that is missing or
+    cannot be read.
     """
     if image and site in (None, SLURM):
         raise InputError("--image: allowed only with a --site that boots nodes")

@@ -37,7 +37,7 @@ def resolve(options: RunOptions, suite: Suite, node: Node) -> RunOptions:
 
 
 def datasets_of(options: RunOptions, suite: Suite) -> Collection[str]:
-    """Return the data sets of the rows in ``options``, as ``resolve`` returns them.
+    """Return the data sets of the rows in ``options``, which are resolved options (see ``resolve``).
 
     Raises InputError if a row would have too few ranks with --gpus-per-node.
     """

@@ -139,8 +139,8 @@ def _run_part(
     folder.mkdir(exist_ok=True)
     arguments = command_of_part(part, installed[part.versions].python, folder, request.suites, request.lease)
     poll = _poll_function(part, folder, callbacks)
-    end_limit_s = None if part.kind == "lease" else END_LIMIT_S
-    code = run_logged(arguments, folder / LOG, _environment(), poll, end_limit_s)
+    kill_after_s = None if part.kind == "lease" else END_LIMIT_S
+    code = run_logged(arguments, folder / LOG, _environment(), poll, kill_after_s)
     evaluations = [evaluation for _, evaluation in evaluations_in(folder)]
     if not evaluations:
         return f"exit code {code}: {last_line(folder / LOG)}"

@@ -51,7 +51,7 @@ def parts_of(sets: Sequence[Versions], suites: Sequence[str], lease: CheckLease 
     """Return the parts: environments, miniatures and predictions for each card, and full-size runs on a lease.
 
     Miniatures run for the first card of a suite; miniatures for other cards would be the same. Predictions need the
-    versions of ``current`` or newer. Raises InputError if the leases would be longer than the budget.
+    versions "current" or newer. Raises InputError if the leases would be longer than the budget.
     """
     parts = []
     for versions in sets:

@@ -35,14 +35,14 @@ def run_logged(
     log: Path,
     environment: Mapping[str, str],
     poll: Callable[[], None],
-    end_limit_s: float | None = None,
+    kill_after_s: float | None = None,
     poll_s: float = POLL_S,
 ) -> int:
     """Run a command with its output in ``log``; call ``poll`` every ``poll_s`` seconds; return its exit code.
 
     The command runs in a session of its own, so that Ctrl-C does not reach the command directly. If this process is
     interrupted or killed, the command gets SIGTERM, on which it releases its lease. An interrupted call waits until the
-    command has ended. After ``end_limit_s`` seconds it kills the command; None: it waits without a limit.
+    command has ended, at most ``kill_after_s`` seconds after SIGTERM, and then kills it; None: without a limit.
     """
     with log.open("a") as file:
         process = subprocess.Popen(
@@ -63,7 +63,7 @@ def run_logged(
     except BaseException:
         process.terminate()
         try:
-            process.wait(end_limit_s)
+            process.wait(kill_after_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -88,6 +88,6 @@ def last_line(log: Path) -> str:
 
 
 def first_line_with(words: str, log: Path) -> str:
-    """Return the first line of a log that contains ``words``; if there is none, the last line that has a letter."""
+    """Return the first line of a log that contains the text ``words``; without one, the last line that has a letter."""
     lines = log.read_text(errors="replace").splitlines()
     return next((line.strip() for line in lines if words in line), last_line(log))

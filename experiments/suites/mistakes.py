@@ -182,7 +182,7 @@ def _unknown_names(
 
 
 def _valid_entries(document: Document, part: str, model: type[Any]) -> Iterator[tuple[int, Any]]:
-    """Yield the index and the value of each entry of the list ``part`` that is a valid ``model``."""
+    """Yield index and value of each entry of the document's list ``part`` that is valid for the class ``model``."""
     for number, entry in enumerate(_list_at(document.data, part)):
         try:
             yield number, model.model_validate(entry)

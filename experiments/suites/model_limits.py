@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class _SizeLimits(NamedTuple):
-    """The lowest and the highest value of the sizes whose keys in a config.json match ``keys``."""
+    """The lowest and the highest value of the sizes whose keys in a config.json match the pattern ``keys``."""
 
     keys: re.Pattern[str]
     lowest: int

@@ -136,7 +136,7 @@ class Scale(StrictModel):
 
     @property
     def note(self) -> str:
-        """Return the note for its twins: 'scaled to 12 GB'."""
+        """Return the note on rows that run as this smaller twin: 'scaled to 12 GB'."""
         return f"scaled to {self.scale.removesuffix('gb')} GB"
 
 
@@ -151,9 +151,10 @@ class Bounds(StrictModel):
 
 
 class Check(StrictModel):
-    """One comparison of a claim: the outcome of ``row`` with ``outcome``, or a quantity of ``row`` with bounds.
+    """One comparison of a claim: compares the row's outcome to the expected ``outcome``, or a quantity to bounds.
 
-    With ``over_row`` or ``over_quantity``, the quantity is divided by that row's or that other quantity.
+    With ``over_row``, the quantity is divided by that of this other row; with ``over_quantity``, by this other
+    quantity.
     """
 
     row: str = Field(description="id of the row")

@@ -93,7 +93,7 @@ class Settings(StrictModel):
     )
     max_epochs: PositiveInt = Field(description="passes over the data set")
     max_steps: int = Field(default=-1, ge=-1, description="number of optimizer steps; -1: the steps of max_epochs")
-    max_length: PositiveInt = Field(description="maximum tokens of text per sample")
+    max_length: PositiveInt = Field(description="maximum number of text tokens per sample")
     prompt_length: PositiveInt = Field(default=8, description="tokens of the prompt that a generated text begins with")
     train_samples: PositiveInt | None = Field(
         default=None, description="training samples per epoch; None: all samples of the training split"

@@ -56,7 +56,8 @@ class Problem(NamedTuple):
 def validation_problems(error: ValidationError, model: type[BaseModel], lists: Collection[str] = ()) -> list[Problem]:
     """Return all problems of a pydantic error, unknown keys first.
 
-    ``lists``: keys of lists whose entries the caller names. For these, the text names the key within the entry only.
+    lists: keys of lists whose entries the caller's message identifies. A problem of such an entry is described only by
+    the key within the entry.
     """
     found = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     found = [problem for problem in found if not _is_follow_up(problem, found)]

@@ -51,7 +51,10 @@ def tag_of(pid: int, variable: str) -> str:
 
 
 def kill_tagged(variable: str, value: str, timeout_s: float) -> list[int]:
-    """Kill tagged processes until none is left; return the ids of those that still run after ``timeout_s`` seconds."""
+    """Kill the processes with the tag ``value``; return the ids of those that still run after ``timeout_s`` seconds.
+
+    The tag of a process is the value of ``variable`` in its environment.
+    """
     deadline = time.monotonic() + timeout_s
     while (alive := find_tagged(variable, value)) and time.monotonic() < deadline:
         for process in alive:

@@ -81,10 +81,10 @@ def start_process(
 ) -> Process:
     """Start `python -u -m COMMAND` in a new session, with its output written to the file descriptor ``output``.
 
-    If the imports of the warm process that ``variable`` in ``environment`` names are complete, the warm process starts
-    it. With ``wait_for_imports``, this function waits for the imports. Without a warm process, a new interpreter is
-    started, which calls ``preexec`` first. A fork of the warm process does not call ``preexec``, but gets the OOM score
-    of this process.
+    The environment variable ``variable`` has the address of a warm process. If its imports are complete, the warm
+    process starts COMMAND. With ``wait_for_imports``, this function waits for the imports. Without a warm process, a
+    new interpreter is started, which calls ``preexec`` first. A fork of the warm process does not call ``preexec``, but
+    gets the OOM score of this process.
     """
     with suppress(WarmProcessUnavailable):
         if wait_for_imports or is_ready(environment, variable):
@@ -130,7 +130,7 @@ def module_prefix(environment: Mapping[str, str], variable: str) -> list[str]:
 
 
 def is_ready(environment: Mapping[str, str], variable: str) -> bool:
-    """Return True if the imports of the warm process that ``variable`` in ``environment`` names are complete."""
+    """Return True if the warm process whose address is ``environment[variable]`` has completed its imports."""
     return os.path.exists(environment.get(variable, "") + READY_SUFFIX)
 
 

@@ -111,7 +111,7 @@ def _add_log_lines(row: Measured, ranks: Ranks) -> Measured:
 
 
 def _remove_intermediate_files(out: Path, *names: str) -> None:
-    """Remove the files that trainers write for the worker, and the files ``names``."""
+    """Remove the files that trainers write for the worker, and the files with the names in ``names``."""
     for name in (*names, MEASURED_FILE, PROGRESS_FILE, REJECTION_FILE):
         (out / name).unlink(missing_ok=True)
     for path in out.glob(CODES_FILE.format("*")):

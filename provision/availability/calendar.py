@@ -55,7 +55,7 @@ def draw_calendar(
     window: tuple[datetime, datetime],
     zone: ZoneInfo,
 ) -> Group:
-    """Draw one line per host: when it is reserved, cleaned and free within ``window``, and its ``slots``.
+    """Draw one line per host: when it is reserved, cleaned and free in the period ``window``, and its time slots.
 
     The header has times in UTC and in ``zone``.
     """

@@ -92,7 +92,7 @@ def _searched_starts(requirements: Requirements, first: int) -> range:
 
 
 def _booked_periods(bookings: Iterable[Booking], hosts: set[str]) -> dict[str, list[Period]]:
-    """Return the booked periods of each of the ``hosts``, sorted, by host id."""
+    """Return the booked periods of each host, sorted, by host id. hosts: ids of the hosts."""
     periods = defaultdict(list)
     for booking in bookings:
         if booking.host_id in hosts:

@@ -106,7 +106,7 @@ def window_length(hours: DailyWindow) -> timedelta:
 
 
 def lies_within(hours: DailyWindow, start: datetime, length: timedelta) -> bool:
-    """Return whether every minute of a time slot lies in ``hours``; length: whole minutes, at most window_length."""
+    """Return whether a time slot lies in the daily window ``hours``; length: whole minutes, at most window_length."""
     if _utc_offset(start, hours.zone) == _utc_offset(start + length - MINUTE, hours.zone):
         return _time_since_begin(hours, start) + length <= window_length(hours)
     return all(

@@ -53,12 +53,13 @@ Report = Callable[[str], None]
 class Setup:
     """Settings for the configuration of machines. Paths are local.
 
-    source: ``build`` the container image on the machine, ``pull`` the image ``reference`` from a registry, or ``load``
-    the ``image_archive``. A build installs packages from the archive ``wheels``, or else from ``pip_index`` (a URL that
-    may contain a password; ``ca_bundle`` verifies its server). registry_login: file with the logins of registries for a
-    build or pull, as `docker login` writes it. base_image: used in place of the variant's base image.
-    base_image_archive: file to load the base image from if no registry has it. cdi_spec: a file that describes fake
-    GPUs, for tests. extra: more variables of the roles (see their defaults/main.yml).
+    source: origin of the container image. 'build': the image is built on the machine. 'pull': the image with the name
+    ``reference`` is pulled from a registry. 'load': the file ``image_archive`` is loaded. A build installs packages
+    from the archive ``wheels``, or else from the package index ``pip_index`` (a URL that may contain a password;
+    ``ca_bundle`` verifies its server). registry_login: file with the logins of registries for a build or pull, as
+    `docker login` writes it. base_image: used in place of the variant's base image. base_image_archive: file to load
+    the base image from if no registry has it. cdi_spec: a file that describes fake GPUs, for tests. extra: more
+    variables of the roles (see their defaults/main.yml).
     """
 
     image_variant: ImageVariant = "current"

@@ -21,7 +21,7 @@ def this_machine() -> Node:
 
 
 def select_visible(gpus: tuple[Gpu, ...], devices: str | None) -> tuple[Gpu, ...]:
-    """Return the GPUs that ``devices`` names, in the order of the names.
+    """Return the GPUs that are listed in ``devices``, in the same order.
 
     devices: a value of CUDA_VISIBLE_DEVICES, None for all GPUs. Raises UnknownDevices for a name that no GPU has.
     """

@@ -101,7 +101,7 @@ def other_gpus(gpus: Iterable[NvidiaGpu]) -> list[NvidiaGpu]:
 
 
 def load_of_unused_gpus(gpus: Iterable[NvidiaGpu], pids: Collection[int]) -> float | None:
-    """Return the highest load, in percent, of those ``gpus`` that no process other than ``pids`` uses.
+    """Return the highest load, in percent, of the GPUs in ``gpus`` that no process outside of ``pids`` uses.
 
     Returns None if there are no such GPUs.
     """

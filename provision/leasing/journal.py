@@ -105,7 +105,7 @@ class Journal:
 
     @contextmanager
     def lock_lease(self, name: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Let only one program work on the lease of that name; call ``on_wait`` before waiting for another one."""
+        """Let only one program work on the lease of that name; call ``on_wait`` before waiting for another program."""
         if "/" in name or name in ("", ".", ".."):
             raise BadJournal(f"{self._file}: {name!r} is not a valid lease name; correct the line with this name")
         with self._file_lock(self.folder / "locks" / name, on_wait):

@@ -164,7 +164,7 @@ def extend(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease,
 def planned_extension(
     site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease, by: timedelta
 ) -> tuple[Lease, datetime]:
-    """Return the lease, and the new end that ``extend`` would give it.
+    """Return the lease, and its end after an extension. by: length of the extension.
 
     Raises BadTime for a length that no site allows, and ExtensionRejected if the lease is over or not yet in its last
     48 hours.

@@ -24,8 +24,8 @@ T = TypeVar("T")
 class EndWhenIdle:
     """When a lease ends itself: after its node was idle for a time, if its results are saved.
 
-    after: that time. results_to: rsync target to which the node copies the results, with the SSH key ``key``; '' if
-    this computer downloads the results instead.
+    after: this idle time. results_to: rsync target to which the node copies the results, with the SSH key ``key``; ''
+    if this computer downloads the results instead.
     """
 
     after: timedelta

@@ -86,7 +86,7 @@ def delete_tagged(
 
 
 def list_resources_once(site: LeasingSite, active_lease: ActiveLease) -> list[str]:
-    """Return the lease's resources at the site in words; query each service once, even if it does not answer."""
+    """Return the lease's resources at the site as lines of text; query each service once, even without an answer."""
     return [
         line
         for kind in possible_kinds(active_lease, all_kinds(site))
@@ -95,7 +95,7 @@ def list_resources_once(site: LeasingSite, active_lease: ActiveLease) -> list[st
 
 
 def list_resources(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> list[str]:
-    """Return the lease's resources at the site in words; query each service until it answers."""
+    """Return the lease's resources at the site as lines of text; query each service until it answers."""
     return [
         line
         for kind in possible_kinds(active_lease, all_kinds(site))
@@ -108,7 +108,7 @@ def _query_once(query: ResourceQuery) -> Sequence[Resource]:
 
 
 def _resources_in_words(kind: ResourceKind, active_lease: ActiveLease, query: QueryRunner) -> list[str]:
-    """Return the lease's resources of a kind in words; one line with the reason if the service cannot be queried."""
+    """Return the lease's resources of a kind as lines of text; one line with the reason if the query fails."""
     try:
         return [f"{kind.name} {one.id}" for one in query(lambda: kind.list_tagged(active_lease.tag))]
     except ProvisionError as problem:

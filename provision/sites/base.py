@@ -169,7 +169,7 @@ class SecurityGroups(Protocol):
     """A site whose servers cannot be reached until a security group admits connections."""
 
     def security_groups(self) -> list[TaggedResource]:
-        """Return the project's tagged security groups. A group without the rule for SSH is not ``complete``."""
+        """Return the project's tagged security groups. ``complete`` is False for a group without the rule for SSH."""
         ...
 
     def create_security_group(self, tag: str) -> TaggedResource:
@@ -237,7 +237,7 @@ def is_demo(name: str) -> bool:
 
 
 def is_virtual(name: str) -> bool:
-    """Return whether ``name`` names a site or a region that has virtual machines."""
+    """Return whether ``name`` is the name of a site or a region that has virtual machines."""
     return name == VM_SITE or name.startswith(REGIONS[VM_SITE])
 
 

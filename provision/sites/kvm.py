@@ -102,7 +102,7 @@ class Kvm(Cloud):
             self.sdk.block_storage.delete_volume(volume.id)
 
     def security_groups(self) -> list[TaggedResource]:
-        """Return the project's tagged security groups. A group without the rule for SSH is not ``complete``."""
+        """Return the project's tagged security groups. ``complete`` is False for a group without the rule for SSH."""
         with translate_errors("neutron"):
             groups = list(self.sdk.network.security_groups(project_id=self.session.get_project_id()))
         tagged = [group for group in groups if find_tag(group.name)]

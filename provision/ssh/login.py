@@ -33,7 +33,7 @@ class KeyPair:
 
 @dataclass(frozen=True)
 class Login:
-    """A login as ``user`` with the private key in the file ``key``.
+    """A login as the user ``user`` with the private key in the file ``key``.
 
     Only the host key that the file ``known_hosts`` lists under ``alias`` is accepted.
     """

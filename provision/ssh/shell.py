@@ -68,15 +68,15 @@ class Shell(ABC):
     ) -> CommandResult:
         """Run a command and wait for its end, at most ``timeout_s``.
 
-        repeatable: run it again if the connection drops. Raises CommandFailed for an exit code other than 0 if
-        ``check``, TimedOut, and ConnectionDropped if the command's outcome is unknown.
+        repeatable: run it again if the connection drops. check: whether to raise CommandFailed for an exit code other
+        than 0. Raises also TimedOut, and ConnectionDropped if the command's outcome is unknown.
         """
         if not repeatable:
             return self._run(command, input, timeout_s, check)
         return _attempts()(self._run, command, input, timeout_s, check)
 
     def stream(self, command: str, sink: OutputSink, *, source: InputChunks = (), timeout_s: float = TIMEOUT_S) -> None:
-        """Run a command once, passing its output to ``sink`` as it arrives; ``source`` is its input.
+        """Run a command once, passing its output to ``sink`` as it arrives; ``source`` is the command's input.
 
         Raises the errors of ``run``.
         """

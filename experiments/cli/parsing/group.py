@@ -123,6 +123,6 @@ def write_records(command: Any, context: Any, formatter: Any) -> None:
 
 
 def use_value_parser(params: Sequence[Any]) -> None:
-    """Make Typer parse the values of ``params`` with ValueParser; its default, pydantic, takes long to import."""
+    """Make Typer parse the values of ``params`` with ValueParser, because pydantic, Typer's default, imports slowly."""
     for param in params:
         param._runtime_param = ValueParser()

@@ -82,13 +82,16 @@ def reject_options_of_models(context: typer.Context) -> None:
 
 
 def command_after_dashes(context: typer.Context) -> list[str]:
-    """Return the words after `--` on the command line, which is in context.obj; empty without `--`."""
+    """Return the words after `--` in the command line, which context.obj stores; empty without `--`."""
     words = shlex.split(context.obj)
     return words[words.index("--") + 1 :] if "--" in words else []
 
 
 def optional_word(words: list[str] | None, command: str, allowed: str) -> str | None:
-    """Return the only word after ``command``; None without one. Raises InputError if there are several."""
+    """Return the only word in ``words``; None without any. Raises InputError if there are several.
+
+    command, allowed: the command that has these words, and what it allows, for the message.
+    """
     if len(words or ()) > 1:
         raise InputError(f"{command} {' '.join(words or ())}: allowed: one {allowed}; write {SCRIPT_COMMAND}")
     return words[0] if words else None

@@ -12,7 +12,7 @@ Parsed = TypeVar("Parsed")
 
 
 class ValueParser:
-    """Reads a parameter's value, as typer._coercion.RuntimeParam does."""
+    """Reads a parameter's value, in place of typer._coercion.RuntimeParam, which would import pydantic."""
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002 - a method of RuntimeParam
         """Return the value with the parameter's type. Raises InputError."""
@@ -28,7 +28,7 @@ def displayed_name(param: Any) -> str:
 
 
 def parse_time_option(option: str, parse: Callable[[str], Parsed], text: str) -> Parsed:
-    """Return an option's length, time, daily window or zone. Raises BadTime that names the option."""
+    """Return an option's parsed value: a length, time, daily window or zone. Raises BadTime with the option's name."""
     try:
         return parse(text)
     except BadTime as problem:

@@ -38,7 +38,7 @@ def notify_of_leases(
 ) -> None:
     """Send a message for each lease that begins or ends soon, or has cost more than ``above_su`` service units.
 
-    within: time from ``now`` that counts as soon. above_su: None: no limit.
+    within: how long after ``now`` is still "soon". above_su: None: no message about the cost.
     """
     from experiments.notify.messages import lease_messages
 

@@ -19,7 +19,7 @@ CSV_COLUMNS = ("folder", "run_id", "suite", "card", "size", "started_at", *STATU
 def print_evaluations(evaluated: Sequence[Reevaluation], root: Path, every: bool, console: Console) -> None:
     """Print a single run with its statements, or several runs as one line each.
 
-    every: print every statement of each run, too.
+    every: whether to print also every statement of each run.
     """
     for one in evaluated if every or len(evaluated) == 1 else ():
         console.print(verdict_table(one.evaluation, every))

@@ -30,9 +30,10 @@ MISSING_VALUE = "·"
 
 
 def history_tables(changes_of_series: Sequence[tuple[Series, list[RunChanges]]], details: bool) -> Group:
-    """Return what changed in each series, then a line per row; with ``details`` every statement and measured value.
+    """Return what changed in each series, then a line per row.
 
-    Series in which something changed come first.
+    Series in which something changed come first. details: whether to show every statement and every measured value in
+    place of the line per row.
     """
     parts: list[RenderableType] = []
     for series, changed in sorted(changes_of_series, key=lambda one: not one[1]):

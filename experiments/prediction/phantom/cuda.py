@@ -192,7 +192,7 @@ def _place_loaded_storages() -> None:
 
 
 def _load_storage(storage: Any, location: str) -> torch.UntypedStorage | None:
-    """Return storage on the device for a file that torch.load places there, None for other places."""
+    """Return a new storage on the phantom device if torch.load places a storage on a GPU; None for other places."""
     if not location.startswith("cuda"):
         return None
     return torch.empty(storage.nbytes(), dtype=torch.uint8, device="cuda").untyped_storage()

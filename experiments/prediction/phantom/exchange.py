@@ -114,7 +114,7 @@ class HostExchange:
                 self._receive(f"{key}/{place}", root, tensor)
 
     def gather(self, outputs: Sequence[torch.Tensor], value: torch.Tensor) -> None:
-        """Fill ``outputs`` with the value of each rank. They are empty on ranks that receive nothing."""
+        """Fill ``outputs`` with the value of each rank. ``outputs`` is empty on ranks that receive nothing."""
         if not _have_values([value]):
             return
         key = next(self._collectives)
@@ -143,9 +143,9 @@ class HostExchange:
                 _fill(output, _to_bytes(value))
 
     def scatter(self, output: torch.Tensor, inputs: Sequence[torch.Tensor], root: int) -> None:
-        """Fill ``output`` with what ``root`` sends to this rank.
+        """Fill ``output`` with what rank ``root`` sends to this rank.
 
-        inputs: a tensor for each rank; empty on ranks other than ``root``.
+        inputs: on rank ``root``, a tensor for each rank; empty on all other ranks.
         """
         if not _have_values([output]):
             return

@@ -206,8 +206,8 @@ SimulatedGroup.alltoall_base = _all_to_all_single  # type: ignore[assignment]  #
 def simulate_ranks(devices: int, nodes: int, phantom: Phantom, folder: Path, rank: int = 0) -> None:
     """Set up this process as rank ``rank`` of ``devices`` * ``nodes`` ranks, as if torchrun had started it.
 
-    Collective operations are logged with the operations of ``phantom``. ``folder`` keeps the values in host memory that
-    this rank sends; lower ranks must have run with the same one.
+    Collective operations are written to the log of the phantom device (``phantom``). ``folder`` keeps the values in
+    host memory that this rank sends; lower ranks must have run with the same folder.
     """
     world = devices * nodes
     if world > 1:
@@ -264,5 +264,5 @@ def _share_store(store: RankStore, rank: int, world: int) -> None:
 
 
 def _named_store(store: RankStore, kind: str, *arguments: Any, **_: Any) -> dist.Store:
-    """Return the part of ``store`` that these arguments name: host and port, or a file."""
+    """Return the part of ``store`` for a store of PyTorch with these arguments: host and port, or a file."""
     return dist.PrefixStore(f"{kind} {' '.join(map(str, arguments[:2]))}", store)

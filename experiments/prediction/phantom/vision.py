@@ -102,7 +102,7 @@ def _pool_from_largest_features() -> None:
 
 
 def _sample_boxes() -> None:
-    """Sample as many boxes of each image for the loss as allowed, because which boxes match an object is unknown."""
+    """Sample the maximum number of boxes of each image for the loss; it is unknown which boxes match an object."""
     from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
     def sample_as_many_as_allowed(

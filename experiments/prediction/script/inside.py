@@ -69,7 +69,7 @@ class BlockPrediction:
 def phantom(card: str, steps: int | None = 2) -> Iterator[BlockPrediction]:
     """Run the block on a simulated GPU; yield an object that has the prediction after the block.
 
-    The block ends before its training takes more than ``steps`` optimizer steps. With None it runs to its end.
+    The block ends before its training takes more than ``steps`` optimizer steps; None: the block runs to its end.
 
     Raises InputError for an unknown card, if the block allocates nothing on the GPU, if torch is already imported, and
     for a second block, because PyTorch detects GPUs only once per process.

@@ -9,9 +9,10 @@ from experiments.system.options import option
 
 @dataclass(frozen=True)
 class ScriptOptions:
-    """Options of a trace and of its output. ``limit_s``: seconds. ``max_gib``: GiB on one GPU.
+    """Options of a trace and of its output.
 
-    gpus: GPUs of each process; only programs of this project use several.
+    limit_s: seconds after which the trace stops. max_gib: allowed GiB on one GPU; None: no limit. gpus: number of GPUs
+    of each process; only programs of this project use several.
     """
 
     steps: int = option(2, "Script: optimizer steps to trace; one more forward and backward pass follows.", minimum=1)

@@ -94,7 +94,7 @@ def _describe_smallest_card_so_far(predictions: Sequence[ScriptPrediction]) -> s
 
 
 def _time_left(took_s: float, traced: int, left: int) -> str:
-    """Return the time that at most ``left`` more groups take, if each takes as long as the ``traced`` ones."""
+    """Return in words the time for at most ``left`` further groups; the ``traced`` groups took ``took_s`` seconds."""
     return f", at most {format_duration(left * took_s / traced)} left" if traced else ""
 
 

@@ -45,7 +45,7 @@ class Clocks:
             self.gpu_s = max(self.gpu_s, self.links_s)
 
     def _count_busy(self, begun_s: float, ended_s: float, kernels_s: float) -> None:
-        """Count kernels that run evenly spread from begun_s to ended_s. Time that counts already is left out."""
+        """Count kernels that run evenly spread from begun_s to ended_s. Time that was already counted is left out."""
         rest_s = ended_s - max(begun_s, self._busy_until_s)
         if rest_s > 0:
             self.busy_s += kernels_s * rest_s / (ended_s - begun_s)
@@ -58,7 +58,7 @@ class Clocks:
 
 
 def total_seconds(parts: Sequence[PhaseTime], factors: Mapping[HostWork, float] = HOST_FACTORS) -> float:
-    """Return the seconds of one of many equal steps. factors: of the host's time."""
+    """Return the seconds of one of many equal steps. factors: factor of the host's time, by kind of the host's work."""
     return _simulate(parts, factors)[0]
 
 

@@ -42,7 +42,8 @@ def attainable_s(operation: Operation, card: Card) -> float:
 def tile_waste(sizes: tuple[int, int, int, int], card: Card) -> float:
     """Return the arithmetic of whole waves of tiles on all multiprocessors, divided by that of the product.
 
-    sizes: rows, columns, depth, number of products. The tile and the division of the depth with the least waste count.
+    sizes: rows, columns, depth, number of products. The result is that of the tile, and of the division of the depth,
+    with the least waste.
     """
     rows, columns, depth, products = sizes
     elements, wastes = rows * columns * products, []

@@ -180,7 +180,7 @@ class Operation(NamedTuple):
 
     @property
     def product_sizes(self) -> tuple[int, int, int, int] | None:
-        """Return rows, columns and depth of a matrix product, and the number of products; None if it is none."""
+        """Return rows, columns and depth of a matrix product, and the number of products; None for other operations."""
         if not PRODUCTS.match(self.name) or "convolution" in self.name or self.name.startswith("aten::addmv"):
             return None
         left, right = self._factors

@@ -105,7 +105,7 @@ class PhaseTime(NamedTuple):
 def phase_time(recorded: RecordedPhase, table: Table, card: Card, new: Collection[str] = ()) -> PhaseTime:
     """Return the seconds of a phase, or of a part of it, on ``card``.
 
-    new: those of its operations whose sizes no earlier operation had.
+    new: keys of those operations of the phase whose sizes no earlier operation had.
     """
     host_work: dict[HostWork, float] = defaultdict(float)
     device_s: dict[Family, float] = defaultdict(float)
@@ -162,9 +162,11 @@ def slowest_host(parts: Sequence[PhaseTime], ranks: int) -> list[PhaseTime]:
 def interpolate_parts(
     own: Sequence[PhaseTime], own_tokens: int, other: Sequence[PhaseTime], other_tokens: int, tokens: float
 ) -> list[PhaseTime]:
-    """Return the parts of a phase for a batch of ``tokens``: the GPU's time is linear between this batch and ``other``.
+    """Return the parts of a phase for a batch with texts of ``tokens`` tokens, from those of two other batches.
 
-    If both batches have about the same length, the time is proportional to the length.
+    own, other: parts of the phase with each of the two batches. own_tokens, other_tokens: lengths of these batches'
+    texts. The GPU's time is a linear function of the length; if both batches have about the same length, it is
+    proportional to the length.
     """
     if abs(own_tokens - other_tokens) <= SIMILAR_LENGTHS * own_tokens:
         share = tokens / own_tokens if own_tokens else 1.0

@@ -67,7 +67,7 @@ def program_step_time(recorded: Sequence[RecordedPhase], card: str, ranks: int) 
 
 
 def _share(part: float, whole: float) -> float:
-    """Return part / whole, from 0 to 1: extrapolated times can be a little outside of it."""
+    """Return part / whole, limited to 0 to 1: with extrapolated times, it can be a little outside of this range."""
     return min(1.0, max(0.0, part / whole)) if whole else 0.0
 
 
@@ -162,9 +162,10 @@ def _first_occurrences(whole: WholePhase, keys: Set[str]) -> Iterator[set[str]]:
 def interpolated_phases(
     pairs: Sequence[tuple[WholePhase, WholePhase]], times: Mapping[int, PhaseTime], tokens: float | None
 ) -> list[PhaseTime]:
-    """Return the times of the parts of a step's phases for batches of ``tokens``; None: of the traced batches.
+    """Return the times of the parts of a step's phases.
 
-    pairs: as ``parts_of_step`` returns. times: by the id of the recorded part.
+    pairs: the result of ``parts_of_step``. times: time of each recorded part, by the part's id. tokens: length of the
+    batches' texts; None: the length of each traced batch.
     """
     found: list[PhaseTime] = []
     for own, other in pairs:

@@ -26,7 +26,7 @@ class RunEntry(NamedTuple):
 
 
 def write_index(folder: Path) -> Path:
-    """Write index.html over all runs in ``folder`` and its folders, and return its path.
+    """Write index.html with all runs in ``folder`` and its subfolders; return the path of index.html.
 
     Reads run.json and verdict.json only. A run that cannot be read is left out.
     """

@@ -31,7 +31,7 @@ MIN_DIFFERENCES = 3
 def change_points(
     runs: Sequence[MeasuredValues], recorded: Sequence[MeasuredValues] = (), steps: Mapping[Key, float] | None = None
 ) -> dict[Key, set[int]]:
-    """Return the indices in ``runs``, oldest first, at which each value changes.
+    """Return the indices in ``runs`` (the oldest run first) at which each value changes.
 
     The noise between runs is measured on ``recorded``. Without ``recorded``, it is measured on ``runs`` except for the
     newest run, which may contain the change. If these are too few, the noise of a time is measured between the rows of

@@ -55,7 +55,7 @@ def gpu_requests(info: dict[str, Any], gpus: Sequence[int]) -> "list[DeviceReque
 
 
 def require_free_gpus(client: "DockerClient") -> None:
-    """Raise InputError if running containers have GPUs: it names them, with the command that stops them."""
+    """Raise InputError if running containers have GPUs. The message names them and the command that stops them."""
     running = client.containers.list(ignore_removed=True)
     if found := [container.name for container in running if has_gpus(container.attrs["HostConfig"])]:
         raise InputError(f"{FLAG}: other containers have GPUs; stop them first: docker stop {' '.join(sorted(found))}")

@@ -38,7 +38,7 @@ class ContainerProcess:
 
     @property
     def pid(self) -> int:
-        """Return the id of the program on this machine."""
+        """Return the program's process id on this machine."""
         return int(self.container.attrs["State"]["Pid"])
 
     def poll(self) -> int | None:
@@ -63,7 +63,7 @@ class ContainerProcess:
 
 
 class ContainerRunner(LocalRunner):
-    """Runs rows in containers of ``image`` (its ID). The program in each container enforces the row's time limit."""
+    """Runs rows in containers. The program in each container enforces the row's time limit. image: the image's ID."""
 
     def __init__(self, client: "DockerClient", image: str, folder: RunFolder, *local: Any, **options: Any) -> None:
         super().__init__(folder, *local, **options)

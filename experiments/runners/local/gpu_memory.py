@@ -14,9 +14,10 @@ POLL_INTERVAL_S = 0.05
 def gpus_still_in_use(
     before: dict[int, float], neighbors_gib: Callable[[int], float] = lambda index: 0.0, within_s: float = 30.0
 ) -> dict[int, float]:
-    """Wait until no GPU uses more memory than ``before``; return those that do after ``within_s``, and their use (GiB).
+    """Wait at most ``within_s`` s until no GPU uses more memory than in ``before``; return the GPUs that still do.
 
-    neighbors_gib: returns the memory that running rows use on a GPU, which is not counted.
+    Returned is the memory in use on each of these GPUs, by index, GiB. before: memory in use on each GPU at an earlier
+    time, by index, GiB. neighbors_gib: returns the memory that running rows use on a GPU, which is not counted.
     """
     deadline = time.monotonic() + within_s
     while True:

@@ -14,7 +14,7 @@ MAX_CPU_SHARES = 4
 class Allocation:
     """Resources of one row: GPUs (none for a row on the CPU), and its share of the cores.
 
-    ``part_numbers``: the parts of the machine that the row occupies, one for each GPU. ``shared``: other rows may use
+    part_numbers: the parts of the machine that the row occupies, one for each GPU. shared: whether other rows may use
     its GPU at the same time.
     """
 

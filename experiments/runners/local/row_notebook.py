@@ -48,9 +48,9 @@ def execute(row_folder: Path) -> int:
 
 
 def make_parameters_default(notebook: Path) -> None:
-    """Replace the default parameters by those that ``notebook`` was executed with.
+    """Replace the default parameters of ``notebook`` by those that it was executed with.
 
-    papermill can then run it again with other values for some of them.
+    papermill can then run the notebook again with other values for some parameters.
     """
     import nbformat
 

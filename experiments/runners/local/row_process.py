@@ -73,5 +73,5 @@ def any_row_alive() -> bool:
 
 
 def kill(row_folder: Path, within_s: float = 20.0) -> list[int]:
-    """Kill every process of the row; return the ids of those that are still alive ``within_s`` seconds later."""
+    """Kill every process of the row; return the ids of those still alive after ``within_s`` seconds."""
     return processes.kill_tagged(ROW_VARIABLE, str(row_folder.resolve()), within_s)

@@ -51,7 +51,7 @@ class NoFreeGpu(RuntimeError):
 
 @dataclass(eq=False)
 class RunningRow:
-    """A running row; ``started`` is a value of time.monotonic. limit_from_s: elapsed time when its time limit began."""
+    """A running row. started: a value of time.monotonic. limit_from_s: elapsed time when the row's time limit began."""
 
     spec: RowSpec
     folder: Path
@@ -220,11 +220,11 @@ class LocalRunner:
         self._free(row, alive, idle_gib)
 
     def _free(self, row: RunningRow, alive: Sequence[int], idle_gib: dict[int, float]) -> None:
-        """Release the resources of a row that has ended, unless it left processes ``alive`` or memory in use.
+        """Release the resources of a row that has ended, unless it left processes or memory in use.
 
-        idle_gib: memory in use on each GPU before any row ran. Memory that a row leaves on a shared GPU is found now if
-        the driver reports the memory of the neighbors' processes, or if it is more than the neighbors may use;
-        otherwise when the last of the neighbors has ended.
+        alive: ids of the processes that the row left. idle_gib: memory in use on each GPU before any row ran. Memory
+        that a row leaves on a shared GPU is found now if the driver reports the memory of the neighbors' processes, or
+        if it is more than the neighbors may use; otherwise when the last of the neighbors has ended.
         """
         before = {gpu.index: idle_gib[gpu.index] for gpu in row.allocation.gpus}
         used_gib = gpu_memory.gpus_still_in_use(before, self._neighbors_gib)

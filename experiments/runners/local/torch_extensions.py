@@ -76,7 +76,10 @@ def compile_extensions(
 def _run(
     command: Sequence[str], folder: Path, environment: Mapping[str, str], stopped: Callable[[], object]
 ) -> int | None:
-    """Run a command, its output in ``folder``; return its exit code, None if ``stopped`` ended it and all compilers."""
+    """Run a command with its output in ``folder``; return its exit code, or None if ``stopped`` returned true.
+
+    The command and all compilers that it has started are then killed.
+    """
     options = {
         "env": {**row_process.environment_of_modules(), **environment},
         "stdin": subprocess.DEVNULL,

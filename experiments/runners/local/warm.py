@@ -57,7 +57,7 @@ SINGLE_THREADED = {
 
 
 class WarmProcess:
-    """A warm process that has been started; ``environment`` has the ``variable`` by which rows find it."""
+    """A started warm process. environment: the environment variable by which other processes find the warm process."""
 
     def __init__(self, variable: str, modules: Sequence[str]) -> None:
         self._folder = TemporaryFolder("warm")
@@ -106,8 +106,8 @@ class WarmProcess:
 def warm_processes(specs: Sequence[RowSpec], worker: str, stopped: Callable[[], object]) -> Iterator[list[WarmProcess]]:
     """Start and yield the warm processes of rows; end them afterwards. Notebooks can start from the first at once.
 
-    Yields none if TESTBED_COLD_START is set: then each row starts new interpreters. stopped: returns whether to stop
-    waiting.
+    Yields an empty list if TESTBED_COLD_START is set: then each row starts new interpreters. stopped: returns whether
+    to stop waiting.
     """
     with ExitStack() as stack:
         modules = {} if os.environ.get(COLD_START_VARIABLE) else modules_to_import(specs, worker)

@@ -82,12 +82,12 @@ class Cluster:
 
     @property
     def runtime(self) -> Runtime:
-        """Return the runtime of the profile, with the uploaded code after ``prepare``."""
+        """Return the runtime of the profile; once ``prepare`` has been called, it uses the uploaded code."""
         return RUNTIMES[self.profile.runtime](self.profile, self.layout, self._code)
 
     @property
     def scripts(self) -> JobScripts:
-        """Return the writer of batch scripts. Scripts of rows need ``prepare`` first."""
+        """Return the writer of batch scripts. Call ``prepare`` before it writes scripts of rows."""
         return JobScripts(self.profile, self.layout, self.runtime)
 
     def _upload_code(self) -> str:

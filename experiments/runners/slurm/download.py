@@ -74,11 +74,11 @@ TransferCallback = Callable[[TransferProgress], None]
 def download_folder(
     shell: Shell, folder: str, into: Path, on_progress: TransferCallback = lambda progress: None
 ) -> int:
-    """Download ``folder`` into ``into``, result.json last; return how many files were downloaded.
+    """Download the remote folder ``folder`` into the local folder ``into``; return the number of downloaded files.
 
-    on_progress: called after each part of a download. Checkpoints and files that are still being written are left out.
-    Raises ChecksumMismatch if a file cannot be downloaded intact, and NotReached if the connection drops; the next call
-    resumes.
+    The file result.json is downloaded last. on_progress: called after each part of a download. Checkpoints and files
+    that are still being written are left out. Raises ChecksumMismatch if a file cannot be downloaded intact, and
+    NotReached if the connection drops; the next call resumes.
     """
     downloaded: set[str] = set()
     damaged: set[str] | None = None
@@ -190,7 +190,7 @@ def _resume(shell: Shell, remote: str, path: Path, counter: "_TransferCounter") 
 
 
 def _finish_parts(into: Path, files: Sequence[RemoteFile], damaged: set[str]) -> None:
-    """Rename the parts of intact files, and remove those of damaged ones."""
+    """Rename FILE.part to FILE for each intact file, and remove FILE.part for each damaged one."""
     for file in files:
         part = _part_file(into / file.path)
         if file.path in damaged:

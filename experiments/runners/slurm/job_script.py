@@ -66,12 +66,12 @@ class JobSpec:
 
     @property
     def folder(self) -> str:
-        """Return the job's folder, relative to the run's."""
+        """Return the job's folder, relative to the run's folder."""
         return f"{JOBS}/{self.spec.row}-{self.attempt}"
 
     @property
     def row_folder(self) -> str:
-        """Return the row's folder, relative to the run's."""
+        """Return the row's folder, relative to the run's folder."""
         return row_path(self.spec.suite, self.spec.row)
 
 
@@ -106,7 +106,7 @@ class JobScripts:
         return "\n".join(lines) + "\n"
 
     def staging_script(self, artifact: Artifact, name: str, comment: str) -> str:
-        """Return the script of the job that downloads ``artifact``, on each node unless they share the folder."""
+        """Return the script of the job that downloads ``artifact``: on each node, or once if nodes share the folder."""
         profile, folder = self.profile, self.layout.staging_folder(artifact.key)
         nodes = 1 if profile.shared_folder else profile.nodes
         module = STAGING_MODULES.get(artifact.kind, HUB_MODULE)

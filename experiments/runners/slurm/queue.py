@@ -39,7 +39,7 @@ class Job:
 def submit(shell: Shell, script: str, find_submitted: Callable[[], str | None]) -> str:
     """Submit the script file; return the id of the job.
 
-    If the connection drops meanwhile, ``find_submitted`` returns the id of the job if it was submitted nevertheless.
+    If the connection drops meanwhile, ``find_submitted`` is called; it returns the id of the job if Slurm has the job.
     Raises CommandFailed if Slurm rejects it.
     """
     command = f"sbatch --parsable {shlex.quote(script)}"

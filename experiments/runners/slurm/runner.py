@@ -178,7 +178,7 @@ class SlurmRunner:
         return self._lease_ends_within(LEASE_RESERVE_S)
 
     def _lease_ends_within(self, seconds: float) -> bool:
-        """Return whether the lease ends before that time has passed."""
+        """Return whether the lease ends in less than this many seconds from now."""
         now = self._now()
         if self._known_end is None or now - self._known_end[0] >= timedelta(seconds=LEASE_QUERY_INTERVAL_S):
             self._known_end = now, self._ends_at()

@@ -38,11 +38,11 @@ class Runtime(ABC):
 
     @property
     def shell(self) -> str:
-        """Return the shell for all lines: a login shell if modules are loaded, as other shells may lack ``module``."""
+        """Return the shell for all lines: a login shell if modules are loaded, as other shells may lack `module`."""
         return "bash -l" if self._profile.modules else "bash"
 
     def setup(self) -> list[str]:
-        """Return the lines that are needed before those of ``script_lines``: setup and modules of the profile."""
+        """Return the lines that a script needs before those of ``script_lines``: the profile's setup and modules."""
         modules = self._profile.modules
         return [*self._profile.setup, *([f"module load {shlex.join(modules)} || exit 1"] if modules else [])]
 

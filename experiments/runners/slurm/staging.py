@@ -56,7 +56,7 @@ class Staging:
         return tuple(job for artifact in self.artifacts(spec) if (job := self._job_ids[artifact]))
 
     def status_commands(self, specs: Iterable[RowSpec]) -> list[str]:
-        """Return commands that print the progress of the artifacts of ``specs``, for ``update``."""
+        """Return commands that print the progress of the artifacts of ``specs``. ``update`` reads their output."""
         artifacts = dict.fromkeys(artifact for spec in specs for artifact in self.artifacts(spec))
         return [
             f"printf '%s|%s\\n' {artifact.key} \"$({self._last_line_command(artifact)})\"" for artifact in artifacts

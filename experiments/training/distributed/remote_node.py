@@ -141,7 +141,7 @@ def open_rendezvous(assignment: NodeAssignment, nodes: Sequence[RemoteNodeRanks]
 
 
 def pack_files(out: Path, patterns: Sequence[str]) -> bytes:
-    """Return a tar archive of the files under ``out`` that match, with their modification times."""
+    """Return a tar archive of the files under ``out`` that match ``patterns``, with their modification times."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as files:
         for path in sorted(path for pattern in patterns for path in out.glob(pattern) if path.is_file()):

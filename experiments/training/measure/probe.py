@@ -242,7 +242,7 @@ class Probe:
         )
 
     def write_progress(self, *, now: bool = False) -> None:
-        """Write progress.json, at most twice a second unless ``now``."""
+        """Write progress.json: at once if ``now`` is True, otherwise at most twice a second."""
         if not now and time.monotonic() - self._progress_written < PROGRESS_INTERVAL_S:
             return
         self._progress_written = time.monotonic()

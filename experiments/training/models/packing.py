@@ -86,7 +86,7 @@ class PackedModel(GPT):  # type: ignore[misc]
             block.attn.texts = texts
 
     def forward(self, idx: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor | list[torch.Tensor]:
-        """Return the logits of ``idx`` (1, tokens), as GPT does; positions begin anew with each text."""
+        """Return the logits of the token ids ``idx`` (1, tokens), as GPT does; positions begin anew with each text."""
         kept = self.cos, self.sin, self._max_seq_length
         self.cos, self.sin = (cache[self._places_in_text] for cache in (self.cos, self.sin))
         self._max_seq_length = idx.shape[1]

@@ -14,7 +14,7 @@ Command = Program | LaunchCommand
 
 
 def trace_started_programs(is_launcher: Callable[[], bool], run: Callable[[Command], int]) -> None:
-    """Replace subprocess.Popen, so that a program that a launcher starts runs in this process, by ``run``.
+    """Replace subprocess.Popen, so that ``run`` runs a program that a launcher starts in this process.
 
     This applies to Python files, and to programs that torchrun, accelerate or deepspeed start, unless their output is
     captured. is_launcher: whether the script has used no GPU yet. run: does not return if the program uses the GPU,

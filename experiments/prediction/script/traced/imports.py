@@ -24,7 +24,7 @@ _compile_calls: list[bool] = []
 
 
 class PreparedLoader(Loader):
-    """Loader for a library that ``prepare`` imports itself. Python then does not execute the library again."""
+    """Loader for a library that the function ``prepare`` imports. Python then does not execute the library again."""
 
     def __init__(self, prepare: Callable[[], None]) -> None:
         self._prepare = prepare
