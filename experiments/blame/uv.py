@@ -65,7 +65,7 @@ def _python() -> Sequence[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of uv. Without a package folder, uv chooses the PyTorch build for this machine."""
+    """Return uv's environment variables. Without a package folder, uv chooses the PyTorch build for this machine."""
     environment = dict(os.environ)
     for name, of_pip in {"UV_FIND_LINKS": "PIP_FIND_LINKS", "SSL_CERT_FILE": "PIP_CERT"}.items():
         if of_pip in environment:

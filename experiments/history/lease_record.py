@@ -25,7 +25,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class LeaseRecord(Record):
-    """A lease on which suites were reproduced from its beginning to its release."""
+    """A lease, from its beginning to its release, on which suites were reproduced."""
 
     name: str = Field(description="name of the lease")
     node_type: str = Field(description="type of its nodes")

@@ -27,7 +27,7 @@ CELL_TIMEOUT_S = 120
 
 
 def refresh(notebook: Path, run: str, target: Path) -> None:
-    """Execute ``notebook`` with every cell showing ``run``, and write it with its outputs to ``target``.
+    """Execute ``notebook`` so that every cell shows the run ``run``; write the notebook with its outputs to ``target``.
 
     run: the name of a run that is stored in this project. Rows that the run lacks are shown without a result; nothing
     is run. Raises InputError if ``run`` is unknown, or if its suite is not the notebook's.

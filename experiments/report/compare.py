@@ -36,7 +36,7 @@ CAUSES_SHOWN_AS_OPTIONS = frozenset(("suite version", "commit", "node", "data", 
 
 
 class Change(Record):
-    """A measured value in both runs, in the order of the command; None if a run does not have it."""
+    """A measured value in both runs; before: in the run that the command names first. None: a run does not have it."""
 
     before: float | None
     after: float | None

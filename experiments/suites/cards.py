@@ -130,8 +130,7 @@ def _card_from_size(text: str, where: str) -> Card | None:
 
 
 def supported_card(name: str, where: str) -> Card:
-    """Return the card with this name or size; see ``card_named``. Raises InputError also if it is too old for
-    PyTorch."""
+    """Return the card of that name (see ``card_named``). Raises InputError also if the card is too old for PyTorch."""
     if name not in cards() and not SIZE_PATTERN.fullmatch(name):
         raise unknown_name_error("card", name, [*cards(), SIZE_HELP], where)
     card = card_named(name, where)

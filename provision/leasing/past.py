@@ -12,7 +12,7 @@ HOUR = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class PastLease:
-    """A past or active lease. end: its deletion or its end, whichever was first; for an active lease, now.
+    """A past or active lease. end: its deletion or its planned end, whichever was first; now if active.
 
     requested: when its creation was requested; None if the journal does not record it. su_per_hour: price of all its
     hosts together, None if the site reports no price.

@@ -48,8 +48,8 @@ LONGEST_EXTENSION = timedelta(days=7)
 class LeaseSnapshot:
     """An active lease as its site reports it now.
 
-    lease: None if it is gone. hosts: the nodes, as far as the site lists them. used_su and total_su: the cost so far
-    and until the end, service units; None if a price is unknown.
+    lease: None if the site no longer lists it. hosts: the nodes, as far as the site lists them. used_su and total_su:
+    the cost so far and until the end, service units; None if a price is unknown.
     """
 
     active_lease: ActiveLease

@@ -156,7 +156,7 @@ def _to_volume(volume: Any) -> Volume:
 
 
 def periods_above(limit: int, reserved: Sequence[tuple[datetime, datetime, int]]) -> list[tuple[datetime, datetime]]:
-    """Return the periods in which more than ``limit`` is reserved. reserved: begin, end and amount, for each."""
+    """Return the periods in which more than ``limit`` is reserved. reserved: (begin, end, amount) of each."""
     moments = sorted({moment for begin, end, _ in reserved for moment in (begin, end)})
     return [
         (first, last)

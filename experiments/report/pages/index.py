@@ -17,7 +17,7 @@ INDEX_FILE = "index.html"
 
 
 class RunEntry(NamedTuple):
-    """One run of the index. counts: None if it has not been evaluated. link: empty without a page."""
+    """One run of the index. counts: number of statements by status; None: not evaluated. link: empty without a page."""
 
     run: Run
     date: str

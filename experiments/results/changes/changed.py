@@ -17,9 +17,10 @@ MeasuredValues = Mapping[Key, MeasuredValue]
 
 
 class RunChange(NamedTuple):
-    """One change between runs. row: empty for a verdict. before, now: both values as text, empty if missing.
+    """One change between runs. row: empty for a verdict. what: a quantity, a fact or a statement.
 
-    ratio: for a measured value, the new value divided by the old value.
+    before, now: both values as text, empty if missing. ratio: for a measured value, the new value divided by the old
+    value.
     """
 
     row: str

@@ -39,9 +39,9 @@ def connect() -> "DockerClient":
 
 
 def gpu_requests(info: dict[str, Any], gpus: Sequence[int]) -> "list[DeviceRequest]":
-    """Return the request for GPUs by index: as devices of CDI, as on leased nodes, else from NVIDIA's runtime.
+    """Return Docker's request for the GPUs with these indices: as devices of CDI, or else from NVIDIA's runtime.
 
-    info: what Docker reports about itself. Raises InputError if Docker gives containers no GPU.
+    Leased nodes have CDI. info: what Docker reports about itself. Raises InputError if Docker gives containers no GPU.
     """
     from docker.types import DeviceRequest
 

@@ -28,7 +28,7 @@ class ResourcePool:
     """The free resources of a machine.
 
     host_memory_gib: memory that rows may use at the same time. nodes: number of machines that a row's ranks run on,
-    including this one. rows_per_gpu: rows that share a GPU; if several, each row needs one GPU.
+    including this one. rows_per_gpu: number of rows that share a GPU; if it is above 1, each row needs exactly one GPU.
     """
 
     def __init__(self, node: Node, host_memory_gib: float, nodes: int = 1, rows_per_gpu: int = 1) -> None:

@@ -71,7 +71,7 @@ class LocalRunner:
 
     host_memory_gib: host memory that the rows may use. worker: module that runs one row. grace_s: seconds from a row's
     time limit until it is killed. nodes: number of machines that a row's ranks run on; this is the first of them.
-    rows_per_gpu: rows that share a GPU. expected: expected times of rows, by row.
+    rows_per_gpu: number of rows that share a GPU. expected: expected times of rows, by row.
     """
 
     def __init__(
