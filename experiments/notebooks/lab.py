@@ -126,7 +126,7 @@ class Lab:
         display(Markdown(rungs.rungs_table(found) or f"None of these has a result yet: {', '.join(rows)}."))
 
     def _choose_run(self, rows: Collection[str]) -> RunFolder | None:
-        """Return the run that all cells show: the one that the first cell found for its rows (``rows``)."""
+        """Return the run that all cells show: the first that a cell found for its rows (``rows``); None before that."""
         self._folder = self._folder or self._best_matching_run(rows)
         return self._folder
 
@@ -138,7 +138,7 @@ class Lab:
         return self.choices | {name: str(getattr(record, name)) for name in PINNED_OPTIONS}
 
     def _best_matching_run(self, rows: Collection[str]) -> RunFolder | None:
-        """Return the run with these options that has results of the most rows in ``rows``, the newest of several."""
+        """Return the newest of the runs with these options and the most results for ``rows``; None without any."""
         folders = [RunFolder(path.parent) for path in self._results.glob(f"*/{RUN_FILE}")]
         runs = {folder: record for folder in folders if self._matches_options(record := folder.read_run())}
         counts = {folder: len(folder.results().keys() & set(rows)) for folder in runs}
