@@ -19,8 +19,8 @@ def preflight(
 ) -> list[Check]:
     """Return the checks of ``site``, or of this machine if it is None.
 
-    options: of these, only the results folder is used, and for the site slurm also profile and account. image: disk
-    image of the nodes that a site leases; None for the default. Raises InputError for a profile that is missing or
+    options: used are the results folder of this machine's runs and, for the site slurm, profile and account. image:
+    disk image of the nodes that a site leases; None for the default. Raises InputError for a profile that is missing or
     cannot be read.
     """
     if image and site in (None, SLURM):
