@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import pytest
 
+from experiments.history.lease_record import read_records
 from experiments.prediction.times.phase import HOST_FACTORS, LINK_SHARE, RANK_SPREAD, PhaseTime, slowest_host
 from tests.benchmarks.training.rank_hosts.fitting import fit_hooks, hook_times, pairs, spread_of_ranks
 from tests.docs.blocks import ROOT
 from tests.support.results.semesters import time_noise
+from tests.testbed.chain.rehearse import STORED_LEASES
 
 EVIDENCE = ROOT / "experiments" / "evidence"
 SUMMARY = re.compile(r"^(?:[\w ]+): median(?: error)? ([\d.]+)%, worst ([\d.]+)% of (\d+) cases$", re.MULTILINE)
@@ -246,3 +248,10 @@ def test_the_page_states_the_stored_errors_of_programs_of_other_people():
     section = page().partition("### Programs of other people")[2].partition("###")[0]
     assert f"| median | {peak.median} % | {reserved.median} % |" in section
     assert f"| largest | {peak.largest} % | {reserved.largest} % |" in section
+
+
+def test_the_errors_of_stored_rehearsals_are_those_of_their_records() -> None:
+    records = read_records(STORED_LEASES.parent)
+    errors = sorted(abs(100 * record.error) for record in records[1:])
+    assert len(records) == 4
+    assert f"by {errors[0]:.0f} to {errors[-1]:.0f} %." in page("how-to/rehearse.md")
