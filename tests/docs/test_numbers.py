@@ -49,6 +49,14 @@ def test_the_page_states_the_stored_errors_of_the_training_runs() -> None:
     assert f"| two GPUs, largest | {ranks_peak.largest} % | {ranks_reserved.largest} % |" in page()
 
 
+def test_the_page_of_the_evidence_states_the_stored_errors_of_the_training_runs() -> None:
+    text = (EVIDENCE / "README.md").read_text()
+    peak, reserved, *_ = summaries("prediction_h200/comparison.md")
+    assert f"the largest error of a peak is {peak.largest}%" in text
+    assert f"| median | {peak.median}% | {reserved.median}% |" in text
+    assert f"| largest | {peak.largest}% | {reserved.largest}% |" in text
+
+
 def test_the_page_states_the_stored_memory_errors_of_the_scripts() -> None:
     peak, reserved = summaries("prediction_h100/scripts.md")
     assert f"{peak.cases} unchanged training scripts were measured" in page()
