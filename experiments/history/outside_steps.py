@@ -1,4 +1,4 @@
-"""The time of rows outside of their steady steps, as a sum of named parts.
+"""The time that rows take apart from their steady steps (the steps after the slower first ones), by named parts.
 
 `python -m tests.benchmarks.wall_times.outside_steps` fits the seconds of the parts to stored runs and writes them into
 outside_steps.json. The parts of a row belong to its stages: the start (a fork of the warm process, CUDA's context), the

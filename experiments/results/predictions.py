@@ -124,7 +124,7 @@ class Prediction(Record):
     failure: Failure | None = Field(description="failure with the card's capacity; None: the training completes")
     memory: Memory = Field(description="memory as a probe would measure it, with unlimited capacity")
     tflop_per_sample: float | None = Field(
-        default=None, description="executed floating-point operations, 1e12, recomputation included"
+        default=None, description="1e12 executed floating-point operations per sample, recomputation included"
     )
     time: RowStepTime | None = Field(default=None, description="time of a step; None if it is not predicted")
     versions: dict[str, str] = Field(description="versions of the installed packages, by name")

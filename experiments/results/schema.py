@@ -116,7 +116,7 @@ class Speed(Record):
     samples_per_s: float = Field(description="samples per second, over all ranks")
     tflop_per_sample: float | None = Field(
         default=None,
-        description="executed floating-point operations in the first micro-step, 1e12, recomputation included",
+        description="1e12 floating-point operations per sample, in the first micro-step, recomputation included",
     )
     tflops_per_s: float | None = Field(default=None, description="executed floating-point operations, TFLOP/s")
     peak_share: float | None = Field(

@@ -305,7 +305,8 @@ def shell_of(profile: Profile) -> Shell:
 def _cluster_target(name: str | None, account: str | None) -> Target:
     if name is None:
         raise InputError(
-            f"--site {SLURM}: needs --profile, the cluster; allowed: the name of a known cluster, or its YAML file"
+            f"--site {SLURM}: needs --profile, the cluster"
+            "; allowed: the name of a known cluster, or a YAML file that describes one"
         )
     profile = profile_named(name)
     if account:

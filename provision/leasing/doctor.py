@@ -123,7 +123,7 @@ def _check_site_key(site: LeasingSite, key: Path, reconciler: Reconciler) -> str
             f"set --key to the right key, or delete the key at the site (openstack keypair delete {key.name})"
         )
     names = [name for name, other in remote.items() if other == local]
-    return f"at the site as {', '.join(names)}" if names else "not at the site yet; a lease uploads it"
+    return f"stored under the name {', '.join(names)}" if names else "not at the site yet; a lease uploads it"
 
 
 def _check_clock(site: LeasingSite) -> str:

@@ -107,7 +107,8 @@ class KeystoneCredentialIssuer:
                 expires_at=f"{ends.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}",
             )
         except Conflict:
-            raise Unreachable(f"keystone has carried out an earlier request late: {name} exists") from None
+            late = f"the credential {name} exists: keystone created it after the earlier request had failed"
+            raise Unreachable(late) from None
 
     def _endpoint(self) -> str:
         found = self.session.get_endpoint(service_type=SERVICE, interface="public", region_name=self.name)

@@ -40,7 +40,7 @@ def to_lease(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
 
 
 def sorted_by_id(reservations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a lease's reservations in the order of their servers."""
+    """Return a lease's reservations, sorted by id. The servers of the lease take them in this order."""
     return sorted(reservations, key=lambda reservation: reservation["id"])
 
 

@@ -56,7 +56,7 @@ class BlockPrediction:
 
     @property
     def time(self) -> StepTime | None:
-        """Return the time of the last traced optimizer step; None if it is unknown; see ``prediction.time_unknown``."""
+        """Return the time of the last traced optimizer step; None if unknown: ``prediction.time_unknown`` says why."""
         return self.prediction.cards[0].time
 
     @property

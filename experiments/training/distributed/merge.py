@@ -38,7 +38,7 @@ def merge_ranks(ranks: Sequence[Measured]) -> Measured:
 
 
 def root_failure(ranks: Sequence[Measured]) -> Measured | None:
-    """Return the rank whose failure is the failure of the row; None if no rank failed."""
+    """Return the rank with the most severe failure, which the row reports as its own; None if no rank failed."""
     return min((measured for measured in ranks if measured.failure), key=_severity, default=None)
 
 

@@ -51,7 +51,7 @@ class StepProfile:
 
 
 def time_shares(kernels: Sequence[tuple[str, float, float]], duration_s: float) -> dict[str, float]:
-    """Return shares of ``duration_s`` seconds. ``kernels``: name, begin and end in seconds of each kernel.
+    """Return shares of the step's duration. ``kernels``: name, begin and end in seconds of each kernel.
 
     communication_share: time with a running NCCL kernel, including its waits for other ranks.
     exposed_communication_share: time with a running NCCL kernel and no other kernel. gpu_idle_share: time without a

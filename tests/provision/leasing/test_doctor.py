@@ -252,7 +252,7 @@ def test_the_check_passes_if_the_site_has_the_local_key_under_any_name(site, key
         ("none", ""),
     ]
     texts = {one.name: one.text for one in doctor.check_site("chameleon", key, reconciler) if one.passed}
-    assert texts["SSH key at the site"] == f"at the site as laptop, {key.name}"
+    assert texts["SSH key at the site"] == f"stored under the name laptop, {key.name}"
 
 
 def test_the_fingerprint_of_a_key_is_the_one_that_ssh_keygen_shows(generated_key):
