@@ -71,9 +71,9 @@ class Difference(NamedTuple):
         return "bad" if self._state(observation) == self._state(self.bad) else None
 
     def _state(self, observation: Observation) -> tuple[str, str]:
-        """Return what is equal in two environments with the same result.
+        """Return the key by which observations are compared: equal keys mean the same result.
 
-        This is the value, and for an outcome also its reason without numbers, because another error is another change.
+        The key is the value, and for an outcome also its reason without numbers: another error is another change.
         """
         reason = observation.reasons.get(self.key[0], "") if self.kind == "outcome" else ""
         return self.value(observation), re.sub(r"\d+", "", reason)

@@ -13,7 +13,7 @@ from experiments.errors import InputError
 if TYPE_CHECKING:
     from provision.leasing.leaked import LeakedResources
 
-ELSEWHERE_NOTE = "not created from this computer; deleted only if you name its tag"
+ELSEWHERE_NOTE = "not created from this computer; deleted only with --clean and this tag"
 CLEAN_HELP = (
     "nothing was deleted; --clean deletes resources created from this computer, --clean TAG those with this tag"
 )

@@ -109,7 +109,7 @@ def _total_time(results: Mapping[str, Result]) -> str:
 
 
 def _gpu_hours(results: Mapping[str, Result]) -> str:
-    """Return the time for which rows used GPUs; "" if rows shared a GPU, because their times overlap."""
+    """Return the time for which all ranks used GPUs; "" if rows shared a GPU, because their times overlap."""
     on_gpu = [one for one in results.values() if one.device.kind == "cuda"]
-    used = sum((one.gpu_s or 0.0) * one.device.count for one in on_gpu)
+    used = sum(one.gpu_s or 0.0 for one in on_gpu)
     return f"{format_number(used / 3600)} GPU-hours" if used and not any(one.device.shared for one in on_gpu) else ""

@@ -235,7 +235,10 @@ class Measured(Record):
     resumed_at_step: int | None = Field(
         default=None, description="optimizer steps before the last restart; later steps are counted from here"
     )
-    gpu_s: float | None = Field(default=None, description="time from the first use of the device to the end")
+    gpu_s: float | None = Field(
+        default=None,
+        description="seconds from opening the GPU to the end of the rank; row: the sum of its ranks; None on a CPU",
+    )
     timestamps: StageTimestamps | None = Field(
         default=None,
         validation_alias=AliasChoices("timestamps", "moments"),

@@ -35,8 +35,8 @@ class EndWhenIdle:
     @property
     def in_words(self) -> str:
         """When the lease ends itself, and where its results then are."""
-        where = f"its results are copied to {self.results_to}" if self.results_to else "if all results are fetched"
-        return f"ends after {length_in_words(self.after)} without work; {where}"
+        where = f"; its results are copied to {self.results_to}" if self.results_to else ", if all results are fetched"
+        return f"ends after {length_in_words(self.after)} without work{where}"
 
 
 @dataclass(frozen=True)

@@ -329,8 +329,11 @@ def _keep_oldest(task: LeaseTask, lease: Lease) -> Lease:
     """Return the oldest lease of this name after deleting younger ones of this task.
 
     Several leases exist if two computers created one at the same time, or if the response to a request was lost.
-    Raises ForeignLease if another computer created the oldest lease.
+    A site states times of creation with a step, so the leases are queried after such a step. Then two computers see
+    both leases with the same time, and keep the same one. Raises ForeignLease if another computer created the oldest
+    lease.
     """
+    task.reconciler.clock.sleep(task.site.creation_step_s)
     leases = [one for one in task.reconciler.query(task.site.leases) if one.name == lease.name]
     current = [one for one in leases if one.status not in ENDED_STATUSES]
     oldest = min(current, key=lambda one: (one.created, one.id), default=lease)

@@ -71,7 +71,12 @@ class Account(Protocol):
 
 
 class Reservations(Protocol):
-    """Hosts, their reservations, and the project's leases."""
+    """Hosts, their reservations, and the project's leases.
+
+    creation_step_s: how long after its creation a lease is listed beside every lease with the same time of creation.
+    """
+
+    creation_step_s: float
 
     def hosts(self) -> list[Host]:
         """Return the reservable hosts."""

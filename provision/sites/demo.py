@@ -143,6 +143,7 @@ class Demo:
 
     name = REGION
     boot_limit_s = 40.0 * 60
+    creation_step_s = 0.0
 
     def __init__(self, folder: Path) -> None:
         self._store, self._clock = _Store(folder), DemoClock(folder)

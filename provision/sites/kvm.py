@@ -1,7 +1,7 @@
 """Virtual machines with GPUs at KVM@TACC. They boot from volumes, and a security group admits SSH.
 
-Blazar reserves instances of flavors, several on one hypervisor. It shows which flavor is reserved only for leases of
-the user's own project. A reservation of another project counts as a reservation of the whole hypervisor. Therefore, the
+Blazar reserves instances of flavors, several on one hypervisor. For leases of other projects, it does not show which
+flavor is reserved. So a reservation of another project counts as a reservation of the whole hypervisor. Therefore, the
 search may miss a free time slot, but never reports an occupied one.
 """
 

@@ -71,6 +71,7 @@ class Cloud(KeystoneCredentialIssuer, ABC):
     """A connection to one region: the common code of bare metal and KVM."""
 
     boot_limit_s: float
+    creation_step_s = 2.0  # Blazar states full seconds; a lease is listed within another one
 
     def __init__(self, cloud: CloudRegion) -> None:
         self.name, self.entry = str(cloud.region_name), str(cloud.name)

@@ -130,7 +130,7 @@ def _check_gpu() -> Check:
             return ""
         names = ", ".join(f"{gpu.name} ({gpu.memory_gib:.0f} GiB)" for gpu in gpus)
         if not (runs := [card for card in cards_of_suites() if not too_small_reason(gpus[0], card)]):
-            raise PreflightCheckFailed(f"{names}: too small for the cards of the labs; rows run as tiny models")
+            raise PreflightCheckFailed(f"{names}: less memory than any GPU of the labs; rows run with tiny models")
         return f"{names}, driver {driver_version()}, runs rows for {', '.join(runs)}"
 
     check = run_check("GPU", describe_gpus, (FULL_SIZE,))

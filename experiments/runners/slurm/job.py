@@ -25,7 +25,8 @@ STOPPED = 130
 def main(run_folder: str, spec_path: str, worker: str, grace_s: str, nodes: str) -> int:
     """Run the row; return 0 if it has a result, with any outcome.
 
-    The row is checked again before it starts, because the job may have fewer resources than the profile states.
+    The row is checked again before it starts, because the job may have fewer resources than the cluster's profile
+    states.
     """
     spec = RowSpec.model_validate_json(Path(spec_path).read_bytes())
     node = this_machine()

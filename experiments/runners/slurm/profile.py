@@ -49,7 +49,7 @@ class Profile(StrictModel):
         default="apptainer exec --nv", description="command that runs another command in an Apptainer image with GPUs"
     )
     modules: tuple[str, ...] = Field(default=(), description="modules that a job loads")
-    setup: tuple[str, ...] = Field(default=(), description="first lines of a job, before modules are loaded")
+    setup: tuple[str, ...] = Field(default=(), description="first lines of the job script, before modules are loaded")
     folder: str = Field(default="llm-testbed", description="folder of the runs, relative to the home folder")
     shared_folder: bool = Field(
         default=True,

@@ -234,7 +234,7 @@ class Probe:
         )
 
     def steps(self) -> StepCounts | None:
-        """Return the numbers of steps on a shared GPU; None on other devices, where ``speed`` has them."""
+        """On a shared GPU, return the numbers of steps; on other devices None, because ``speed`` returns them."""
         if self.schedule is None or not self.device.shared:
             return None
         return StepCounts(

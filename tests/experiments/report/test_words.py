@@ -144,6 +144,12 @@ def test_times_of_rows_that_shared_a_gpu_are_not_added_up_to_gpu_hours() -> None
         assert [fact.value for fact in identity_facts(run, results) if fact.name == "cost"] == cost
 
 
+def test_the_gpu_hours_of_a_row_with_several_ranks_are_counted_once() -> None:
+    run, four_gpus = make_run(), H200.model_copy(update={"count": 4})
+    results = {"xxl": make_result(run, "xxl", device=four_gpus, gpu_s=4 * 900.0)}
+    assert [fact.value for fact in identity_facts(run, results) if fact.name == "cost"] == ["1 GPU-hours"]
+
+
 def test_a_gpu_that_is_the_card_of_the_lab_is_not_named_as_emulating() -> None:
     assert machine_in_words(make_result(make_run(), "baseline", device=A100)) == "NVIDIA A100 80GB PCIe"
 

@@ -60,7 +60,7 @@ def test_resources_of_the_users_other_computer_are_deleted_only_by_tag(
     assert testbed("orphans", held.tag)[::2] == (2, f"testbed: TAG {held.tag!r}: allowed with --clean only\n")
     assert testbed("orphans", "--clean", "--yes", held.tag)[:2] == (
         0,
-        f"{held.tag}: lease {held.id} (not created from this computer; deleted only if you name its tag)\n"
+        f"{held.tag}: lease {held.id} (not created from this computer; deleted only with --clean and this tag)\n"
         f"deleted: {held.tag}\n",
     )
     assert left_at(site) == []

@@ -64,7 +64,7 @@ def test_a_lease_that_no_longer_exists_is_shown_as_such():
     [
         (
             "",
-            "ACTIVE, ends after 30m without work; if all results are fetched",
+            "ACTIVE, ends after 30m without work, if all results are fetched",
             "its results were fetched before, or",
         ),
         ("me@host:there", "its results are copied to me@host:there", "its results are then at me@host:there, or"),

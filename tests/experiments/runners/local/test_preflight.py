@@ -164,7 +164,7 @@ def test_a_gpu_is_shown_with_the_cards_whose_rows_it_runs(check_named, monkeypat
     assert (gpu.status, "driver 580.1" in gpu.text, "a100_80gb" in gpu.text) == ("ok", True, True)
     assert "h100_80gb" not in gpu.text, "no lab has rows for it"
     set_gpus_of_machine(monkeypatch, sample_rows.T4)
-    assert "too small for the cards of the labs" in check_named("GPU").text
+    assert "less memory than any GPU of the labs" in check_named("GPU").text
     monkeypatch.setattr(preflight, "versions", lambda: {"torch": "2.13.0+cpu"})
     assert "PyTorch is built for CPUs only" in check_named("GPU").text
 
