@@ -106,7 +106,7 @@ def test_the_page_states_the_stored_errors_of_host_times_in_forward_and_backward
 
 
 def test_the_page_states_the_same_constants_for_host_times_as_the_code() -> None:
-    assert f"in a backward pass {HOST_FACTORS['backward']} times the sum" in page()
+    assert f"In a backward pass, it is {HOST_FACTORS['backward']} times the sum" in page()
     assert f"the host also needs {1000 * HOST_FACTORS['kernel choices']} ms, in which cuBLAS or cuDNN" in page()
 
 
