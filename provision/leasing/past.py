@@ -40,17 +40,17 @@ class PastLease:
 
 def past_leases(entries: Sequence[Entry], now: datetime) -> list[PastLease]:
     """Return every lease that was created according to the journal's entries, sorted by start."""
-    prices: dict[str, float | None] = {}
-    requests: dict[str, datetime] = {}
+    requests: dict[str, Entry] = {}
     leases: dict[str, PastLease] = {}
     for entry in entries:
         data, id = entry.data, str(entry.data.get("id", ""))
         if (entry.event, entry.operation) == ("intent", Operation.CREATE_LEASE):
-            prices[entry.tag] = _price_su_per_hour(data)
-            requests[entry.tag] = datetime.fromisoformat(entry.at)
+            requests[entry.tag] = entry
         elif entry.event == "done" and entry.operation in (Operation.CREATE_LEASE, Operation.EXTEND_LEASE):
             start, end = (datetime.fromisoformat(data[key]) for key in ("start", "end"))
-            requested, price = requests.get(entry.tag), prices.get(entry.tag)
+            request = requests.get(entry.tag)
+            requested = datetime.fromisoformat(request.at) if request else None
+            price = _price_su_per_hour(request.data) if request else None
             leases[id] = PastLease(id, entry.name, entry.site, start, end, requested, price)
         elif (entry.event, entry.operation) == ("done", Operation.DELETE_LEASE) and id in leases:
             deleted = datetime.fromisoformat(entry.at)

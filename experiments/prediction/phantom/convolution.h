@@ -15,6 +15,8 @@ namespace phantom {
 
 int64_t divide_rounding_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
+int64_t round_up_to_multiple(int64_t value, int64_t of) { return divide_rounding_up(value, of) * of; }
+
 constexpr int64_t kMore = 256;  // bytes for pointers and counters
 
 bool exceeds_one(c10::IntArrayRef steps) {
@@ -28,7 +30,7 @@ struct Convolution {
       : x(transposed ? output.nbytes() : input.nbytes()), y(transposed ? input.nbytes() : output.nbytes()),
         w(weight.nbytes()), outputs(weight.size(0)), inputs(weight.size(1)), area(weight.numel() / (outputs * inputs)),
         batch(input.size(0)), positions((transposed ? input : output).numel() / outputs),
-        element(static_cast<int64_t>(weight.element_size())),
+        element(static_cast<int64_t>(weight.element_size())), many_channels(element == 2 ? 1024 : 2048),
         strided(exceeds_one(stride)), dilated(exceeds_one(dilation)) {
     constexpr int64_t least_area = 49;
     const auto type = input.scalar_type();
@@ -47,13 +49,13 @@ struct Convolution {
   int64_t forward_bytes() const {
     if (!converts) return 0;
     if (area == 1 && strided) return x + (has_channels(512, 1024) ? y : w) + kMore;
-    if (area == 1) return has_channels(element == 2 ? 512 : 1024, element == 2 ? 1024 : 2048) ? x + y + kMore : 0;
+    if (area == 1) return has_channels(many_channels / 2, many_channels) ? x + y + kMore : 0;
     return x + w + kMore + (is_wide() && outputs >= least_channels ? 0 : padded(y, outputs));
   }
 
   int64_t backward_bytes() const {
     if (!converts) return 0;
-    if (area == 1) return strided || has_channels(512, element == 2 ? 1024 : 2048) ? x + y + kMore : 0;
+    if (area == 1) return strided || has_channels(512, many_channels) ? x + y + kMore : 0;
     return x + w + padded(y, outputs) + kMore;
   }
 
@@ -72,8 +74,7 @@ struct Convolution {
   // whose channels are last: eight for each sample. Small ones need none.
   int64_t depthwise_bytes() const {
     if (positions < least_depthwise_positions) return 0;
-    const int64_t lanes = divide_rounding_up(outputs, depthwise_lanes) * depthwise_lanes;
-    return depthwise_sums * batch * area * lanes * 4;
+    return depthwise_sums * batch * area * round_up_to_multiple(outputs, depthwise_lanes) * 4;
   }
 
   // Return the number of partial sums of the gradients of weights whose kernel is larger than 1 x 1 or strided; 0: none,
@@ -99,8 +100,7 @@ struct Convolution {
 
   // Return the bytes of a tensor whose channels are padded to 16 bytes.
   int64_t padded(int64_t bytes, int64_t channels) const {
-    const int64_t lanes = 16 / element;
-    return bytes / channels * divide_rounding_up(channels, lanes) * lanes;
+    return bytes / channels * round_up_to_multiple(channels, 16 / element);
   }
 
   bool has_channels(int64_t fewer, int64_t more) const {
@@ -114,6 +114,7 @@ struct Convolution {
   bool is_narrow() const { return element == 4 && outputs * inputs <= 4096 && positions >= 32768; }
 
   const int64_t x, y, w, outputs, inputs, area, batch, positions, element;
+  const int64_t many_channels;  // of one side of a convolution of 1 x 1 that converts its operands
   const bool strided, dilated;
   bool plain = false, converts = false, ordered_depthwise = false;
 };

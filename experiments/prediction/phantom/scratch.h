@@ -115,7 +115,7 @@ void allocate_scratch_of_result(
     const c10::FunctionSchema& schema, const std::vector<IValue>& arguments, size_t place, const Tensor& result) {
   if (schema.name() != "aten::convolution_backward" || !result.defined()) return;
   if (place == 2) {
-    if (const auto bytes = sum_but_channels_scratch_bytes(arguments[0].toTensor())) allocate_block(bytes, false);
+    allocate_block(sum_but_channels_scratch_bytes(arguments[0].toTensor()), false);
     return;
   }
   const bool transposed = arguments[7].toBool();
