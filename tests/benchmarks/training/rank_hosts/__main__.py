@@ -13,7 +13,6 @@ measurement; negative: too low.
 """
 
 import json
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
 from experiments.results.schema import Result, read_results
 from experiments.system.files import cache_folder
+from experiments.training.distributed.ranks import free_port
 from tests.benchmarks.forks import run_in_fork
 from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, write
 from tests.benchmarks.training.rank_hosts.fitting import (
@@ -81,31 +81,8 @@ def fit() -> None:
     times, reducer, both = hook_times(hooks), reducer_times(hooks), pairs(passes, hosts)
     shard_s, view_s = fit_hooks(times)
     spread, steps = spread_of_ranks(both), predicted_steps(passes, phantom)
-    errors = [relative_error(predicted_s(one, shard_s, view_s), one["hooks_s"]) for one in times]
-    hook_cells = [
-        [*(str(one[name]) for name in ("units", "layers", "rank")), f"{1000 * one['hooks_s']:.1f}", percent(error)]
-        for one, error in zip(times, errors, strict=True)
-    ]
-    pair_cells = [[one["row"], *(f"{s:.3f}" for s in one["work_s"]), f"{one['difference']:.1%}"] for one in both]
-    reducer_cells = [[one["case"], str(one["rank"]), f"{one['us']:.0f}"] for one in reducer]
-    names = ("predicted_s", "measured_s", "stored_s")
-    step_cells = [
-        [one["row"], str(one["processes"]), *(f"{one[name]:.3f}" for name in names), percent(one["error"])]
-        for one in steps
-    ]
-    mean_error = fmean(abs(one["error"]) for one in steps)
-    text = (
-        markdown(["units of FSDP", "parameters of each", "rank", "hooks, ms", "error of the fit"], hook_cells)
-        + f"\nSeconds of a collective operation: {shard_s:.5f}, of a view: {view_s:.7f}; mean error"
-        f" {fmean(map(abs, errors)):.1%}\n\n"
-        + markdown(["case", "rank", "longer backward pass, µs for each parameter"], reducer_cells)
-        + "\n"
-        + markdown(["row", "host's work of a process, s", "of the other, s", "difference"], pair_cells)
-        + f"\nStandard deviation between processes: {spread:.3f}\n\n"
-        + markdown(["row", "processes", "predicted, s", "measured, s", "measured earlier, s", "error"], step_cells)
-        + f"\nMean error of the steps: {mean_error:.1%}\n"
-    )
     constants = {"shards": shard_s, "views": view_s, "spread": spread}
+    mean_error = fmean(abs(one["error"]) for one in steps)
     data = {
         "constants": constants,
         "hooks": times,
@@ -114,7 +91,38 @@ def fit() -> None:
         "steps": steps,
         "mean_error": mean_error,
     }
-    write(EVIDENCE, "rank_hosts", text, data)
+    write(EVIDENCE, "rank_hosts", tables(data), data)
+
+
+def tables(found: Mapping[str, Any]) -> str:
+    """Return the measurements, the constants and the compared steps as tables."""
+    constants = found["constants"]
+    shard_s, view_s = constants["shards"], constants["views"]
+    errors = [relative_error(predicted_s(one, shard_s, view_s), one["hooks_s"]) for one in found["hooks"]]
+    hook_cells = [
+        [*(str(one[name]) for name in ("units", "layers", "rank")), f"{1000 * one['hooks_s']:.1f}", percent(error)]
+        for one, error in zip(found["hooks"], errors, strict=True)
+    ]
+    pair_cells = [
+        [one["row"], *(f"{s:.3f}" for s in one["work_s"]), f"{one['difference']:.1%}"] for one in found["pairs"]
+    ]
+    reducer_cells = [[one["case"], str(one["rank"]), f"{one['us']:.0f}"] for one in found["reducer"]]
+    names = ("predicted_s", "measured_s", "stored_s")
+    step_cells = [
+        [one["row"], str(one["processes"]), *(f"{one[name]:.3f}" for name in names), percent(one["error"])]
+        for one in found["steps"]
+    ]
+    return (
+        markdown(["units of FSDP", "parameters of each", "rank", "hooks, ms", "error of the fit"], hook_cells)
+        + f"\nSeconds of a collective operation: {shard_s:.5f}, of a view: {view_s:.7f}; mean error"
+        f" {fmean(map(abs, errors)):.1%}\n\n"
+        + markdown(["case", "rank", "longer backward pass, µs for each parameter"], reducer_cells)
+        + "\n"
+        + markdown(["row", "host's work of a process, s", "of the other, s", "difference"], pair_cells)
+        + f"\nStandard deviation between processes: {constants['spread']:.3f}\n\n"
+        + markdown(["row", "processes", "predicted, s", "measured, s", "measured earlier, s", "error"], step_cells)
+        + f"\nMean error of the steps: {found['mean_error']:.1%}\n"
+    )
 
 
 def measure_hooks(file: Path) -> None:
@@ -131,11 +139,9 @@ def measure_passes(file: Path, rows: Sequence[str]) -> None:
     """Measure rows, each with two processes, and append a line for each process."""
     from tests.benchmarks.training.rank_hosts.passes import measure_process
 
+    stored = stored_results()
     for row in rows:
-        spec = stored_results()[row].spec
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
+        spec, port = stored[row].spec, str(free_port())
         world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         ranks = [world | {"RANK": str(one), "LOCAL_RANK": str(one)} for one in range(2)]
         alone = [{"CUDA_VISIBLE_DEVICES": str(one)} for one in range(2)]
