@@ -81,7 +81,7 @@ def test_the_commands_accept_every_option(command):
 
 def test_the_makefile_has_a_variable_for_every_option_that_takes_a_value():
     text = (CODE_FOLDER / "Makefile").read_text()
-    variables = re.findall(r"^(?:TARGET|NAMES) +:= (.*)$", text, re.MULTILINE)
+    variables = re.findall(r"^(?:SITE|ROW)_OPTIONS +:= (.*)$", text, re.MULTILINE)
     expected = {
         option.name_of(name)
         for name, option in OPTIONS.items()
