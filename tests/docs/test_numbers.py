@@ -91,9 +91,9 @@ def test_the_page_states_the_stored_errors_of_step_times(folder: str, sentence: 
 def test_the_page_states_the_stored_errors_on_the_machine_where_operations_were_measured() -> None:
     found = json.loads((EVIDENCE / "prediction_h200" / "calibrated" / "step_times.json").read_text())
     by_host = mean_errors_by_host([(abs(one["error"]), one["limited_by"]) for one in found["rows"]])
-    largest = f"{len(found['rows'])} steps have a mean error of {100 * found['mean_error']:.1f} % and a largest of"
+    largest = f"{len(found['rows'])} steps have a mean error of {100 * found['mean_error']:.1f} % and a largest error of"
     assert f"{largest} {100 * found['errors']['worst']:.1f} %" in page()
-    assert f"{by_host[False]} on average if the GPU limits the step, {by_host[True]} if the host does." in page()
+    assert f"The mean error is {by_host[False]} if the GPU limits the step, and {by_host[True]} if the host does." in page()
 
 
 def test_the_page_states_the_stored_errors_of_host_times_in_forward_and_backward_passes() -> None:
@@ -115,9 +115,10 @@ def test_the_page_states_the_stored_time_errors_of_the_scripts() -> None:
     ((mean, median, cases),) = SCRIPT_TIMES.findall(text)
     lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
     by_host = mean_errors_by_host([(abs(float(cells[9].rstrip("%"))) / 100, cells[10]) for cells in lines])
-    assert f"{cases} scripts without a lab's engine have a mean error of {float(mean):.1f} %" in page()
-    assert f"a median of {float(median):.1f} %: {by_host[False]} on average if the GPU limits" in page()
-    assert f"{by_host[True]} if the host does (`prediction_h200/scripts.md`)" in page()
+    assert f"{cases} scripts, which use no engine of the labs, were also measured on the machine of the table." in page()
+    assert f"Their mean error is {float(mean):.1f} % and their median error {float(median):.1f} %." in page()
+    means = f"{by_host[False]} if the GPU limits the step, and {by_host[True]} if the host does"
+    assert f"The mean error is {means} (`prediction_h200/scripts.md`)" in page()
     assert f"if the GPU limits a step, its predicted time has a mean error of {by_host[False]}" in page(TIMES_HOW_TO)
 
 
@@ -133,9 +134,9 @@ def test_the_page_states_the_stored_errors_of_step_times_on_several_gpus() -> No
     found = json.loads((EVIDENCE / "prediction_h200" / "several_gpus.json").read_text())
     mean, worst = (f"{100 * found['errors'][name]:.1f} %" for name in ("mean", "worst"))
     sentence = f"Compared with {len(found['rows'])} measured steps on several H200 GPUs, the mean error is {mean}"
-    assert f"{sentence} and the largest {worst}:" in page()
+    assert f"{sentence} and the largest {worst}." in page()
     on_four, on_two = (f"{100 * found['means'][count]:.1f} %" for count in ("4", "2"))
-    assert f"{on_four} on average on four GPUs, {on_two} on two" in page()
+    assert f"The mean error is {on_four} on four GPUs, and {on_two} on two." in page()
     known_host = found["known_host_errors"]
     assert f"for {known_host['rows']} of the steps, the mean error is {100 * known_host['mean']:.1f} %" in page()
 
@@ -241,7 +242,7 @@ def test_the_page_states_the_stored_errors_of_the_times_of_whole_runs() -> None:
     whole, known = (errors[f"Whole runs, steps {way}"] for way in ("predicted", "measured before"))
     left = errors["Remaining time of whole runs, steps predicted"]
     mean, worst = f"{100 * whole['mean']:.1f} %", f"{100 * whole['worst']:.1f} %"
-    assert f"the mean error of the whole run is {mean}, and the largest one {worst}." in page()
+    assert f"the whole run has a mean error of {mean} and a largest error of {worst}." in page()
     assert f"the errors are {100 * known['mean']:.1f} % and {100 * known['worst']:.1f} %." in page()
     left_over = f"{100 * remaining['mean']:.1f} % ({remaining['number']} runs), and {100 * left['mean']:.1f} %"
     assert f"its mean error is {left_over} in the five whole runs" in page()
