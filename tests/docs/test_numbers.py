@@ -91,9 +91,14 @@ def test_the_page_states_the_stored_errors_of_step_times(folder: str, sentence: 
 def test_the_page_states_the_stored_errors_on_the_machine_where_operations_were_measured() -> None:
     found = json.loads((EVIDENCE / "prediction_h200" / "calibrated" / "step_times.json").read_text())
     by_host = mean_errors_by_host([(abs(one["error"]), one["limited_by"]) for one in found["rows"]])
-    largest = f"{len(found['rows'])} steps have a mean error of {100 * found['mean_error']:.1f} % and a largest error of"
+    largest = (
+        f"{len(found['rows'])} steps have a mean error of {100 * found['mean_error']:.1f} % and a largest error of"
+    )
     assert f"{largest} {100 * found['errors']['worst']:.1f} %" in page()
-    assert f"The mean error is {by_host[False]} if the GPU limits the step, and {by_host[True]} if the host does." in page()
+    assert (
+        f"The mean error is {by_host[False]} if the GPU limits the step, and {by_host[True]} if the host does."
+        in page()
+    )
 
 
 def test_the_page_states_the_stored_errors_of_host_times_in_forward_and_backward_passes() -> None:
@@ -115,7 +120,9 @@ def test_the_page_states_the_stored_time_errors_of_the_scripts() -> None:
     ((mean, median, cases),) = SCRIPT_TIMES.findall(text)
     lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
     by_host = mean_errors_by_host([(abs(float(cells[9].rstrip("%"))) / 100, cells[10]) for cells in lines])
-    assert f"{cases} scripts, which use no engine of the labs, were also measured on the machine of the table." in page()
+    assert (
+        f"{cases} scripts, which use no engine of the labs, were also measured on the machine of the table." in page()
+    )
     assert f"Their mean error is {float(mean):.1f} % and their median error {float(median):.1f} %." in page()
     means = f"{by_host[False]} if the GPU limits the step, and {by_host[True]} if the host does"
     assert f"The mean error is {means} (`prediction_h200/scripts.md`)" in page()
