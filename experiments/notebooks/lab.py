@@ -110,7 +110,7 @@ class Lab:
         Does not run rows.
         """
         folder = self._choose_run([row.id for row in self._suite.rows])
-        table = tables.changes(self._suite, folder.results()) if folder else ""
+        table = tables.changes_table(self._suite, folder.results()) if folder else ""
         display(Markdown(table or "No variant of a row has a result yet."))
 
     def ladder(self, *rows: str) -> None:
@@ -256,7 +256,7 @@ def side_by_side(folder: RunFolder, results: Mapping[str, Result], titles: Mappi
     first = next(iter(results.values()))
     predicted_table = predicted_memory(folder, titles)
     blocks = [
-        f"**Memory**, {one_row.device(first)}",
+        f"**Memory**, {one_row.device_in_words(first)}",
         tables.memory(results),
         f"**Memory predicted at full size** on {first.spec.card}" if predicted_table else "",
         predicted_table,

@@ -96,7 +96,7 @@ def note_lines(predictions: Sequence[Prediction]) -> list[Line]:
 def emulates_bf16(prediction: Prediction) -> bool:
     """Return whether the card lacks the bfloat16 arithmetic that the training uses."""
     spec = prediction.spec
-    return card_named(spec.card).emulates(spec.settings.precision)
+    return card_named(spec.card).computes_in_software(spec.settings.precision)
 
 
 def prediction_tables(predictions: Sequence[Prediction]) -> Group:

@@ -110,7 +110,7 @@ class Run(Record):
             shared["length"] = "as-taught"
         if (self.size, self.length) == ("full", "verdict") and row_id in suite.rows_with_utilization():
             shared["steady_s"] = MIN_STEADY_S
-        return RowSpec(row=row_id, settings=settings, model=suite.own_model(settings), **shared)
+        return RowSpec(row=row_id, settings=settings, model=suite.model_in_suite(settings), **shared)
 
 
 class Predictions(Record):

@@ -196,7 +196,7 @@ class Check(StrictModel):
         return self.model_copy(update=dict(self.miniature) | {"quantity": self.miniature.quantity or self.quantity})
 
     @property
-    def relative(self) -> bool:
+    def is_relative(self) -> bool:
         """Return whether the check compares two measured values, so that the model's size cancels out."""
         return self.over_row is not None or self.over_quantity is not None
 
@@ -319,7 +319,7 @@ class Suite(StrictModel):
         """Return the ids of the rows with a statement on the utilization of their GPUs."""
         return {check.row for claim in self.claims for check in claim.checks if check.quantity == "gpu_util_percent"}
 
-    def own_model(self, settings: Settings) -> Model | None:
+    def model_in_suite(self, settings: Settings) -> Model | None:
         """Return the row's model if the suite defines it; None for a model of catalog/models.yaml."""
         return self.models.get(settings.model)
 

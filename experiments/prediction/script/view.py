@@ -89,7 +89,7 @@ def script_predictions_view(
     if any(one.line for one in lines):
         parts.append(_lines_table(lines))
     notes = dict.fromkeys(note for one in predictions for note in one.notes)
-    notes |= dict.fromkeys(emulation_notes(name for name in names if card_named(name).emulates(precision)))
+    notes |= dict.fromkeys(emulation_notes(name for name in names if card_named(name).computes_in_software(precision)))
     notes |= dict.fromkeys(card_notes(names)) | dict.fromkeys(time_notes(predictions))
     return Group(*parts, *(Line(f"note: {note}", "yellow") for note in notes))
 
