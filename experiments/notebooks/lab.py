@@ -126,7 +126,7 @@ class Lab:
         display(Markdown(rungs.rungs_table(found) or f"None of these has a result yet: {', '.join(rows)}."))
 
     def _choose_run(self, rows: Collection[str]) -> RunFolder | None:
-        """Return the run that all cells show: the first that a cell found for its rows (``rows``); None before that."""
+        """Return the run that all cells show: the first that matches the rows of a cell; None if none matches yet."""
         self._folder = self._folder or self._best_matching_run(rows)
         return self._folder
 

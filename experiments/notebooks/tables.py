@@ -193,7 +193,7 @@ def _scaling_cells(result: Result, base: Result, base_name: str) -> dict[str, st
         "samples per step": str(sets.global_batch_size),
         "s per step": format_number(result.speed.step_s),
         "samples/s": format_number(result.speed.samples_per_s),
-        f"times {base_name}": format_number(times),
+        f"times the speed of {base_name}": format_number(times),
         "efficiency": _format_share(times / ranks_over) if ranks_over != 1 else "",
         **_wait_shares(result.speed),
     }

@@ -106,7 +106,7 @@ class Run(Record):
         """
         shared = {name: getattr(self, name) for name in RowSpec.model_fields.keys() & Run.model_fields.keys()}
         settings = suite.settings(suite.row(row_id), self.card, self.gpus_per_node)
-        if self.size == "tiny" and row_id in suite.rows_with_loss_in_miniature():
+        if self.size == "tiny" and row_id in suite.rows_with_losses_of_tiny_models():
             shared["length"] = "as-taught"
         if (self.size, self.length) == ("full", "verdict") and row_id in suite.rows_with_utilization():
             shared["steady_s"] = MIN_STEADY_S

@@ -134,7 +134,7 @@ def _run_part(
         installed[part.versions] = InstalledVersions(python, versions_in(python))
         return ""
     if part.versions not in installed:
-        return f"not run: the versions of {part.versions} are not installed"
+        return f"not run: the {part.versions} versions are not installed"
     folder = check_folder / part.name
     folder.mkdir(exist_ok=True)
     arguments = command_of_part(part, installed[part.versions].python, folder, request.suites, request.lease)

@@ -175,7 +175,7 @@ def card_notes(names: Iterable[str]) -> list[str]:
     return [f"{', '.join(cards_with_note)}: {note}" for note, cards_with_note in notes.items() if note]
 
 
-def emulation_notes(names: Iterable[str]) -> list[str]:
+def software_bf16_notes(names: Iterable[str]) -> list[str]:
     """Return a note that these cards compute bfloat16 in software; without ``names``, return no note."""
     emulating = list(dict.fromkeys(names))
     verb = "has" if len(emulating) == 1 else "have"

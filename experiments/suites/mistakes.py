@@ -92,8 +92,8 @@ def _name_mistakes(document: Document, name: str) -> Iterator[Mistake]:
     yield from _unknown_names(
         document, "card", cards(), ((("cards", n), "", c) for n, c in enumerate(_list_at(data, "cards")))
     )
-    own = [*_list_at(data, "cards"), *(card for _, scale in _scales(document) for card in scale.cards)]
-    yield from _unknown_names(document, "card", own, _cards_named_by_rows(data))
+    suite_cards = [*_list_at(data, "cards"), *(card for _, scale in _scales(document) for card in scale.cards)]
+    yield from _unknown_names(document, "card", suite_cards, _cards_named_by_rows(data))
     yield from _scale_mistakes(document)
     rows = [row.id for _, row in _valid_entries(document, "rows", Row)]
     if len(rows) == len(_list_at(data, "rows")):
@@ -193,8 +193,8 @@ def _valid_entries(document: Document, part: str, model: type[Any]) -> Iterator[
 def _settings_mistakes(document: Document) -> Iterator[Mistake]:
     """Yield the mistakes in the suite's models, and in the settings of each row on each of its cards."""
     data = document.data
-    own = _models_of_suite(data)
-    for name, model in own.items():
+    suite_models = _models_of_suite(data)
+    for name, model in suite_models.items():
         if says := _tiny_version_problem(model):
             yield Mistake(document.line(("models", name)), f"model {name!r}", says)
     common = data.get("common")
@@ -203,10 +203,10 @@ def _settings_mistakes(document: Document) -> Iterator[Mistake]:
     for number, row in _valid_entries(document, "rows", Row):
         for card in row.cards or _list_at(data, "cards"):
             values = {**common, **row.settings, **row.per_card.get(str(card), {})}
-            for problem in _problems_of_settings(values, models() | own):
+            for problem in _problems_of_settings(values, models() | suite_models):
                 place = _place_of_setting(problem.place, ("rows", number), row, card, common)
                 yield Mistake(document.line(place), f"row {row.id!r} on {card}", problem.text, problem.similar_name)
-        yield from _mistakes_of_twins(document, row, common, models() | own)
+        yield from _mistakes_of_twins(document, row, common, models() | suite_models)
 
 
 def _mistakes_of_twins(

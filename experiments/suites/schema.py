@@ -306,7 +306,7 @@ class Suite(StrictModel):
         """Return the settings of the row's smaller twin on ``card`` that differ; none without a twin."""
         return next((scale.rows.get(row.id, {}) for scale in self.scales if card in scale.cards), {})
 
-    def rows_with_loss_in_miniature(self) -> set[str]:
+    def rows_with_losses_of_tiny_models(self) -> set[str]:
         """Return the ids of the rows whose losses are compared between tiny models, which run all steps of the lab."""
         checks = [one for claim in self.claims for one in claim.checks if one.for_tiny_models().quantity == LOSS_FALL]
         return {name for check in checks for name in (check.row, check.over_row) if name}
