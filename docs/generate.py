@@ -30,7 +30,7 @@ from experiments.cli.app import main  # noqa: E402
 from experiments.cli.parsing.commands import COMMANDS, load_command  # noqa: E402
 from experiments.cli.parsing.examples import examples  # noqa: E402
 from experiments.cli.parsing.help import help_records  # noqa: E402
-from experiments.notebooks.tables import changes  # noqa: E402
+from experiments.notebooks.tables import changes_table  # noqa: E402
 from experiments.results.run_folder import run_folders  # noqa: E402
 from experiments.results.wording import QUANTITY_LABELS  # noqa: E402
 from experiments.runners.slurm.profile import Profile  # noqa: E402
@@ -189,10 +189,10 @@ def lab_page(suite: Suite) -> str:
 
 
 def _measured_changes(suite: Suite) -> Iterator[str]:
-    """Yield a section for each stored run that measured rows which change another row."""
+    """Yield a section for each stored run of the suite that measured rows and their variants."""
     for folder in run_folders(EVIDENCE) if suite.rows_with_variants() else ():
         run = folder.read_run()
-        if run.suite == suite.suite and (table := changes(suite, folder.results())):
+        if run.suite == suite.suite and (table := changes_table(suite, folder.results())):
             yield f"## What the changes save and cost, on {run.card}"
             yield f"Measured at size {run.size}. The results are in `experiments/evidence/{folder.path.name}`."
             yield table
@@ -217,7 +217,7 @@ def catalog_pages() -> dict[str, str]:
             f"{card.memory_gib:.2f}{' (assumed)' if card.memory_is_assumed else ''}",
             f"{card.usable_gib:.2f}",
             card.compute_capability,
-            card.build,
+            card.pytorch_build,
             ", ".join(f"{kind} {rate:g}" for kind, rate in card.peak_tflops.items()),
             f"{card.bandwidth_gb_s:g}",
         )
@@ -239,8 +239,8 @@ def catalog_pages() -> dict[str, str]:
     ]
     usable = (
         "Usable memory is the memory that one process can allocate: the memory of the card, less its CUDA context. "
-        "The column PyTorch for names the build of PyTorch 2.11 to 2.13 that runs on the card; the project's image has "
-        f"PyTorch for CUDA {IMAGE_CUDA}. For any other GPU, use its memory, such as `--card 24GiB`. "
+        "The column *PyTorch for* names the build of PyTorch 2.11 to 2.13 that runs on the card; the project's image "
+        f"has PyTorch for CUDA {IMAGE_CUDA}. For any other GPU, use its memory, such as `--card 24GiB`. "
         "`experiments/suites/catalog/cards.yaml` names the sources."
     )
     return {

@@ -52,7 +52,7 @@ def _evidence_rank(verdict: Verdict) -> tuple[int, bool]:
 
 def _verdict_cells(statement: str, found: tuple[str, Verdict] | None) -> tuple[str, str, str, str]:
     if found is None:
-        return f"`{statement}`", "not evaluated", "", "no stored run has it"
+        return f"`{statement}`", "not evaluated", "", "no stored run evaluates it"
     card, verdict = found
     grade = f"{verdict.grade}, {card}" if verdict.grade else ""
     return f"`{statement}`", verdict.status, grade, verdict.value if verdict.grade else verdict.reason

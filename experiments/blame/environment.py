@@ -78,10 +78,10 @@ def blame_folder() -> Path:
     return cache_folder() / "blame"
 
 
-def create_environment(pins: Pins, like: Sequence[Environment] = ()) -> Environment:
+def create_environment(pins: Pins, similar: Sequence[Environment] = ()) -> Environment:
     """Return the environment with the versions in ``pins``; create it if it is missing.
 
-    like: similar environments; a new environment reuses their compiled files. Raises EnvironmentNotCreated, or
+    similar: environments whose compiled files a new environment reuses. Raises EnvironmentNotCreated, or
     InputError if another process is creating the environment.
     """
     text = "".join(f"{name}=={pin.version} {' '.join(pin.hashes)}\n" for name, pin in sorted(pins.items()))
@@ -100,7 +100,7 @@ def create_environment(pins: Pins, like: Sequence[Environment] = ()) -> Environm
                     )
             except subprocess.CalledProcessError as error:
                 raise EnvironmentNotCreated(" ".join(error.stderr.split())) from None
-            for other in like:
+            for other in similar:
                 environment.reuse_bytecode(other)
             (folder / COMPLETE_MARKER).touch()
     return environment

@@ -61,10 +61,10 @@ def mix_pins(good: Pins, bad: Pins, names: frozenset[str]) -> Pins:
     return unchanged | {name: bad[name] for name in names if name in bad}
 
 
-def _breaks_requirements(requirements: "Sequence[Requirement]", name: str, own: Pins, other: Pins) -> bool:
-    """Return whether the package ``name`` meets the requirements with its pin in ``own``, but not in ``other``."""
+def _breaks_requirements(requirements: "Sequence[Requirement]", name: str, pins: Pins, changed_pins: Pins) -> bool:
+    """Return whether the package ``name`` meets the requirements with ``pins``, but not with ``changed_pins``."""
     of_name = [one for one in requirements if normalize_name(one.name) == name]
-    return bool(of_name) and _meets_all(of_name, own.get(name)) and not _meets_all(of_name, other.get(name))
+    return bool(of_name) and _meets_all(of_name, pins.get(name)) and not _meets_all(of_name, changed_pins.get(name))
 
 
 def _meets_all(requirements: "Sequence[Requirement]", pin: Pin | None) -> bool:

@@ -12,7 +12,7 @@ from experiments.results.run_folder import RUN_FILE, RunFolder
 from experiments.runners.software import LOCKS, lock_files
 from provision.files import read_text
 
-PIN = re.compile(r"(?:# )?([A-Za-z0-9][\w.-]*)==([^\s;\\]+)\s*(.*)")
+PIN_LINE = re.compile(r"(?:# )?([A-Za-z0-9][\w.-]*)==([^\s;\\]+)\s*(.*)")
 """A line with a pin and its options. PyTorch's pin is a comment, because its package file depends on the machine."""
 CONTINUATION = re.compile(r"\\\s*\n\s*")
 OPTION = re.compile(r"--hash=\S+")
@@ -57,7 +57,7 @@ def read_pins(text: str, where: str) -> Pins:
     """Return the pins of a list or a lock file. Raises InputError for a line that is not an exact version."""
     found = {}
     for line in CONTINUATION.sub(" ", text).splitlines():
-        if pin := PIN.fullmatch(line.strip()):
+        if pin := PIN_LINE.fullmatch(line.strip()):
             name, version, options = pin.groups()
             found[normalize_name(name)] = Pin(version, tuple(OPTION.findall(options)))
         elif line.strip() and not line.strip().startswith("#"):

@@ -40,7 +40,8 @@ def search(groups: Sequence[PackageGroup], likely_count: int, test: Test) -> Cau
 def _bisect(groups: Sequence[PackageGroup], base: frozenset[str], first: int, test: Test) -> tuple[int, int, bool]:
     """Return ``low`` and ``high``: groups[:low] do not cause the change, and groups[:high] do.
 
-    The third value is False if there are several groups between them, of which no other selection can be tested.
+    first: number of groups in the first test; 0: half of the groups. The third value is False if there are several
+    groups between ``low`` and ``high``, and no selection of them can be tested.
     """
     low, high = 0, len(groups)
     while high - low > 1:

@@ -34,7 +34,9 @@ def resolve(wanted: Mapping[str, str], preferred: Mapping[str, str]) -> str:
         wanted_file, found = folder / "wanted.in", folder / "found.txt"
         wanted_file.write_text(requirement_lines(wanted))
         found.write_text(requirement_lines({**preferred, **wanted}))
-        run_uv("pip", "compile", wanted_file, "--output-file", found, "--no-header", "--no-annotate", *_python())
+        run_uv(
+            "pip", "compile", wanted_file, "--output-file", found, "--no-header", "--no-annotate", *_python_options()
+        )
         return found.read_text()
 
 
@@ -44,14 +46,14 @@ def create_without_dependencies(folder: Path, requirements: Path) -> None:
     run_uv("pip", "install", "--no-deps", "--python", folder, "--requirement", requirements)
 
 
-def add_dependencies(folder: Path, package: str, kept: Mapping[str, str]) -> None:
+def add_dependencies(folder: Path, package: str, fixed_versions: Mapping[str, str]) -> None:
     """Install the dependencies of an installed package, such as CUDA's libraries.
 
-    kept: versions of packages that must not change. Raises CalledProcessError.
+    fixed_versions: versions of packages that must not change. Raises CalledProcessError.
     """
     with TemporaryFolder("versions") as temporary:
         overrides = temporary / "overrides.txt"
-        overrides.write_text(requirement_lines(kept))
+        overrides.write_text(requirement_lines(fixed_versions))
         run_uv("pip", "install", "--python", folder, "--overrides", overrides, package)
 
 
@@ -60,7 +62,7 @@ def requirement_lines(versions: Mapping[str, str]) -> str:
     return "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()))
 
 
-def _python() -> Sequence[str]:
+def _python_options() -> Sequence[str]:
     return "--python-version", f"{sys.version_info.major}.{sys.version_info.minor}"
 
 

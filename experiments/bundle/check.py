@@ -25,19 +25,19 @@ from provision.temporary import TemporaryFolder
 class BundleCheck(NamedTuple):
     """A checked bundle and its problems. run: None if the bundle cannot be read.
 
-    rows: for each requested row, the reason why it gives no point; "" if it gives one. measurement_keys: for each row,
-    a text that is unique to the row's measurement.
+    no_point_reasons: for each requested row, the reason why it gives no point; "" if it gives one. measurement_keys:
+    for each row, a text that is unique to the row's measurement.
     """
 
     path: Path
     problems: tuple[str, ...]
     run: Run | None = None
     evaluation: Evaluation | None = None
-    rows: Mapping[str, str] = {}
+    no_point_reasons: Mapping[str, str] = {}
     measurement_keys: Mapping[str, str] = {}
 
     @property
-    def accepted(self) -> bool:
+    def is_accepted(self) -> bool:
         """Return whether the bundle has no problem."""
         return not self.problems
 

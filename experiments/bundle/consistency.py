@@ -14,7 +14,8 @@ from experiments.suites.cards import Card, cards
 SAMPLE_DIGITS = 4
 """Decimals of telemetry.csv."""
 SPARE_SAMPLES = 3
-"""The GPU's work may seem longer than the steps by this number of sampling intervals: one at each end, one late."""
+"""The GPU's work may seem longer than the steps by this number of sampling intervals: one at each end, and one
+for a late sample."""
 BYTE_GIB = 2**-30
 """One byte in GiB, the tolerance of sums and maxima."""
 MODEL_PARTS = ("params_gib", "grads_gib", "optimizer_gib")
@@ -31,7 +32,7 @@ def result_contradictions(result: Result) -> Iterator[str]:
     yield from _count_contradictions(result)
     peaks = [rank.memory.peak_gib or 0.0 for rank in result.ranks]
     if peaks and not _nearly_equal(max(peaks), result.memory.peak_gib or 0.0):
-        yield "the peak is not the highest peak of its ranks"
+        yield "the peak of the row is not the highest peak of its ranks"
     if (result.outcome == "fits") != (result.failure is None) and result.outcome != "rejected":
         yield f"outcome {result.outcome} does not agree with the failure"
     if result.times and not _nearly_equal(sum(result.times.model_dump().values()), result.elapsed_s, 1e-3):
@@ -40,16 +41,16 @@ def result_contradictions(result: Result) -> Iterator[str]:
 
 def _device_contradictions(result: Result) -> Iterator[str]:
     device, target = result.device, cards().get(result.spec.card)
-    own = cards().get(device.card or "")
+    reported_card = cards().get(device.card or "")
     if device.kind != "cuda":
         return
-    if own and device.memory_gib is not None and not own.device_has_same_memory(device.memory_gib):
-        yield f"the GPU has {device.memory_gib:.2f} GiB, but a {device.card} has {own.memory_gib:.2f} GiB"
-    if own and device.compute_capability and device.compute_capability != own.compute_capability:
-        found, stated = device.compute_capability, own.compute_capability
-        yield f"the GPU has compute capability {found}, but a {own.name} has {stated}"
-    if own and not re.search(own.matches, device.name):
-        yield f"the GPU is called {device.name!r}, which is not a {own.name}"
+    if reported_card and device.memory_gib is not None and not reported_card.device_has_same_memory(device.memory_gib):
+        yield f"the GPU has {device.memory_gib:.2f} GiB, but a {device.card} has {reported_card.memory_gib:.2f} GiB"
+    if reported_card and device.compute_capability and device.compute_capability != reported_card.compute_capability:
+        found, stated = device.compute_capability, reported_card.compute_capability
+        yield f"the GPU has compute capability {found}, but a {reported_card.name} has {stated}"
+    if reported_card and not re.search(reported_card.matches, device.name):
+        yield f"the GPU is called {device.name!r}, which is not a {reported_card.name}"
     if result.emulated and target and not _device_has_memory_of(device, target):
         found = "not limited" if device.cap_gib is None else f"limited to {device.cap_gib} GiB"
         yield f"the GPU memory is {found}; the emulated {target.name} has {target.usable_gib:.2f} GiB"
@@ -75,7 +76,7 @@ def _memory_contradictions(measured: Measured) -> Iterator[str]:
         if peak is None or not shot.allocated_gib <= shot.peak_gib + BYTE_GIB <= peak + 2 * BYTE_GIB:
             yield f"{_point_in_words(shot)}: memory is above its peak"
     if memory.peak_by_phase_gib and not _nearly_equal(max(memory.peak_by_phase_gib.values()), peak or 0.0, BYTE_GIB):
-        yield "the peak is not the highest peak of its phases"
+        yield "the peak is not the highest peak of the phases"
     if peak and memory.reserved_gib and memory.reserved_gib < peak - BYTE_GIB:
         yield "less memory is reserved than allocated"
     reserved = [shot.reserved_gib for shot in memory.snapshots if shot.reserved_gib is not None]
@@ -187,5 +188,5 @@ def _point_in_words(shot: Snapshot) -> str:
     return f"step {shot.step}, {shot.point}"
 
 
-def _nearly_equal(a: float, b: float, within: float = 1e-9) -> bool:
-    return isclose(a, b, rel_tol=1e-9, abs_tol=within)
+def _nearly_equal(a: float, b: float, tolerance: float = 1e-9) -> bool:
+    return isclose(a, b, rel_tol=1e-9, abs_tol=tolerance)

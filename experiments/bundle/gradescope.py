@@ -10,20 +10,26 @@ def gradescope_results(bundle_check: BundleCheck) -> dict[str, Any]:
     reasons = (
         "\n".join(bundle_check.problems) or "rows and settings are right, values are consistent, nothing is copied"
     )
-    genuine = _gradescope_test("The bundle is accepted", 0, reasons, bundle_check.accepted)
+    bundle_test = _gradescope_test("The bundle is accepted", 0, reasons, bundle_check.is_accepted)
     rows = [
-        _gradescope_test(row, 1, missing or "has a result", bundle_check.accepted and not missing)
-        for row, missing in bundle_check.rows.items()
+        _gradescope_test(row, 1, no_point_reason or "has a result", bundle_check.is_accepted and not no_point_reason)
+        for row, no_point_reason in bundle_check.no_point_reasons.items()
     ]
     statements = bundle_check.evaluation.verdicts if bundle_check.evaluation else ()
     lines = [f"{one.status}: {one.says} {one.value}".strip() for one in statements if one.status != "not evaluated"]
     return {
         "score": sum(test["score"] for test in rows),
         "output": "\n".join(lines) or reasons,
-        "tests": [genuine, *rows],
+        "tests": [bundle_test, *rows],
     }
 
 
-def _gradescope_test(name: str, most: int, output: str, passed: bool) -> dict[str, Any]:
+def _gradescope_test(name: str, max_points: int, output: str, passed: bool) -> dict[str, Any]:
     status = "passed" if passed else "failed"
-    return {"name": name, "score": most if passed else 0, "max_score": most, "output": output, "status": status}
+    return {
+        "name": name,
+        "score": max_points if passed else 0,
+        "max_score": max_points,
+        "output": output,
+        "status": status,
+    }

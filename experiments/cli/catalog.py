@@ -112,7 +112,7 @@ def cards_as_data(part: str = "") -> list[dict[str, Any]]:
             "memory_is_assumed": card.memory_is_assumed,
             "compute_capability": card.compute_capability,
             "types_16_bit": card.types_16_bit,
-            "pytorch_build": card.build,
+            "pytorch_build": card.pytorch_build,
             "peak_tflops": card.peak_tflops,
             "bandwidth_gb_s": card.bandwidth_gb_s,
         }

@@ -116,7 +116,7 @@ def _fit_script(
 ) -> None:
     from experiments.prediction.script.fit import FIRST_BATCH, fit_as_data, fit_batches, fit_view, read_batch, set_batch
     from experiments.prediction.script.trace import trace_script
-    from experiments.suites.cards import SIZE_HELP, cards, supported_card
+    from experiments.suites.cards import MEMORY_SIZE_HELP, cards, supported_card
 
     reject_options_of_models(context)
     if flag is None:
@@ -124,9 +124,9 @@ def _fit_script(
             "fit -- COMMAND: needs --batch-flag, the script's option for its batch size, such as --batch-size"
         )
     if not card:
-        raise InputError(f"fit -- COMMAND: needs --card, one of {', '.join(cards())}, {SIZE_HELP}")
+        raise InputError(f"fit -- COMMAND: needs --card, one of {', '.join(cards())}, {MEMORY_SIZE_HELP}")
     if card == "all":
-        raise InputError(f"fit -- COMMAND: --card all: needs one card of {', '.join(cards())}, {SIZE_HELP}")
+        raise InputError(f"fit -- COMMAND: --card all: needs one card of {', '.join(cards())}, {MEMORY_SIZE_HELP}")
     supported_card(card, "--card")
     first = read_batch(command, flag) or FIRST_BATCH
     with progress() as show, exit_code_of_script():

@@ -110,7 +110,7 @@ class Lab:
         Does not run rows.
         """
         folder = self._choose_run([row.id for row in self._suite.rows])
-        table = tables.changes(self._suite, folder.results()) if folder else ""
+        table = tables.changes_table(self._suite, folder.results()) if folder else ""
         display(Markdown(table or "No variant of a row has a result yet."))
 
     def ladder(self, *rows: str) -> None:
@@ -126,7 +126,7 @@ class Lab:
         display(Markdown(rungs.rungs_table(found) or f"None of these has a result yet: {', '.join(rows)}."))
 
     def _choose_run(self, rows: Collection[str]) -> RunFolder | None:
-        """Return the run that all cells show: the first that a cell found for its rows (``rows``); None before that."""
+        """Return the run that all cells show: the first that matches the rows of a cell; None if none matches yet."""
         self._folder = self._folder or self._best_matching_run(rows)
         return self._folder
 
@@ -256,7 +256,7 @@ def side_by_side(folder: RunFolder, results: Mapping[str, Result], titles: Mappi
     first = next(iter(results.values()))
     predicted_table = predicted_memory(folder, titles)
     blocks = [
-        f"**Memory**, {one_row.device(first)}",
+        f"**Memory**, {one_row.device_in_words(first)}",
         tables.memory(results),
         f"**Memory predicted at full size** on {first.spec.card}" if predicted_table else "",
         predicted_table,

@@ -57,4 +57,4 @@ def stated_row(choices: Mapping[str, Any]) -> RowSpec:
     settings = suite.settings(suite.row(choices["row"]), options.card)
     resolved = named | {"card": options.card, "size": options.size}
     facts = {"suite": suite.suite, "recipe_version": suite.version, "row": choices["row"], **resolved}
-    return validate(RowSpec, facts | {"settings": settings, "model": suite.own_model(settings)}, suite.suite)
+    return validate(RowSpec, facts | {"settings": settings, "model": suite.model_in_suite(settings)}, suite.suite)

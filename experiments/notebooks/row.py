@@ -95,7 +95,11 @@ class Experiment:
     def show(self) -> None:
         """Show the result: the outcome, the verdict on it, the measurements and the losses."""
         result = self._read_result()
-        blocks = [f"# {OUTCOME_NAMES[result.outcome].upper()}", verdict(result), *measurement_blocks(result)]
+        blocks = [
+            f"# {OUTCOME_NAMES[result.outcome].upper()}",
+            verdicts_in_markdown(result),
+            *measurement_blocks(result),
+        ]
         display(Markdown("\n\n".join([*blocks, tables.losses(result.losses)])))
 
     def require_fit(self) -> None:
@@ -111,7 +115,7 @@ class Experiment:
         return read_result(path)
 
 
-def verdict(result: Result) -> str:
+def verdicts_in_markdown(result: Result) -> str:
     """Return the verdicts on the lab's statements about this row alone, as Markdown.
 
     The text states the reason if settings differ from the lab's, or if this machine does not have the lab's suite.
@@ -135,9 +139,9 @@ def verdict(result: Result) -> str:
 def measurement_blocks(result: Result) -> list[str]:
     """Return a row's measurements as blocks of Markdown: outcome, memory at four points, ranks, speed."""
     blocks = [
-        outcome(result),
-        device(result),
-        failure(result.failure) if result.failure else "",
+        outcome_in_words(result),
+        device_in_words(result),
+        failure_in_words(result.failure) if result.failure else "",
         tables.memory_at_points(result.memory.snapshots) if result.memory.snapshots else "",
         tables.ranks(result.ranks) if result.ranks else "",
         tables.speed(result.speed) if result.speed else "",
@@ -145,13 +149,13 @@ def measurement_blocks(result: Result) -> list[str]:
     return [block for block in blocks if block]
 
 
-def outcome(result: Result) -> str:
+def outcome_in_words(result: Result) -> str:
     """Return how a row ended; for a row that fits, also its peak memory."""
     peak = result.memory.peak_gib
     return f"fits, {format_size(peak)} at the peak" if result.outcome == "fits" and peak else result.reason
 
 
-def device(result: Result) -> str:
+def device_in_words(result: Result) -> str:
     """Return a description of the row's machine in one line."""
     where = result.device
     memory_gib = f", {where.memory_gib:.1f} GiB" if where.memory_gib else ""
@@ -160,12 +164,12 @@ def device(result: Result) -> str:
     return f"{where.count} x {where.name}{memory_gib}{emulates}; size {result.spec.size}, length {result.spec.length}"
 
 
-def failure(ended: Failure) -> str:
+def failure_in_words(failure: Failure) -> str:
     """Return where the row failed, in one line."""
-    step = f" of step {ended.step}" if ended.step is not None else ""
-    rank = f" on rank {ended.rank}" if ended.rank else ""
-    requested = f", {format_number(ended.requested_gib)} GiB requested" if ended.requested_gib else ""
-    return f"Ended in **{ended.phase}**{step}{rank}{requested}: `{ended.message}`"
+    step = f" of step {failure.step}" if failure.step is not None else ""
+    rank = f" on rank {failure.rank}" if failure.rank else ""
+    requested = f", {format_number(failure.requested_gib)} GiB requested" if failure.requested_gib else ""
+    return f"Ended in **{failure.phase}**{step}{rank}{requested}: `{failure.message}`"
 
 
 def _print_lines(lines: Iterable[str]) -> None:

@@ -14,11 +14,13 @@ from experiments.suites.suite import Quantity, Row, Suite
 
 Cells = Mapping[str, str]
 
-ON_HOST = OPTIMIZER_CPU.name
-PARTS = {part.field: part.name for part in PART_COLUMNS if part != BUFFERS}
-TOTALS = {"peak_gib": "peak", "reserved_gib": "reserved"}
-AT_ONE_POINT = {**PARTS, "allocated_gib": "allocated", **TOTALS}
-MEMORY = cast(dict[Quantity, str], {**PARTS, "allocated_after_forward_gib": "allocated after forward", **TOTALS})
+HOST_COLUMN = OPTIMIZER_CPU.name
+PART_LABELS = {part.field: part.name for part in PART_COLUMNS if part != BUFFERS}
+TOTAL_LABELS = {"peak_gib": "peak", "reserved_gib": "reserved"}
+POINT_TABLE_LABELS = {**PART_LABELS, "allocated_gib": "allocated", **TOTAL_LABELS}
+ROW_TABLE_LABELS = cast(
+    dict[Quantity, str], {**PART_LABELS, "allocated_after_forward_gib": "allocated after forward", **TOTAL_LABELS}
+)
 HIDDEN_SETTINGS = ("time_limit_s", "seed", "workers")
 
 
@@ -30,7 +32,8 @@ class MemoryUnit(NamedTuple):
 
 
 GIB, MIB = MemoryUnit("GiB", 1), MemoryUnit("MiB", 1024)
-MINIATURE_GIB = 0.5
+MIB_TABLES_BELOW_GIB = 0.5
+"""A table is in MiB if all of its sizes are below this."""
 SHOWN_LOSSES = 12
 
 
@@ -50,11 +53,11 @@ def table_with_labels(corner: str, rows: Mapping[str, Cells]) -> str:
 def memory_at_points(snapshots: Iterable[Snapshot]) -> str:
     """Return a table of the memory at the four points of a step, from the last step that has each."""
     last = last_at_points(snapshots)
-    sizes = {point: {field: getattr(shot, field) for field in AT_ONE_POINT} for point, shot in last.items()}
+    sizes = {point: {field: getattr(shot, field) for field in POINT_TABLE_LABELS} for point, shot in last.items()}
     unit = _choose_unit(sizes.values())
     return table_with_labels(
         unit.name,
-        {point: _size_cells(figures_at_point, AT_ONE_POINT, unit) for point, figures_at_point in sizes.items()},
+        {point: _size_cells(figures_at_point, POINT_TABLE_LABELS, unit) for point, figures_at_point in sizes.items()},
     )
 
 
@@ -66,22 +69,26 @@ def last_at_points(snapshots: Iterable[Snapshot]) -> dict[str, Snapshot]:
 
 def memory(results: Mapping[str, Result]) -> str:
     """Return a table with the maximum of each part of memory by row, over all ranks of the row."""
-    sizes = {name: {quantity: value_of(quantity, result) for quantity in MEMORY} for name, result in results.items()}
+    sizes = {
+        name: {quantity: value_of(quantity, result) for quantity in ROW_TABLE_LABELS}
+        for name, result in results.items()
+    }
     unit = _choose_unit(sizes.values())
-    ended = {name: {"ended": OUTCOME_NAMES[result.outcome]} for name, result in results.items()}
+    outcomes = {name: {"outcome": OUTCOME_NAMES[result.outcome]} for name, result in results.items()}
     return table_with_labels(
-        unit.name, {name: ended[name] | _size_cells(row_sizes, MEMORY, unit) for name, row_sizes in sizes.items()}
+        unit.name,
+        {name: outcomes[name] | _size_cells(row_sizes, ROW_TABLE_LABELS, unit) for name, row_sizes in sizes.items()},
     )
 
 
 def ranks(measured: Sequence[Measured]) -> str:
     """Return a table of ranks: the maximum of each part of memory, the longest padded text, and the time of a step."""
-    sizes = {one.rank: {quantity: QUANTITIES[quantity](one) for quantity in MEMORY} for one in measured}
+    sizes = {one.rank: {quantity: QUANTITIES[quantity](one) for quantity in ROW_TABLE_LABELS} for one in measured}
     unit = _choose_unit(sizes.values())
     rows = {
         f"rank {one.rank}": {
-            "ended": OUTCOME_NAMES[one.outcome],
-            **_size_cells(sizes[one.rank], MEMORY, unit),
+            "outcome": OUTCOME_NAMES[one.outcome],
+            **_size_cells(sizes[one.rank], ROW_TABLE_LABELS, unit),
             "tokens of the longest text": str(one.max_tokens or ""),
             "s per step": format_number(one.speed.step_s) if one.speed else "",
         }
@@ -97,7 +104,7 @@ def speed(measured: Speed) -> str:
         "s per step": format_number(measured.step_s),
         "spread": f"{measured.spread:.1%}",
         "TFLOP/s": format_number(measured.tflops_per_s) if measured.tflops_per_s else "",
-        "of the peak": _format_share(measured.peak_share),
+        "share of the peak rate": _format_share(measured.peak_share),
         **_wait_shares(measured),
         "s in total": format_number(measured.train_s),
     }
@@ -140,7 +147,7 @@ def settings(rows: Mapping[str, Settings]) -> str:
     return table_with_labels("", {name: {key: cells[key] for key in differing} for name, cells in texts.items()})
 
 
-def changes(suite: Suite, results: Mapping[str, Result]) -> str:
+def changes_table(suite: Suite, results: Mapping[str, Result]) -> str:
     """Return a table of rows and their variants; '' if no variant has a result together with its original row.
 
     results: by row. Columns: the settings that the variant changes, outcome, peak, speed, and the cost of the change.
@@ -169,7 +176,7 @@ def _change_cells(row: Row, result: Result, base: Result) -> dict[str, str]:
     }
     return {
         "change": ", ".join(f"{key} {text}" for key, text in changed.items()),
-        "ended": OUTCOME_NAMES[result.outcome],
+        "outcome": OUTCOME_NAMES[result.outcome],
         "peak": _format_size(value_of("peak_gib", result), GIB) if fits else "",
         "samples/s": format_number(result.speed.samples_per_s) if fits and result.speed else "",
         "cost": row.note or "",
@@ -186,7 +193,7 @@ def _scaling_cells(result: Result, base: Result, base_name: str) -> dict[str, st
         "samples per step": str(sets.global_batch_size),
         "s per step": format_number(result.speed.step_s),
         "samples/s": format_number(result.speed.samples_per_s),
-        f"times {base_name}": format_number(times),
+        f"times the speed of {base_name}": format_number(times),
         "efficiency": _format_share(times / ranks_over) if ranks_over != 1 else "",
         **_wait_shares(result.speed),
     }
@@ -203,12 +210,13 @@ def _wait_shares(measured: Speed) -> dict[str, str]:
 def _size_cells(sizes: Mapping[Any, float | None], names: Mapping[Any, str], unit: MemoryUnit) -> dict[str, str]:
     """Return cells by column; the column of host memory is empty without offload."""
     cells = {name: _format_size(sizes[key], unit) for key, name in names.items()}
-    return {name: "" if name == ON_HOST and cell == "0" else cell for name, cell in cells.items()}
+    return {name: "" if name == HOST_COLUMN and cell == "0" else cell for name, cell in cells.items()}
 
 
 def _choose_unit(rows: Iterable[Mapping[Any, float | None]]) -> MemoryUnit:
     """Return MiB if all sizes are below half a GiB, as with tiny models; otherwise GiB."""
-    return GIB if max((gib or 0.0 for sizes in rows for gib in sizes.values()), default=0.0) >= MINIATURE_GIB else MIB
+    largest_gib = max((gib or 0.0 for sizes in rows for gib in sizes.values()), default=0.0)
+    return GIB if largest_gib >= MIB_TABLES_BELOW_GIB else MIB
 
 
 def _format_size(gib: float | None, unit: MemoryUnit) -> str:

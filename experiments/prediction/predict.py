@@ -44,7 +44,7 @@ OnFailure = Callable[[RowSpec, TraceError], None]
 def suite_row_spec(suite: Suite, row: Row, card: str, input: Input = "as-taught") -> RowSpec:
     """Return the specification with which the tracer runs a row of a suite."""
     settings = suite.settings(row, card)
-    return peak_spec(suite.suite, row.id, card, settings, suite.version, input, suite.own_model(settings))
+    return peak_spec(suite.suite, row.id, card, settings, suite.version, input, suite.model_in_suite(settings))
 
 
 def peak_spec(

@@ -15,7 +15,7 @@ from experiments.prediction.script.speed import describe_fastest
 from experiments.results.memory_parts import ACTIVATIONS, BUFFERS, OPTIMIZER_CPU, PARAMETERS, PART_COLUMNS, MemoryPart
 from experiments.results.predictions import RULE_OF_THUMB_FACTOR, Prediction
 from experiments.results.wording import OUTCOME_NAMES, format_number
-from experiments.suites.cards import card_named, card_notes, emulation_notes
+from experiments.suites.cards import card_named, card_notes, software_bf16_notes
 from experiments.suites.suite import ExpectedOutcome, suite_named
 from experiments.system.tables import Column, Legend, Line, Table
 
@@ -87,7 +87,7 @@ def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
 
 def note_lines(predictions: Sequence[Prediction]) -> list[Line]:
     """Return notes, each once: on missing bf16 arithmetic, on compiled rows, and those of cards.yaml."""
-    slow = emulation_notes(one.spec.card for one in predictions if emulates_bf16(one))
+    slow = software_bf16_notes(one.spec.card for one in predictions if emulates_bf16(one))
     compiled = [COMPILED] if any(one.spec.settings.compile for one in predictions) else []
     lines = [*slow, *compiled, *card_notes(one.spec.card for one in predictions)]
     return [Line(f"note: {line}", "yellow") for line in lines]
@@ -96,7 +96,7 @@ def note_lines(predictions: Sequence[Prediction]) -> list[Line]:
 def emulates_bf16(prediction: Prediction) -> bool:
     """Return whether the card lacks the bfloat16 arithmetic that the training uses."""
     spec = prediction.spec
-    return card_named(spec.card).emulates(spec.settings.precision)
+    return card_named(spec.card).computes_in_software(spec.settings.precision)
 
 
 def prediction_tables(predictions: Sequence[Prediction]) -> Group:

@@ -211,8 +211,8 @@ def _evaluate_quantity(check: Check, evidence: Evidence, conditions: StatementCo
     result = evidence.results[check.row]
     base = evidence.results[check.over_row] if check.over_row else result
     values = _values_to_check(check.quantity, result)
-    divisor = value_of(check.over_quantity or check.quantity, base) if check.relative else None
-    known = bool(values) and (divisor is not None or not check.relative)
+    divisor = value_of(check.over_quantity or check.quantity, base) if check.is_relative else None
+    known = bool(values) and (divisor is not None or not check.is_relative)
     if not known:
         result_without_value = base if values else result
         no_value = (
@@ -245,7 +245,7 @@ def _distance_to_bound(check: Check, compared: list[float]) -> str:
     assert check.quantity is not None
     if check.outside:
         return ""
-    what = "times" if check.relative else quantity_unit(check.quantity)
+    what = "times" if check.is_relative else quantity_unit(check.quantity)
     bounds = ((check.low, min(compared), "below"), (check.high, max(compared), "above"))
     for bound, value, side in bounds:
         if bound is None or (value >= bound if side == "below" else value <= bound):
@@ -386,7 +386,7 @@ def _expected_text(check: Check) -> str:
         phase = f" in the {check.phase} phase" if check.phase else ""
         return f"{check.row}: {OUTCOME_NAMES[check.outcome]}{phase}"
     assert check.quantity is not None
-    of_base = f" {_name_of_base(check)}" if check.relative else ""
+    of_base = f" {_name_of_base(check)}" if check.is_relative else ""
     return f"{check.row}: {quantity_label(check.quantity)} {_bounds_text(check)}{of_base}"
 
 
@@ -394,5 +394,5 @@ def _bounds_text(check: Check) -> str:
     """Return the bounds of a value or ratio: 'at most 0.25 GiB', 'at least 2 times', '= 1'."""
     assert check.quantity is not None
     bounds = ("outside " if check.outside else "") + format_bounds(check.low, check.high)
-    unit = "times" if check.relative else quantity_unit(check.quantity)
+    unit = "times" if check.is_relative else quantity_unit(check.quantity)
     return f"{bounds} {unit}" if unit else f"= {bounds}" if bounds[0].isdigit() else bounds

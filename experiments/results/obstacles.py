@@ -113,7 +113,7 @@ def check_obstacles(check: Check, evidence: Evidence, conditions: StatementCondi
 def _twin_obstacles(check: Check, evidence: Evidence) -> Iterator[str]:
     """Yield the reasons why a number of the lab, or a comparison of its rows, does not apply to twins."""
     scale = evidence.twin_note[check.row]
-    if not check.relative and scale and check.high != 0 and check.quantity not in SIZE_INDEPENDENT_QUANTITIES:
+    if not check.is_relative and scale and check.high != 0 and check.quantity not in SIZE_INDEPENDENT_QUANTITIES:
         yield f"{scale}: the lab states this number for its own sizes"
     if check.over_row:
         yield from twin_size_obstacles((check.row, check.over_row), evidence)
@@ -162,7 +162,7 @@ def _quantities(check: Check) -> set[str]:
 def _size_obstacles(check: Check, pair: tuple[Result, Result], conditions: StatementConditions) -> Iterator[str]:
     """Yield the reasons why the size of the model or of the device's memory does not allow a check."""
     for result in pair:
-        if result.spec.size == "tiny" and (conditions.full_size or (not check.relative and check.high != 0)):
+        if result.spec.size == "tiny" and (conditions.full_size or (not check.is_relative and check.high != 0)):
             yield "a tiny model does not show the size of the real one"
         if result.device.kind != "cuda" and "optimizer_cpu_gib" in _quantities(check):
             yield "no GPU: all memory is host memory"
@@ -191,7 +191,7 @@ def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
             yield "the loss of a tiny model is not that of the real one"
         if check.quantity != EARLY_LOSS and result.spec.length != "as-taught":
             yield "the lab states the loss of the full training, and this run is shorter"
-        if not check.relative and (result.spec.weights == "random" or result.spec.data == "synthetic"):
+        if not check.is_relative and (result.spec.weights == "random" or result.spec.data == "synthetic"):
             yield "the loss is stated for pretrained weights and the lab's data"
     if check.quantity == LOSS_FALL and (value_of(LOSS_FALL, pair[1]) or 0.0) < MIN_LOSS_FALL:
         yield f"the loss of {pair[1].spec.row} does not fall"
@@ -209,7 +209,7 @@ def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
     first, second = (result.device.name for result in pair)
     if first != second:
         yield f"times on {first} and on {second} are not compared"
-    if pair[0].emulated and not check.relative and check.quantity in ABSOLUTE_TIME_QUANTITIES:
+    if pair[0].emulated and not check.is_relative and check.quantity in ABSOLUTE_TIME_QUANTITIES:
         yield f"seconds on {first} are not those of {pair[0].spec.card}"
     card = pair[0].spec.card
     if (ratio := multiprocessor_ratio(pair[0].device.card, card)) >= MULTIPROCESSOR_RATIO_LIMIT:
@@ -245,11 +245,11 @@ def _may_be_evaluated(check: Check, device_card: str | None, card: str) -> bool:
     quantities = _quantities(check)
     if quantities & set(LOAD_QUANTITIES):
         return True
-    seconds = not check.relative and check.quantity in ABSOLUTE_TIME_QUANTITIES
+    seconds = not check.is_relative and check.quantity in ABSOLUTE_TIME_QUANTITIES
     return not seconds and multiprocessor_ratio(device_card, card) < MULTIPROCESSOR_RATIO_LIMIT
 
 
 def _fewer_ranks_obstacles(check: Check, notes: Mapping[str, str], conditions: StatementConditions) -> Iterator[str]:
     """Yield the notes of rows that ran on fewer ranks, unless the check is a ratio that does not need all ranks."""
-    if conditions.all_ranks or not check.relative:
+    if conditions.all_ranks or not check.is_relative:
         yield from (notes[row] for row in (check.row, check.over_row) if row and notes[row])

@@ -106,11 +106,11 @@ class Run(Record):
         """
         shared = {name: getattr(self, name) for name in RowSpec.model_fields.keys() & Run.model_fields.keys()}
         settings = suite.settings(suite.row(row_id), self.card, self.gpus_per_node)
-        if self.size == "tiny" and row_id in suite.rows_with_loss_in_miniature():
+        if self.size == "tiny" and row_id in suite.rows_with_losses_of_tiny_models():
             shared["length"] = "as-taught"
         if (self.size, self.length) == ("full", "verdict") and row_id in suite.rows_with_utilization():
             shared["steady_s"] = MIN_STEADY_S
-        return RowSpec(row=row_id, settings=settings, model=suite.own_model(settings), **shared)
+        return RowSpec(row=row_id, settings=settings, model=suite.model_in_suite(settings), **shared)
 
 
 class Predictions(Record):

@@ -91,7 +91,7 @@ def _reject_unpublished(suite: Suite, rows: Sequence[str], card: str) -> None:
     """Raise InputError if a row's smaller twin has a model without published weights."""
     for row in rows:
         settings = suite.settings(suite.row(row), card)
-        scale, model = suite.twin_note(row, card), suite.own_model(settings)
+        scale, model = suite.twin_note(row, card), suite.model_in_suite(settings)
         if scale and model and not model.hub:
             raise InputError(
                 f"weights pretrained: row {row!r} is {scale}, and its model {settings.model} has no pretrained weights;"

@@ -134,7 +134,7 @@ def _run_part(
         installed[part.versions] = InstalledVersions(python, versions_in(python))
         return ""
     if part.versions not in installed:
-        return f"not run: the versions of {part.versions} are not installed"
+        return f"not run: the {part.versions} versions are not installed"
     folder = check_folder / part.name
     folder.mkdir(exist_ok=True)
     arguments = command_of_part(part, installed[part.versions].python, folder, request.suites, request.lease)
@@ -160,7 +160,7 @@ def _report_flips(
     if new:
         lines = sorted(flip.line for flip in new)
         callbacks.print_line("\n".join(f"  flipped: {line}" for line in lines))
-        callbacks.send(f"testbed: {len(new)} flipped in {part.title}", "\n".join(lines))
+        callbacks.send(f"testbed: statuses and outcomes flipped in {part.title}: {len(new)}", "\n".join(lines))
     return new
 
 
@@ -189,16 +189,17 @@ def _environment() -> dict[str, str]:
 
 
 def _with_ended_part(
-    check: Check, part: CheckPart, done: EndedPart, installed: dict[Versions, InstalledVersions]
+    check: Check, part: CheckPart, ended: EndedPart, installed: dict[Versions, InstalledVersions]
 ) -> Check:
     versions = {name: one.versions for name, one in installed.items()}
-    return check.model_copy(update={"done": check.done | {part.name: done}, "installed": versions})
+    return check.model_copy(update={"done": check.done | {part.name: ended}, "installed": versions})
 
 
 def _parts_time_left(parts: Sequence[CheckPart], check: Check, earlier: Sequence[Check]) -> str:
     """Return the estimated time of ``parts`` as text; "" if it is unknown.
 
-    The estimate of a part is its time in the last check that had the part, else the mean time of this check's parts.
+    A part is expected to take as long as in the last check that had this part, or else the mean time of this check's
+    parts.
     """
     ended = [one.took_s for name, one in check.done.items() if not name.endswith("environment")]
     mean = sum(ended) / len(ended) if ended else None

@@ -10,7 +10,7 @@ from experiments.history.database import open_history
 from experiments.history.series import read_series
 from experiments.results.run_folder import PAGE_FILE, VERDICT_FILE, Run
 from experiments.results.verdicts import Evaluation, Status, Verdict
-from experiments.semester.parts import CheckPart, Kind
+from experiments.semester.parts import CheckPart, PartKind
 from experiments.semester.state import Check, checks_in, database_of
 from experiments.semester.versions import Versions
 from provision.files import read_bytes
@@ -23,7 +23,7 @@ class PartRun:
     """The evaluated run of one part. link: its report, relative to the check's folder."""
 
     versions: Versions
-    kind: Kind
+    kind: PartKind
     run: Run
     verdicts: tuple[Verdict, ...]
     link: str
@@ -58,12 +58,12 @@ class FailingStatement(NamedTuple):
 class Outcome:
     """The results of a check.
 
-    before: the previous check; None if this is the first. titles: the titles of the parts, by name. to_fix: what to
-    fix in the labs, one sentence each.
+    previous_check: None if this is the first check. titles: the titles of the parts, by name. to_fix: what to fix in
+    the labs, one sentence each.
     """
 
     check: Check
-    before: Check | None
+    previous_check: Check | None
     titles: Mapping[str, str]
     runs: tuple[PartRun, ...]
     flips: tuple[Flip, ...]
@@ -82,11 +82,11 @@ class Outcome:
     @property
     def headline(self) -> str:
         """Return the outcome in a sentence."""
-        if self.before is None:
+        if self.previous_check is None:
             return "This is the first check, so nothing can have flipped."
         if not self.flips:
-            return f"No status or outcome flipped since {self.before.begun_at:%d %B %Y}."
-        return f"Statuses and outcomes flipped since {self.before.begun_at:%d %B %Y}: {len(self.flips)}."
+            return f"No status or outcome flipped since {self.previous_check.begun_at:%d %B %Y}."
+        return f"Statuses and outcomes flipped since {self.previous_check.begun_at:%d %B %Y}: {len(self.flips)}."
 
 
 def outcome_of(folder: Path, check: Check, parts: list[CheckPart]) -> Outcome:
@@ -94,11 +94,11 @@ def outcome_of(folder: Path, check: Check, parts: list[CheckPart]) -> Outcome:
     earlier = [one for _, one in checks_in(folder.parent) if one.begun_at < check.begun_at and one.ended_at]
     before = earlier[-1] if earlier else None
     runs = tuple(found for part in parts for found in _part_runs(folder, part))
-    lines = tuple(_failing_statements(runs))
+    failing = tuple(_failing_statements(runs))
     titles = {part.name: part.title for part in parts}
-    of_runs = (flip for versions in check.version_sets for flip in run_flips(folder.parent, check, versions))
-    flips = (*_flips_of_parts(check, before, titles), *of_runs) if before else ()
-    return Outcome(check, before, titles, runs, flips, lines, tuple(_list_fixes(check, titles, lines)))
+    flips_of_runs = (flip for versions in check.version_sets for flip in run_flips(folder.parent, check, versions))
+    flips = (*_flips_of_parts(check, before, titles), *flips_of_runs) if before else ()
+    return Outcome(check, before, titles, runs, flips, failing, tuple(_list_fixes(check, titles, failing)))
 
 
 def run_flips(folder: Path, check: Check, versions: Versions) -> Iterator[Flip]:
@@ -170,15 +170,16 @@ def _flips_of_changes(where: str, found: RunChanges) -> Iterator[Flip]:
         yield Flip(where, one.sentence, causes)
 
 
-def _list_fixes(check: Check, titles: Mapping[str, str], lines: tuple[FailingStatement, ...]) -> Iterator[str]:
-    """Yield what to fix: parts without a result, failures with the current versions, and those with only the newest."""
+def _list_fixes(check: Check, titles: Mapping[str, str], failing: tuple[FailingStatement, ...]) -> Iterator[str]:
+    """Yield what to fix: parts without a result, statements that fail with the current or only the newest versions."""
     for name, done in check.done.items():
         if done.problem:
             yield f"{titles[name]}: no result: {done.problem}"
-    for line in lines:
-        today, newest = (line.verdicts.get(name) for name in ("current", "newest"))
+    for statement in failing:
+        today, newest = (statement.verdicts.get(name) for name in ("current", "newest"))
         if today and today.status == "fail" and not today.known_failure:
-            yield f"{line.suite} on {line.card}: {line.says} ({today.reason or today.value})"
+            yield f"{statement.suite} on {statement.card}: {statement.says} ({today.reason or today.value})"
         elif today and today.status == "pass" and newest and newest.status in ("fail", "error"):
             changed = ", ".join(version_differences(check.installed["current"], check.installed["newest"]))
-            yield f"{line.suite} on {line.card}, with the newest versions: {line.says} ({newest.reason}; {changed})"
+            where = f"{statement.suite} on {statement.card}, with the newest versions"
+            yield f"{where}: {statement.says} ({newest.reason}; {changed})"

@@ -9,7 +9,7 @@ from experiments.semester.versions import Versions
 from experiments.suites.suite import suite_named
 from provision.choices import ImageVariant
 
-Kind = Literal["environment", "miniatures", "predictions", "lease"]
+PartKind = Literal["environment", "miniatures", "predictions", "lease"]
 SETS_WITH_IMAGE = get_args(ImageVariant)
 """Sets of versions for which an image for leased machines exists."""
 
@@ -18,7 +18,7 @@ class CheckPart(NamedTuple):
     """A part of a check. suite, card: empty for an environment, and for a lease, on which all suites run."""
 
     versions: Versions
-    kind: Kind
+    kind: PartKind
     suite: str = ""
     card: str = ""
 
@@ -84,7 +84,8 @@ def command_of_part(
         length = ["--hours", f"{lease.hours:g}", "--max-hours", f"{lease.hours:g}", "--yes"]
         run_options = ["--versions", part.versions, "--results", str(results)]
         return [*testbed, "reproduce", *suites, *node, *length, *lease.end_when_idle, *run_options]
-    what = ["--predict-only"] if part.kind == "predictions" else []
-    without = ["--no-predict"] if part.versions == "as-taught" else []
+    prediction_options = ["--predict-only"] if part.kind == "predictions" else []
+    if part.versions == "as-taught":
+        prediction_options.append("--no-predict")
     run = ["run", part.suite, "--card", part.card, "--size", "tiny", "--results", str(results)]
-    return [*testbed, *run, *what, *without]
+    return [*testbed, *run, *prediction_options]

@@ -16,7 +16,7 @@ from experiments.system.files import cache_folder, write_atomically
 from provision.configure.build_context import packaged_folder
 
 Versions = Literal["as-taught", "current", "newest"]
-SETS: tuple[Versions, ...] = get_args(Versions)
+VERSION_SETS: tuple[Versions, ...] = get_args(Versions)
 NEWEST_FILE = "newest.txt"
 CONFLICTING_PACKAGES = ("litgpt",)
 """Packages whose requirements conflict with the lists. They are resolved separately, without their dependencies."""
@@ -31,10 +31,10 @@ class NotInstalled(InputError):
 
 
 def python_of(versions: Versions, folder: Path, today: date) -> Path:
-    """Return the Python of an environment with these versions; create the environment if it is missing.
+    """Return the Python interpreter of an environment with these versions; create the environment if it is missing.
 
-    For the versions "current", this is the Python of this process. The list of the versions "newest" is resolved once a
-    day, and stored in ``folder``, so that a resumed check uses the same list. Raises NotInstalled.
+    For the versions "current", this is the interpreter of this process. The list of the versions "newest" is resolved
+    once a day, and stored in ``folder``, so that a resumed check uses the same list. Raises NotInstalled.
     """
     if versions == "current":
         return Path(sys.executable)

@@ -11,22 +11,22 @@ from experiments.errors import InputError, unknown_name_error
 from experiments.suites.yaml_schema import CATALOG, StrictModel, read_yaml, validate
 
 CARDS_FILE = CATALOG / "cards.yaml"
-SIZE_TOLERANCE = 0.02
+MEMORY_TOLERANCE_SHARE = 0.02
 """Drivers and boards change the memory of a GPU model by less than this share."""
-NAMED_CARD_TOLERANCE = 0.1
-"""A device that has the card's name is another card, such as a MIG slice, if the memory differs by more than this."""
-SIZE_PATTERN = re.compile(r"(\d+(?:\.\d+)?) ?(GiB|GB)", re.IGNORECASE)
+NAMED_CARD_TOLERANCE_SHARE = 0.1
+"""A device with the card's name is another card, such as a MIG slice, if its memory differs by more than this share."""
+MEMORY_SIZE_PATTERN = re.compile(r"(\d+(?:\.\d+)?) ?(GiB|GB)", re.IGNORECASE)
 BYTES_PER_UNIT = {"gib": 1024**3, "gb": 10**9}
 MAX_CARD_GIB = 1024
 REFERENCE_CARD = "a100_80gb"
 """A card that is given only as a size is assumed to have the kernels and data types of this card."""
-SIZE_HELP = "or a size such as 24GiB"
+MEMORY_SIZE_HELP = "or a size such as 24GiB"
 IMAGE_CUDA = "13.0"
 """CUDA version of PyTorch in the project's container image. A test compares it with containers/Dockerfile."""
 MIN_CAPABILITY = {"CUDA 13": 7.5, "CUDA 12.6": 5.0}
 """Lowest compute capability of each build of PyTorch 2.11 to 2.13 (pytorch/pytorch RELEASE.md, #175253, #187075)."""
 
-Build = Literal["CUDA 13", "CUDA 12.6", "ROCm", "none"]
+PytorchBuild = Literal["CUDA 13", "CUDA 12.6", "ROCm", "none"]
 
 
 class Card(StrictModel):
@@ -58,7 +58,7 @@ class Card(StrictModel):
         return self.sources["memory"].startswith("assumed")
 
     @property
-    def build(self) -> Build:
+    def pytorch_build(self) -> PytorchBuild:
         """Return the newest build of PyTorch 2.11 to 2.13 with kernels for the card; 'none': the card is too old."""
         if self.compute_capability.startswith("gfx"):
             return "ROCm"
@@ -72,21 +72,23 @@ class Card(StrictModel):
         """Return the 16-bit data types that the card has in hardware."""
         return [kind for kind in ("bf16", "fp16") if kind in self.peak_tflops]
 
-    def emulates(self, precision: str) -> bool:
+    def computes_in_software(self, precision: str) -> bool:
         """Return whether PyTorch computes ``precision`` in software, because the card has no bfloat16 arithmetic."""
         return precision.startswith("bf16") and "bf16" not in self.peak_tflops
 
     def device_is_large_enough(self, total_gib: float) -> bool:
         """Return whether a device of ``total_gib`` has at least the card's memory."""
-        return total_gib >= (1 - SIZE_TOLERANCE) * self.memory_gib
+        return total_gib >= (1 - MEMORY_TOLERANCE_SHARE) * self.memory_gib
 
     def device_has_same_memory(self, total_gib: float) -> bool:
         """Return whether a device of ``total_gib`` has the card's memory, neither more nor less."""
-        return abs(total_gib - self.memory_gib) <= SIZE_TOLERANCE * self.memory_gib
+        return abs(total_gib - self.memory_gib) <= MEMORY_TOLERANCE_SHARE * self.memory_gib
 
     def matches_device(self, device_name: str, total_gib: float | None) -> bool:
         """Return whether a device of this name and memory is this card. ``total_gib`` None or 0: unknown."""
-        has_memory_of_name = not total_gib or abs(total_gib - self.memory_gib) <= NAMED_CARD_TOLERANCE * self.memory_gib
+        has_memory_of_name = (
+            not total_gib or abs(total_gib - self.memory_gib) <= NAMED_CARD_TOLERANCE_SHARE * self.memory_gib
+        )
         return has_memory_of_name and re.search(self.matches, device_name) is not None
 
 
@@ -102,7 +104,8 @@ def cards() -> dict[str, Card]:
 def card_named(name: str, where: str = "") -> Card:
     """Return the card of that name. For a size such as 24GiB, return a card of that size.
 
-    Raises InputError, which lists the known cards, for any other text.
+    where: the option or file with the name, for the error message. Raises InputError, which lists the known cards, for
+    any other text.
     """
     if found := cards().get(name) or _card_from_size(name, where):
         return found
@@ -114,7 +117,7 @@ def _card_from_size(text: str, where: str) -> Card | None:
 
     Raises InputError for a size outside of the allowed range.
     """
-    if not (size := SIZE_PATTERN.fullmatch(text)):
+    if not (size := MEMORY_SIZE_PATTERN.fullmatch(text)):
         return None
     reference = cards()[REFERENCE_CARD]
     memory_gib = float(size[1]) * BYTES_PER_UNIT[size[2].lower()] / BYTES_PER_UNIT["gib"]
@@ -131,10 +134,10 @@ def _card_from_size(text: str, where: str) -> Card | None:
 
 def supported_card(name: str, where: str) -> Card:
     """Return the card of that name (see ``card_named``). Raises InputError also if the card is too old for PyTorch."""
-    if name not in cards() and not SIZE_PATTERN.fullmatch(name):
-        raise unknown_name_error("card", name, [*cards(), SIZE_HELP], where)
+    if name not in cards() and not MEMORY_SIZE_PATTERN.fullmatch(name):
+        raise unknown_name_error("card", name, [*cards(), MEMORY_SIZE_HELP], where)
     card = card_named(name, where)
-    if card.build == "none":
+    if card.pytorch_build == "none":
         raise InputError(
             f"{where} {name}: too old for PyTorch: compute capability {card.compute_capability}; "
             f"PyTorch 2.11 to 2.13 needs {MIN_CAPABILITY['CUDA 12.6']} or newer"
@@ -148,7 +151,7 @@ def parse_card_list(text: str) -> list[str]:
     A name may be a size, such as 24GiB. Raises InputError for an unknown card and for a card that is too old.
     """
     if text == "all":
-        return [name for name, card in cards().items() if card.build != "none"]
+        return [name for name, card in cards().items() if card.pytorch_build != "none"]
     names = [name.strip() for name in text.split(",")]
     for name in names:
         supported_card(name, "--card")
@@ -172,7 +175,7 @@ def card_notes(names: Iterable[str]) -> list[str]:
     return [f"{', '.join(cards_with_note)}: {note}" for note, cards_with_note in notes.items() if note]
 
 
-def emulation_notes(names: Iterable[str]) -> list[str]:
+def software_bf16_notes(names: Iterable[str]) -> list[str]:
     """Return a note that these cards compute bfloat16 in software; without ``names``, return no note."""
     emulating = list(dict.fromkeys(names))
     verb = "has" if len(emulating) == 1 else "have"
@@ -183,12 +186,14 @@ def emulation_notes(names: Iterable[str]) -> list[str]:
 def _card_note(name: str, card: Card) -> str:
     if name not in cards():
         return f"{card.memory_gib:.2f} GiB; kernels and data types are assumed to be those of {REFERENCE_CARD}"
-    if card.build == "CUDA 12.6":
+    if card.pytorch_build == "CUDA 12.6":
         return (
             f"too old for the project's container image, which has PyTorch for CUDA {IMAGE_CUDA}; "
             "use PyTorch for CUDA 12.6"
         )
-    return "use PyTorch for ROCm; the project's container image is for NVIDIA GPUs" if card.build == "ROCm" else ""
+    return (
+        "use PyTorch for ROCm; the project's container image is for NVIDIA GPUs" if card.pytorch_build == "ROCm" else ""
+    )
 
 
 def card_warnings(name: str | None, bf16: bool = True) -> list[str]:
@@ -199,7 +204,7 @@ def card_warnings(name: str | None, bf16: bool = True) -> list[str]:
     old = [f"{card.name}: {note}"] if (note := _card_note(str(name), card)) else []
     capability = f"compute capability {card.compute_capability}, needed: 8.0"
     slow = [f"{card.name} computes bfloat16 in software, which is slow ({capability})"]
-    return old + (slow if bf16 and card.emulates("bf16") else [])
+    return old + (slow if bf16 and card.computes_in_software("bf16") else [])
 
 
 def have_same_chip(a: str | None, b: str | None) -> bool:

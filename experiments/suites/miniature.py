@@ -40,7 +40,7 @@ TINY_LAYERS, TINY_WIDTH, TINY_HEADS, TINY_EXPERTS, TINY_VOCABULARY = 2, 256, 4, 
 TINY_INNER_WIDTH = 4 * TINY_WIDTH
 
 
-def miniature(architecture: dict[str, Any]) -> dict[str, Any]:
+def tiny_architecture(architecture: dict[str, Any]) -> dict[str, Any]:
     """Return the config.json of a model of the same type with two layers of at most 256 features.
 
     Raises InputError for an architecture that does not state its layers, width and attention heads.
@@ -71,8 +71,8 @@ def _keys_present(architecture: dict[str, Any], names: Iterable[str]) -> list[st
     return [name for name in names if isinstance(architecture.get(name), int) and architecture[name] > 0]
 
 
-def _limit_values(architecture: dict[str, Any], names: Iterable[str], most: int) -> dict[str, Any]:
-    return {name: min(architecture[name], most) for name in _keys_present(architecture, names)}
+def _limit_values(architecture: dict[str, Any], names: Iterable[str], limit: int) -> dict[str, Any]:
+    return {name: min(architecture[name], limit) for name in _keys_present(architecture, names)}
 
 
 def _shorten_layer_lists(value: Any, layers: int) -> Any:
@@ -96,11 +96,11 @@ def _key_value_heads(architecture: dict[str, Any]) -> dict[str, int]:
 
 def _special_tokens(architecture: dict[str, Any]) -> dict[str, Any]:
     """Return the special token ids, limited to the tiny vocabulary."""
-    named = {name: value for name, value in architecture.items() if name.endswith("_token_id")}
+    token_ids = {name: value for name, value in architecture.items() if name.endswith("_token_id")}
     return {
         name: [min(one, TINY_VOCABULARY - 1) for one in value]
         if isinstance(value, list)
         else min(value, TINY_VOCABULARY - 1)
-        for name, value in named.items()
+        for name, value in token_ids.items()
         if value is not None
     }

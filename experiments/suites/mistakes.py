@@ -9,14 +9,14 @@ from pydantic import TypeAdapter, ValidationError
 from experiments.errors import InputError, similar_names, unknown_name_error
 from experiments.suites.cards import cards
 from experiments.suites.document import Document
-from experiments.suites.miniature import miniature
+from experiments.suites.miniature import tiny_architecture
 from experiments.suites.models import Model, models
 from experiments.suites.schema import SCALED_SETTINGS, Claim, Row, Scale, Suite
 from experiments.suites.settings import Settings
 from experiments.suites.yaml_schema import Problem, first_problem, validation_problems
 
 ENTRY_KINDS = {"rows": "row", "claims": "claim"}
-SUITE_KEYS = "a suite needs the keys suite, version, title, source, cards, common and rows"
+MISSING_KEYS_MESSAGE = "a suite needs the keys suite, version, title, source, cards, common and rows"
 SETTING_NAMES = Settings.model_fields.keys()
 BATCH_COUNTS = ("batch_size", "accumulate", "global_batch_size", "devices", "nodes")
 LITGPT_ENGINES = ("litgpt", "litgpt_trainer")
@@ -46,7 +46,7 @@ def suite_and_mistakes(document: Document, name: str) -> tuple[Suite | None, lis
     """
     data = document.data
     if not isinstance(data, dict) or not isinstance(data.get("rows"), list):
-        return None, [Mistake(1, "", SUITE_KEYS)]
+        return None, [Mistake(1, "", MISSING_KEYS_MESSAGE)]
     suite, found = None, []
     try:
         suite = Suite.model_validate(data)
@@ -92,12 +92,12 @@ def _name_mistakes(document: Document, name: str) -> Iterator[Mistake]:
     yield from _unknown_names(
         document, "card", cards(), ((("cards", n), "", c) for n, c in enumerate(_list_at(data, "cards")))
     )
-    own = [*_list_at(data, "cards"), *(card for _, scale in _scales(document) for card in scale.cards)]
-    yield from _unknown_names(document, "card", own, _cards_of_rows(data))
+    suite_cards = [*_list_at(data, "cards"), *(card for _, scale in _scales(document) for card in scale.cards)]
+    yield from _unknown_names(document, "card", suite_cards, _cards_named_by_rows(data))
     yield from _scale_mistakes(document)
     rows = [row.id for _, row in _valid_entries(document, "rows", Row)]
     if len(rows) == len(_list_at(data, "rows")):
-        named = (*_rows_with_variants(document), *_rows_of_claims(document), *_rows_of_scales(document))
+        named = (*_rows_named_by_variants(document), *_rows_named_by_claims(document), *_rows_named_by_scales(document))
         yield from _unknown_names(document, "row", rows, named)
 
 
@@ -131,11 +131,11 @@ def _list_at(data: Mapping[str, Any], key: str) -> list[Any]:
     return data[key] if isinstance(data.get(key), list) else []
 
 
-NamePlace = tuple[tuple[str | int, ...], str, Any]
-"""A name in the document: its place, the row, claim or scale that uses it, and the name itself."""
+UsedName = tuple[tuple[str | int, ...], str, Any]
+"""A name that the document uses: its place, the row, claim or scale that uses it, and the name itself."""
 
 
-def _cards_of_rows(data: Mapping[str, Any]) -> Iterator[NamePlace]:
+def _cards_named_by_rows(data: Mapping[str, Any]) -> Iterator[UsedName]:
     for number, row in enumerate(_list_at(data, "rows")):
         if isinstance(row, dict):
             where = f"row {_entry_name(row, number)}"
@@ -149,7 +149,7 @@ def _cards_of_rows(data: Mapping[str, Any]) -> Iterator[NamePlace]:
             )
 
 
-def _rows_with_variants(document: Document) -> Iterator[NamePlace]:
+def _rows_named_by_variants(document: Document) -> Iterator[UsedName]:
     for number, row in _valid_entries(document, "rows", Row):
         if row.variant_of:
             yield ("rows", number, "variant_of"), f"row {row.id!r}", row.variant_of
@@ -159,12 +159,12 @@ def _scales(document: Document) -> list[tuple[int, Scale]]:
     return list(_valid_entries(document, "scales", Scale))
 
 
-def _rows_of_scales(document: Document) -> Iterator[NamePlace]:
+def _rows_named_by_scales(document: Document) -> Iterator[UsedName]:
     for number, scale in _scales(document):
         yield from ((("scales", number, "rows", row), f"scale {scale.scale!r}", row) for row in scale.rows)
 
 
-def _rows_of_claims(document: Document) -> Iterator[NamePlace]:
+def _rows_named_by_claims(document: Document) -> Iterator[UsedName]:
     for number, claim in _valid_entries(document, "claims", Claim):
         for index, check in enumerate(claim.checks):
             for key in ("row", "over_row"):
@@ -173,7 +173,7 @@ def _rows_of_claims(document: Document) -> Iterator[NamePlace]:
 
 
 def _unknown_names(
-    document: Document, what: str, allowed: Iterable[str], named: Iterable[NamePlace]
+    document: Document, what: str, allowed: Iterable[str], named: Iterable[UsedName]
 ) -> Iterator[Mistake]:
     known = list(allowed)
     for place, where, name in named:
@@ -193,9 +193,9 @@ def _valid_entries(document: Document, part: str, model: type[Any]) -> Iterator[
 def _settings_mistakes(document: Document) -> Iterator[Mistake]:
     """Yield the mistakes in the suite's models, and in the settings of each row on each of its cards."""
     data = document.data
-    own = _models_of_suite(data)
-    for name, model in own.items():
-        if says := _miniature_problem(model):
+    suite_models = _models_of_suite(data)
+    for name, model in suite_models.items():
+        if says := _tiny_version_problem(model):
             yield Mistake(document.line(("models", name)), f"model {name!r}", says)
     common = data.get("common")
     if not isinstance(common, dict):
@@ -203,10 +203,10 @@ def _settings_mistakes(document: Document) -> Iterator[Mistake]:
     for number, row in _valid_entries(document, "rows", Row):
         for card in row.cards or _list_at(data, "cards"):
             values = {**common, **row.settings, **row.per_card.get(str(card), {})}
-            for problem in _problems_of_settings(values, models() | own):
+            for problem in _problems_of_settings(values, models() | suite_models):
                 place = _place_of_setting(problem.place, ("rows", number), row, card, common)
                 yield Mistake(document.line(place), f"row {row.id!r} on {card}", problem.text, problem.similar_name)
-        yield from _mistakes_of_twins(document, row, common, models() | own)
+        yield from _mistakes_of_twins(document, row, common, models() | suite_models)
 
 
 def _mistakes_of_twins(
@@ -232,10 +232,10 @@ def _models_of_suite(data: Mapping[str, Any]) -> dict[str, Model]:
     return found
 
 
-def _miniature_problem(model: Model) -> str:
+def _tiny_version_problem(model: Model) -> str:
     """Return why the model has no tiny version for runs without a GPU; "" if it has one."""
     try:
-        miniature(model.architecture) if model.family == "transformers" else None
+        tiny_architecture(model.architecture) if model.family == "transformers" else None
     except InputError as problem:
         return str(problem)
     return ""
@@ -261,13 +261,13 @@ def _problems_of_settings(values: dict[str, Any], known: Mapping[str, Model]) ->
         return found + (
             found_in_settings
             if found_in_settings[0].place
-            else [_place_at_setting(found_in_settings[0]), *_problems_of_single_settings(values)]
+            else [_with_setting_as_place(found_in_settings[0]), *_problems_of_single_settings(values)]
         )
     return found + (list(unsupported_settings(settings, known[settings.model])) if model in known else [])
 
 
-def _place_at_setting(problem: Problem) -> Problem:
-    """Return the problem, placed at the setting with which its text begins; without a place if it begins otherwise."""
+def _with_setting_as_place(problem: Problem) -> Problem:
+    """Return the problem with a place: the setting with which its text begins; no place if it begins otherwise."""
     key = problem.text.partition(" = ")[0]
     return problem._replace(place=(key,) if key in SETTING_NAMES else ())
 

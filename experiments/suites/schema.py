@@ -196,7 +196,7 @@ class Check(StrictModel):
         return self.model_copy(update=dict(self.miniature) | {"quantity": self.miniature.quantity or self.quantity})
 
     @property
-    def relative(self) -> bool:
+    def is_relative(self) -> bool:
         """Return whether the check compares two measured values, so that the model's size cancels out."""
         return self.over_row is not None or self.over_quantity is not None
 
@@ -306,7 +306,7 @@ class Suite(StrictModel):
         """Return the settings of the row's smaller twin on ``card`` that differ; none without a twin."""
         return next((scale.rows.get(row.id, {}) for scale in self.scales if card in scale.cards), {})
 
-    def rows_with_loss_in_miniature(self) -> set[str]:
+    def rows_with_losses_of_tiny_models(self) -> set[str]:
         """Return the ids of the rows whose losses are compared between tiny models, which run all steps of the lab."""
         checks = [one for claim in self.claims for one in claim.checks if one.for_tiny_models().quantity == LOSS_FALL]
         return {name for check in checks for name in (check.row, check.over_row) if name}
@@ -319,7 +319,7 @@ class Suite(StrictModel):
         """Return the ids of the rows with a statement on the utilization of their GPUs."""
         return {check.row for claim in self.claims for check in claim.checks if check.quantity == "gpu_util_percent"}
 
-    def own_model(self, settings: Settings) -> Model | None:
+    def model_in_suite(self, settings: Settings) -> Model | None:
         """Return the row's model if the suite defines it; None for a model of catalog/models.yaml."""
         return self.models.get(settings.model)
 

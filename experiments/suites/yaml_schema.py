@@ -73,9 +73,9 @@ def _is_follow_up(problem: Any, others: Iterable[Any]) -> bool:
     )
 
 
-def _to_problem(problem: Any, model: type[BaseModel], skip: int) -> Problem:
+def _to_problem(problem: Any, model: type[BaseModel], skipped_keys: int) -> Problem:
     place = problem["loc"]
-    key = ".".join(str(part) for part in place[skip:])
+    key = ".".join(str(part) for part in place[skipped_keys:])
     if problem["type"] == "extra_forbidden":
         allowed = sorted(_model_at(model, place[:-1]).model_fields)
         text = f"unknown key {key!r}; allowed: {', '.join(allowed)}"

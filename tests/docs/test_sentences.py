@@ -27,7 +27,7 @@ def test_the_table_shows_each_sentence_with_its_statements(suite) -> None:
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.suite)
 def test_every_statement_of_the_table_is_in_a_stored_run(suite) -> None:
     assert {evaluation.run.suite for _, evaluation in stored_evaluations(suite)} == {suite.suite}
-    assert not [row for row in sentence_rows(suite) if row[5] == "no stored run has it"]
+    assert not [row for row in sentence_rows(suite) if row[5] == "no stored run evaluates it"]
 
 
 def evaluation(**verdict: str) -> Evaluation:

@@ -51,9 +51,11 @@ def runs_as_program(context: typer.Context, rows: str | None, training: CustomTr
     if rows is not None:
         raise InputError(f"--model {training.model}: not allowed with {rows!r}")
     if "card" not in options_set:
-        from experiments.suites.cards import SIZE_HELP, cards
+        from experiments.suites.cards import MEMORY_SIZE_HELP, cards
 
-        raise InputError(f"--model {training.model}: needs --card, one of {', '.join(cards())}, {SIZE_HELP}, or all")
+        raise InputError(
+            f"--model {training.model}: needs --card, one of {', '.join(cards())}, {MEMORY_SIZE_HELP}, or all"
+        )
     return training.task == "generate" or training.loop not in ROW_LOOPS
 
 

@@ -77,8 +77,9 @@ def grade(
         print_json(answers)
     for one in () if as_json else checked:
         points = answers[str(one.path)]["score"]
-        say(f"{one.path}: {'accepted' if one.accepted else 'rejected'}, {points} of {len(one.rows)} points")
-        missing = [f"{name}: {why}" for name, why in one.rows.items() if why]
+        decision = "accepted" if one.is_accepted else "rejected"
+        say(f"{one.path}: {decision}, {points} of {len(one.no_point_reasons)} points")
+        missing = [f"{name}: {why}" for name, why in one.no_point_reasons.items() if why]
         for line in (*one.problems, *missing):
             say(f"  {line}")
-    raise typer.Exit(int(not all(one.accepted for one in checked)))
+    raise typer.Exit(int(not all(one.is_accepted for one in checked)))

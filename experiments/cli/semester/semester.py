@@ -70,7 +70,7 @@ def semester(
     from experiments.semester.outputs import as_data, markdown, message, write_page
     from experiments.semester.outputs import junit as as_junit
     from experiments.semester.parts import CheckLease
-    from experiments.semester.versions import SETS
+    from experiments.semester.versions import VERSION_SETS
     from experiments.suites.suite import suites_in_group, user_suites
     from experiments.system.files import open_output, write_atomically
     from experiments.system.packages import require_packages
@@ -84,9 +84,9 @@ def semester(
         raise InputError(f"{' '.join(end_when_idle[:2])}: allowed with --lease only")
     names = suites or (user_suites() if suite_file else [suite.suite for suite in suites_in_group("both")])
     for one in versions or ():
-        if one not in SETS:
-            raise unknown_name_error("set of versions", one, SETS, "--versions")
-    chosen = tuple(one for one in SETS if one in (versions or SETS))
+        if one not in VERSION_SETS:
+            raise unknown_name_error("set of versions", one, VERSION_SETS, "--versions")
+    chosen = tuple(one for one in VERSION_SETS if one in (versions or VERSION_SETS))
     requested_lease = (
         CheckLease(site, lease, hours, max_hours, end_when_idle) if lease and max_hours is not None else None
     )

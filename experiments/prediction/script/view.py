@@ -25,7 +25,7 @@ from experiments.prediction.script.speed import (
 )
 from experiments.results.memory_parts import PARTS_OF_SCRIPT
 from experiments.results.wording import format_parameter_count
-from experiments.suites.cards import card_named, card_notes, emulation_notes
+from experiments.suites.cards import card_named, card_notes, software_bf16_notes
 from experiments.system.tables import Column, Line, Table
 from provision.words import number_with_noun
 
@@ -89,7 +89,9 @@ def script_predictions_view(
     if any(one.line for one in lines):
         parts.append(_lines_table(lines))
     notes = dict.fromkeys(note for one in predictions for note in one.notes)
-    notes |= dict.fromkeys(emulation_notes(name for name in names if card_named(name).emulates(precision)))
+    notes |= dict.fromkeys(
+        software_bf16_notes(name for name in names if card_named(name).computes_in_software(precision))
+    )
     notes |= dict.fromkeys(card_notes(names)) | dict.fromkeys(time_notes(predictions))
     return Group(*parts, *(Line(f"note: {note}", "yellow") for note in notes))
 

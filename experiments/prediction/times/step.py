@@ -40,7 +40,7 @@ def step_time(
     full-length training.
     """
     table, target = table_for_card(card), card_named(card)
-    if not _has_step(recorded) or target.emulates(spec.settings.precision):
+    if not _has_step(recorded) or target.computes_in_software(spec.settings.precision):
         return None
     phases = phases_of_step(recorded, spec.settings.accumulate, tokens, table, target)
     shared_error = SHARED_ERROR if spec.settings.world_size > 1 or spec.settings.uses_host_memory else 0.0
@@ -59,7 +59,7 @@ def program_step_time(recorded: Sequence[RecordedPhase], card: str, ranks: int) 
     recorded: the phases of one step, in their order.
     """
     table, target = table_for_card(card), card_named(card)
-    if not recorded or any(target.emulates(name) for name in _precisions(recorded)):
+    if not recorded or any(target.computes_in_software(name) for name in _precisions(recorded)):
         return None
     phases = slowest_host([phase_time(one, table, target) for one in recorded], ranks_of(recorded))
     shared = ranks > 1 or _uses_host_memory(phases)

@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 
 from experiments.errors import InputError
 from experiments.suites.choices import Size
-from experiments.suites.miniature import miniature
+from experiments.suites.miniature import tiny_architecture
 from experiments.suites.models import Model
 from experiments.training.failures import first_line
 
@@ -132,7 +132,7 @@ def has_untied_output_head(base_model: Model) -> bool:
 
 
 def _custom_config(base_model: Model, size: Size) -> PretrainedConfig:
-    architecture = base_model.architecture if size == "full" else miniature(base_model.architecture)
+    architecture = base_model.architecture if size == "full" else tiny_architecture(base_model.architecture)
     try:
         return AutoConfig.for_model(**architecture)
     except (StrictDataclassError, TypeError, ValueError) as error:

@@ -82,7 +82,7 @@ def test_of_100_forged_bundles_at_least_95_are_rejected(genuine_bundle, tmp_path
         forge(forger, row)
         forged = check_bundle(forger.write(tmp_path / f"{number}.zip"), predictions)
         _, checked = reject_copies([alice, forged], {}) if forge.__name__ == "copy_run" else (alice, forged)
-        if checked.accepted:
+        if checked.is_accepted:
             passed[f"{forge.__name__} {row}"] += 1
         elif "copied" not in checked.problems[0]:
             assert any(row in problem for problem in checked.problems), checked.problems
@@ -154,7 +154,7 @@ def test_a_copy_of_a_known_run_is_rejected(genuine_bundle, capsys):
 )
 def test_a_hostile_archive_is_rejected_and_nothing_is_written(name, mode, tmp_path):
     path = write_hostile_archive(tmp_path / "hostile.zip", name, mode=mode)
-    assert not check_bundle(path).accepted
+    assert not check_bundle(path).is_accepted
     with pytest.raises(BadBundle, match=r"does not belong in a bundle|is not a regular file"):
         read_bundle(path)
     assert [one.name for one in tmp_path.iterdir()] == ["hostile.zip"]

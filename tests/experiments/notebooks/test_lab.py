@@ -153,7 +153,7 @@ def test_variants_are_compared_only_if_they_and_their_original_row_have_results(
     stored_run(tmp_path, "beyond", CARD, "opt", "opt-8bit", "opt-offload", "xxl-cpu")
     lab.changes()
     head, _, *lines = shown_output[1].splitlines()
-    assert head == "| GiB | change | ended | peak | samples/s | cost |"
+    assert head == "| GiB | change | outcome | peak | samples/s | cost |"
     assert [line.split(" | ")[0] for line in lines] == [
         "| OPT-2.7B, batch 32, as taught",
         "| OPT-2.7B, 8-bit Adam",

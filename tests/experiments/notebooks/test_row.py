@@ -115,18 +115,21 @@ def result_of(spec, outcome="fits"):
 
 def test_the_verdict_compares_the_outcome_with_the_expected_one(default_parameters):
     spec = spec_from_parameters(default_parameters | {"card": CARD, "size": "full"})
-    assert "- **pass**, measured: Reduced batch size: fits (fits)" in row.verdict(result_of(spec)).splitlines()
-    assert "- **fail**, measured: Reduced batch size: fits (" in row.verdict(result_of(spec, "oom"))
-    tiny = row.verdict(result_of(spec_from_parameters(default_parameters)))
+    assert (
+        "- **pass**, measured: Reduced batch size: fits (fits)"
+        in row.verdicts_in_markdown(result_of(spec)).splitlines()
+    )
+    assert "- **fail**, measured: Reduced batch size: fits (" in row.verdicts_in_markdown(result_of(spec, "oom"))
+    tiny = row.verdicts_in_markdown(result_of(spec_from_parameters(default_parameters)))
     assert "**not evaluated**: Reduced batch size: fits (a tiny model does not show what fits the card)" in tiny
 
 
 def test_no_statement_applies_to_changed_settings_or_to_an_unknown_lab(default_parameters):
     spec = spec_from_parameters(default_parameters | {"batch_size": 4})
-    assert row.verdict(result_of(spec)) == (
+    assert row.verdicts_in_markdown(result_of(spec)) == (
         "Settings differ from the lab's, so its statements do not apply: batch_size 16 -> 4, global_batch_size 16 -> 4."
     )
-    assert "unknown suite 'lab'" in row.verdict(result_of(sample_rows.spec()))
+    assert "unknown suite 'lab'" in row.verdicts_in_markdown(result_of(sample_rows.spec()))
 
 
 def run_papermill(folder, *options):

@@ -29,7 +29,7 @@ from experiments.semester.outcome import Flip, outcome_of
 from experiments.semester.outputs import write_page as write_semester_page
 from experiments.semester.parts import CheckPart
 from experiments.semester.state import Check, EndedPart
-from experiments.semester.versions import SETS
+from experiments.semester.versions import VERSION_SETS
 from experiments.suites.suite import suite_named
 from tests.experiments.cli.test_predict_script import prediction
 from tests.support.results.handwritten import SUITE, h200_run, ranks_run, tiny_run, with_predictions, worse_run
@@ -94,13 +94,15 @@ def semester_page(folder: Path, run: RunFolder) -> Path:
     }
     versions = {"current": {"torch": "2.13.0", "transformers": "5.17.0"}}
     names = tuple(part.name for part in parts)
-    check = Check(begun_at=begun, ended_at=begun, command="testbed semester", plan=names, version_sets=SETS, done=done)
+    check = Check(
+        begun_at=begun, ended_at=begun, command="testbed semester", plan=names, version_sets=VERSION_SETS, done=done
+    )
     place = folder / "2026-11-28T030000"
     shutil.copytree(run.path, place / parts[0].name / run.path.name)
     found = outcome_of(place, check.model_copy(update={"installed": versions}), parts)
     flip = Flip("current: a lab on a100_80gb", "xxl fits pass → fail", ("torch 2.12.0 → 2.13.0", "driver 580 → 590"))
     before = check.model_copy(update={"begun_at": begun - timedelta(days=7)})
-    return write_semester_page(place, replace(found, before=before, flips=(flip,)))
+    return write_semester_page(place, replace(found, previous_check=before, flips=(flip,)))
 
 
 def history_page(folder: Path) -> Path:

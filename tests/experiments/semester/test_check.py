@@ -14,7 +14,7 @@ from experiments.semester import check
 from experiments.semester.parts import CheckLease, CheckPart, command_of_part, parts_of
 from experiments.semester.process import STALL_LIMIT_S, run_logged
 from experiments.semester.state import STATE_FILE, Check, checks_in
-from experiments.semester.versions import SETS, NotInstalled
+from experiments.semester.versions import VERSION_SETS, NotInstalled
 from experiments.system.lock import lock_folder
 from tests.support.fake_environment import SUITE
 
@@ -43,7 +43,7 @@ def test_a_first_check_runs_each_of_its_parts_as_a_process_and_compares_with_no_
     code, out, err = semester("--summary", "summary.md", "--junit", "junit.xml")
     assert (code, err) == (0, "")
     assert "This is the first check" in out
-    names = [part.name for part in parts_of(SETS, [SUITE], None)]
+    names = [part.name for part in parts_of(VERSION_SETS, [SUITE], None)]
     assert recorded_calls(checks) == [name for name in names if "environment" not in name]
     assert f"[{len(names)}/{len(names)}] newest versions: predictions of {SUITE} for h100_94gb" in out
     assert (checks / "latest" / "semester.html").is_file()
@@ -74,7 +74,7 @@ def test_a_message_names_each_changed_status_with_its_statement(semester, checks
     flips = next(one for one in ET.parse("junit.xml").getroot() if one.get("name") == "flips")
     assert int(flips.get("failures")) == len(flips) > 0
     titles = [one["title"] for one in received]
-    assert "flipped in current versions: miniatures" in titles[0]
+    assert "statuses and outcomes flipped in current versions: miniatures" in titles[0]
     assert titles[-1].startswith("testbed: semester check finished.")
     assert "pass-word" not in "".join(path.read_text() for path in checks.rglob("*.json"))
 
@@ -197,7 +197,7 @@ def test_an_invalid_option_is_rejected_in_one_line(semester, words, message):
 
 def test_a_check_leases_nodes_by_the_command_reproduce_within_the_budget():
     lease = CheckLease("chameleon", "gpu_a100_pcie", 3.0, 6.0)
-    leased = [part for part in parts_of(SETS, [SUITE], lease) if part.kind == "lease"]
+    leased = [part for part in parts_of(VERSION_SETS, [SUITE], lease) if part.kind == "lease"]
     assert leased == [CheckPart("as-taught", "lease"), CheckPart("current", "lease")]
     words = command_of_part(leased[0], Path("python"), Path("runs"), [SUITE], lease)
     assert words[3:5] == ["reproduce", SUITE]

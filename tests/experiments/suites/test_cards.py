@@ -135,7 +135,7 @@ def test_a_card_lists_the_16_bit_types_that_its_hardware_supports(name, types):
 
 @pytest.mark.parametrize(("name", "build"), BUILDS.items())
 def test_a_card_names_the_build_of_pytorch_for_its_generation(name, build):
-    assert card_named(name).build == build
+    assert card_named(name).pytorch_build == build
 
 
 def test_notes_name_the_cuda_version_of_the_container_image():
