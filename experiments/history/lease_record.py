@@ -113,12 +113,12 @@ def append_record(results: Path, record: LeaseRecord) -> None:
 
 def earlier_leases(records: Iterable[LeaseRecord], node_type: str) -> EarlierLeases:
     """Return the medians over earlier leases of that node type; without any, the assumed values."""
-    found = [record for record in records if record.node_type == node_type]
-    if not found:
+    similar = [record for record in records if record.node_type == node_type]
+    if not similar:
         return NO_LEASES
-    setup = timedelta(seconds=round(median(record.setup_s for record in found)))
-    factor = median(record.run_s / record.expected_run_s for record in found)
-    return EarlierLeases(setup, factor, f"measured on {number_with_noun(len(found), 'lease')}")
+    setup = timedelta(seconds=round(median(record.setup_s for record in similar)))
+    factor = median(record.run_s / record.expected_run_s for record in similar)
+    return EarlierLeases(setup, factor, f"measured on {number_with_noun(len(similar), 'lease')}")
 
 
 def _parse_record(line: str) -> LeaseRecord | None:

@@ -77,7 +77,7 @@ class Series(NamedTuple):
         """Return each statement that any run evaluated, and its status in each run; empty where a run lacks it."""
         says = {id_: one.says for run in self.runs for id_, one in run.verdicts.items()}
         statuses = [(text, [run.status(id_) for run in self.runs]) for id_, text in says.items()]
-        return [(text, found) for text, found in statuses if set(found) - {"", "not evaluated"}]
+        return [(text, in_runs) for text, in_runs in statuses if set(in_runs) - {"", "not evaluated"}]
 
 
 def read_series(database: sqlite3.Connection, suite: str | None = None, row: str | None = None) -> list[Series]:

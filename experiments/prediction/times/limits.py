@@ -6,7 +6,7 @@ import math
 from experiments.prediction.times.operations import Operation
 from experiments.suites.cards import Card
 
-TENSOR_TYPES = {"BFloat16": "bf16", "Half": "fp16", "Float": "fp32"}
+PRECISION_BY_TYPE = {"BFloat16": "bf16", "Half": "fp16", "Float": "fp32"}
 KERNEL_START_S = 2.5e-6
 """Seconds to start and end a kernel, on every card. This value has the smallest error in a cross-validation on the
 table of the H100 (benchmark estimated_operations)."""
@@ -59,7 +59,7 @@ def tile_waste(sizes: tuple[int, int, int, int], card: Card) -> float:
 
 
 def _precision(operation: Operation) -> str:
-    return TENSOR_TYPES.get(operation.data_type, "fp32")
+    return PRECISION_BY_TYPE.get(operation.data_type, "fp32")
 
 
 def peak_rate(operation: Operation, card: Card) -> float:

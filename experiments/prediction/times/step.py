@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from statistics import fmean
 
 from experiments.prediction.times.clocks import gpu_busy_share, total_seconds
-from experiments.prediction.times.limits import TENSOR_TYPES
+from experiments.prediction.times.limits import PRECISION_BY_TYPE
 from experiments.prediction.times.operations import FAMILIES_WITHOUT_KERNEL, parse
 from experiments.prediction.times.phase import PhaseTime, RecordedPhase, interpolate_parts, phase_time, slowest_host
 from experiments.prediction.times.table import Table, table_files
@@ -81,7 +81,7 @@ def _uses_host_memory(phases: Sequence[PhaseTime]) -> bool:
 def _precisions(recorded: Sequence[RecordedPhase]) -> set[str]:
     """Return the data types in which matrix products and attention compute, such as bf16."""
     operations = (parse(key) for one in recorded for key in one.operations)
-    return {TENSOR_TYPES.get(operation.data_type, "") for operation in operations if operation.flop}
+    return {PRECISION_BY_TYPE.get(operation.data_type, "") for operation in operations if operation.flop}
 
 
 def _build_time(phases: Sequence[PhaseTime], table: Table, card: str, shared_error: float) -> StepTime:

@@ -7,7 +7,7 @@ import pytest
 from experiments.prediction.times.limits import (
     FULL_WIDTH_SHARE,
     KERNEL_START_S,
-    TENSOR_TYPES,
+    PRECISION_BY_TYPE,
     attainable_s,
     tile_waste,
 )
@@ -73,6 +73,6 @@ def test_the_attainable_share_of_the_peak_rate_is_the_highest_share_in_the_store
     shares = [
         operation.flop / device_s / (1e12 * H100.peak_tflops["fp32"])
         for operation, device_s in operations
-        if operation.product_sizes and TENSOR_TYPES.get(operation.data_type) == "fp32"
+        if operation.product_sizes and PRECISION_BY_TYPE.get(operation.data_type) == "fp32"
     ]
     assert max(shares) == pytest.approx(FULL_WIDTH_SHARE, abs=5e-4)
