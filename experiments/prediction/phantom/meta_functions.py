@@ -1,4 +1,4 @@
-"""Meta functions of operations for which PyTorch has none, or one that returns another memory order than a GPU.
+"""Meta functions (they compute the shapes of results) that PyTorch lacks, or whose memory order differs from a GPU's.
 
 Without values, the number of distinct elements is unknown. The functions assume that all elements are distinct.
 """

@@ -95,7 +95,7 @@ class PhaseTime(NamedTuple):
         return self.gpu_s - self.device_s.get("host transfers", 0.0)
 
     def scaled(self, host_factor: float, device_factor: float) -> "PhaseTime":
-        """Return the time with the host's seconds multiplied by one factor, those of GPU and links by the other."""
+        """Return the time with the host's seconds times ``host_factor``, all others times ``device_factor``."""
         return self._replace(
             host_work={kind: host_factor * work for kind, work in self.host_work.items()},
             device_s={family: device_factor * family_s for family, family_s in self.device_s.items()},

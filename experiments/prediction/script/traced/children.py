@@ -46,7 +46,7 @@ def _training_command(args: Any) -> Command | None:
 
 @contextmanager
 def _program_environment(variables: Mapping[str, str] | None, folder: Any) -> Iterator[None]:
-    """Give this process the environment and working folder of a program; restore its own ones at the end."""
+    """Give this process the environment and working folder of a program; restore the previous ones at the end."""
     previous_variables, previous_folder, arguments, path = dict(os.environ), os.getcwd(), sys.argv, list(sys.path)
     os.environ.update({name: str(value) for name, value in (variables or {}).items()})
     os.chdir(folder or previous_folder)
