@@ -330,7 +330,9 @@ def _show_expected_times(planned: PlannedRun, view: View) -> dict[str, ExpectedT
     stored = StoredTimes.read(prepared.options.results, prepared.folder.predictions())
     specs = most_memory_first([row.spec for row in target.in_start_order(planned.rows, prepared.suite)])
     gpus = target.max_nodes * len(target.node.gpus)
-    expected = expected_times({prepared.suite.suite: specs}, target.node, gpus, stored, own_jobs=not target.starts_warm)
+    expected = expected_times(
+        {prepared.suite.suite: specs}, target.node, gpus, stored, rows_are_jobs=not target.starts_warm
+    )
     shared = target.rows_per_gpu(planned.run, prepared.suite) > 1
     view.print_line(expected.rows_summary + ("; the times are for GPUs that rows do not share" if shared else ""))
     if shared:

@@ -239,7 +239,7 @@ def _expected_times(node_type: str, runs: Sequence[PreparedRun], predictions: Se
     specs = {suite: rows for suite, rows in left.items() if rows}
     leases = earlier_leases(read_records(results), node_type)
     gpus = target.max_nodes * len(target.node.gpus)
-    return expected_times(specs, target.node, gpus, stored, own_jobs=True, leases=leases)
+    return expected_times(specs, target.node, gpus, stored, rows_are_jobs=True, leases=leases)
 
 
 def _with_lease_length(reproduction: Reproduction, times: ExpectedTimes, report: Callable[[str], None]) -> Reproduction:

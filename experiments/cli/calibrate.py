@@ -30,13 +30,13 @@ def calibrate_command(suites: Suites = None, out: Out = None) -> None:
     from experiments.prediction.predict import trace_operations
     from experiments.prediction.service import select_rows
     from experiments.prediction.times.calibrate import calibrate, this_machine
-    from experiments.prediction.times.table import own_table_path
+    from experiments.prediction.times.table import calibrated_table_path
     from experiments.system.files import cache_folder
     from experiments.system.packages import require_packages
 
     require_packages("torch")
     machine = this_machine(" ".join(["testbed", *sys.argv[1:]]))
-    table = out or own_table_path(machine.card)
+    table = out or calibrated_table_path(machine.card)
     targets: list[str | None] = [*suites] if suites else [None]
     specs = [spec for target in targets for spec in select_rows(target, None)]
     say(f"tracing {number_with_noun(len(specs), 'row')} to find the operations to measure")

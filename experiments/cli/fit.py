@@ -79,10 +79,14 @@ def _fit_model(training: CustomTraining, card: str, batches: list[int], as_json:
         with progress() as show, exit_code_of_script():
             found = fit_program(one, show)
             tried = try_changes(one, found, show)
-        changes, samples = attempts_as_data(tried), samples_of_step(replace(one, batch=1))
-        data.append({**training_as_data(one), **fit_as_data(found, samples), "changes": changes})
+        changes, batches_per_step = attempts_as_data(tried), samples_of_step(replace(one, batch=1))
+        data.append({**training_as_data(one), **fit_as_data(found, batches_per_step), "changes": changes})
         if not as_json:
-            lines = describe_training(one), fit_view(found, "--batch", samples), *describe_fastest_change(tried)
+            lines = (
+                describe_training(one),
+                fit_view(found, "--batch", batches_per_step),
+                *describe_fastest_change(tried),
+            )
             console().print(*lines, attempts_table(tried), sep="\n")
     if as_json:
         print_json(data[0] if len(data) == 1 else data)

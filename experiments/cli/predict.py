@@ -120,7 +120,7 @@ def _predict_script(
     smallest = card == SMALLEST
     with progress() as show, exit_code_of_script():
         names = parse_card_list("all" if smallest or not card else card)
-        found = trace_script(command, names, show, script, smallest=smallest)
+        found = trace_script(command, names, show, script, only_smallest_card=smallest)
     if as_json:
         print_json(script_predictions_as_data(found))
     else:

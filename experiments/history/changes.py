@@ -29,17 +29,19 @@ class RunChanges(NamedTuple):
 def run_changes(series: Series) -> list[RunChanges]:
     """Return the runs in which something changed, oldest first, each with what else differs from the run before it.
 
-    A run with borderline statements only is left out.
+    A run in which only borderline statements changed is left out.
     """
-    begin = change_points([run.measured for run in series.runs])
-    found = []
-    for place, (before, run) in enumerate(pairwise(series.runs), 1):
-        moved = [_changed_value(key, series, place) for key, places in begin.items() if place in places]
-        changed = [*differing_facts(before.facts, run.facts), *moved]
-        flipped, borderline = _flipped_statements(before, run, {one.row for one in changed})
+    change_starts = change_points([run.measured for run in series.runs])
+    all_changes = []
+    for index, (before, run) in enumerate(pairwise(series.runs), 1):
+        changed_values = [
+            _changed_value(key, series, index) for key, indices in change_starts.items() if index in indices
+        ]
+        changed = [*differing_facts(before.facts, run.facts), *changed_values]
+        flipped, borderline = _flipped_statements(before, run, {change.row for change in changed})
         if flipped or changed:
-            found.append(RunChanges(run, before, [*flipped, *changed], borderline, _causes(before, run)))
-    return found
+            all_changes.append(RunChanges(run, before, [*flipped, *changed], borderline, _causes(before, run)))
+    return all_changes
 
 
 def _flipped_statements(
@@ -55,16 +57,16 @@ def _flipped_statements(
         then = before.verdicts.get(id_)
         if then and then.status != now.status:
             predicted = then.grade == now.grade == "predicted"
-            real = predicted or then.expected != now.expected or rows & set(now.rows)
-            (flipped if real else borderline).append(RunChange("", now.says, then.status, now.status))
+            is_explained = predicted or then.expected != now.expected or rows & set(now.rows)
+            (flipped if is_explained else borderline).append(RunChange("", now.says, then.status, now.status))
     return flipped, borderline
 
 
 def _causes(before: RecordedRun, run: RecordedRun) -> list[RunChange]:
-    """Return the versions, devices and other causes that differ, each once for all rows."""
-    return list(dict.fromkeys(one._replace(row="") for one in differing_facts(before.causes, run.causes)))
+    """Return the versions, devices and other causes that differ, each once even if it differs in several rows."""
+    return list(dict.fromkeys(cause._replace(row="") for cause in differing_facts(before.causes, run.causes)))
 
 
-def _changed_value(key: Key, series: Series, place: int) -> RunChange:
-    earlier = [value for value in series.values(key)[:place] if value is not None]
-    return value_change(key, earlier[-1], series.runs[place].measured[key].value)
+def _changed_value(key: Key, series: Series, index: int) -> RunChange:
+    earlier = [value for value in series.values(key)[:index] if value is not None]
+    return value_change(key, earlier[-1], series.runs[index].measured[key].value)

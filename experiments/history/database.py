@@ -46,7 +46,7 @@ def open_history(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connec
 
 
 def _check_values(connection: sqlite3.Connection) -> None:
-    """Raise DatabaseError for a value that is not of its column's type, which SQLite itself allows."""
+    """Raise DatabaseError if a value is not of its column's type. SQLite itself does not check this."""
     with closing(sqlite3.connect(":memory:")) as empty:
         empty.executescript(SCHEMA_FILE.read_text())
         columns = empty.execute(
@@ -54,9 +54,9 @@ def _check_values(connection: sqlite3.Connection) -> None:
             " WHERE one.type = 'table'"
         ).fetchall()
     for table, column, kind in columns:
-        wrong = f"SELECT {column} FROM {table} WHERE typeof({column}) NOT IN ('null', ?, 'integer') LIMIT 1"  # noqa: S608 - names of the schema
-        if found := connection.execute(wrong, [kind.lower()]).fetchone():
-            raise sqlite3.DatabaseError(f"{table}.{column} has the value {found[0]!r}, allowed: {kind}")
+        query = f"SELECT {column} FROM {table} WHERE typeof({column}) NOT IN ('null', ?, 'integer') LIMIT 1"  # noqa: S608 - names of the schema
+        if value := connection.execute(query, [kind.lower()]).fetchone():
+            raise sqlite3.DatabaseError(f"{table}.{column} has the value {value[0]!r}, allowed: {kind}")
 
 
 def record_run(database: sqlite3.Connection, folder: RunFolder) -> bool:
@@ -91,21 +91,30 @@ def _digest_of_run(run: Run, results: dict[str, Result], evaluation: Evaluation)
     return hashlib.sha256("\n".join([*texts, *statuses]).encode()).hexdigest()
 
 
-def _insert_rows(database: sqlite3.Connection, number: int, run: Run, results: dict[str, Result]) -> None:
+def _insert_rows(database: sqlite3.Connection, run_number: int, run: Run, results: dict[str, Result]) -> None:
     for row, result in results.items():
         measured = measured_values(result)
         database.executemany(
             "INSERT INTO figures VALUES (?, ?, ?, ?, ?)",
-            [(number, row, quantity, *one) for quantity, one in measured.items()],
+            [(run_number, row, quantity, *value) for quantity, value in measured.items()],
         )
         causes = {CAUSE_PREFIX + name: value for name, value in possible_causes(run, result).items()}
         database.executemany(
             "INSERT INTO facts VALUES (?, ?, ?, ?)",
-            [(number, row, name, value) for name, value in (outcome_facts(result) | causes).items()],
+            [(run_number, row, name, value) for name, value in (outcome_facts(result) | causes).items()],
         )
 
 
-def _insert_verdicts(database: sqlite3.Connection, number: int, evaluation: Evaluation) -> None:
-    for one in evaluation.verdicts:
-        columns = (one.id, one.says, " ".join(one.rows), one.expected, one.status, one.grade, one.value, one.reason)
-        database.execute("INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [number, *columns])
+def _insert_verdicts(database: sqlite3.Connection, run_number: int, evaluation: Evaluation) -> None:
+    for verdict in evaluation.verdicts:
+        columns = (
+            verdict.id,
+            verdict.says,
+            " ".join(verdict.rows),
+            verdict.expected,
+            verdict.status,
+            verdict.grade,
+            verdict.value,
+            verdict.reason,
+        )
+        database.execute("INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [run_number, *columns])

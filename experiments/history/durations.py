@@ -22,7 +22,7 @@ PROFILED_STEPS = 2
 
 
 class RowTime(NamedTuple):
-    """The expected time of a row, s: the most likely one, and an interval.
+    """The expected time of a row, s: the most likely time, and a lower and an upper estimate.
 
     This time begins when the row gets its GPUs, and ends when the next row can have them. start_s: the part of
     expected_s before the model is built. gpus: number of GPUs that the row uses. source: how the time is known, such as
@@ -52,27 +52,27 @@ class StoredTimes:
 
         predictions: further predictions, which have precedence.
         """
-        found: list[tuple[Run, Result]] = []
-        predicted = list(predictions)
+        timed_results: list[tuple[Run, Result]] = []
+        all_predictions = list(predictions)
         for folder in _readable_runs((EVIDENCE, results)):
             with suppress(InputError):
                 run = folder.read_run()
-                found += [(run, result) for result in folder.results().values()]
-                predicted += folder.predictions()
-        return cls(tuple(found), tuple(predicted))
+                timed_results += [(run, result) for result in folder.results().values()]
+                all_predictions += folder.predictions()
+        return cls(tuple(timed_results), tuple(all_predictions))
 
-    def expected_time(self, spec: RowSpec, card: str, own_job: bool = False) -> RowTime | None:
+    def expected_time(self, spec: RowSpec, card: str, is_job: bool = False) -> RowTime | None:
         """Return the expected time of a row on ``card``, which may emulate the row's own card; None if it is unknown.
 
         A time that was measured on the chip of ``card`` is preferred to a prediction, and a prediction to a time that
-        was measured on another device. Times on shared GPUs do not count. own_job: whether the row is a job in a queue,
-        which has to import its libraries.
+        was measured on another device. Times on shared GPUs do not count. is_job: whether the row is a job in a queue,
+        which has to import its libraries itself.
         """
         measured = [result for _, result in self.results if not result.device.shared and _is_same(result.spec, spec)]
-        own = [result for result in measured if _is_chip_of(result.device.card, card)]
-        around_s = outside_steps().around_row_s(own_job)
+        on_same_chip = [result for result in measured if _is_chip_of(result.device.card, card)]
+        around_s = outside_steps().around_row_s(is_job)
         return (
-            _measured_time(own, spec, card, around_s)
+            _measured_time(on_same_chip, spec, card, around_s)
             or self._predicted_time(spec, card, around_s)
             or _measured_time(measured, spec, card, around_s)
         )
@@ -131,10 +131,9 @@ def _steps(prediction: Prediction, spec: RowSpec) -> tuple[float, float, float]:
 
 
 class Stages(NamedTuple):
-    """Seconds of a stored row.
+    """The time of a stored row, in seconds, as today's code would take it (see ``_stages_of``).
 
-    start_s: time of the row's start with the current code. others_s: other time outside of the steps, with the current
-    code. steps_s: time of the steps.
+    start_s: time of the row's start. others_s: other time outside of the steps. steps_s: time of the steps.
     """
 
     start_s: float
@@ -147,9 +146,10 @@ class Stages(NamedTuple):
 
 
 def _measured_time(results: Sequence[Result], spec: RowSpec, card: str, around_s: float) -> RowTime | None:
-    """Return the time of a row that was measured, with the start of today's code; None without a result.
+    """Return the expected time of a row from its stored results; None if there are none.
 
-    Of several times, the median counts. A row for another card counts only if there is none for the row's own card.
+    If several results are stored, the median of their times is used. Results for another card are used only if there
+    are none for the row's card.
     """
     results = [result for result in results if result.spec.card == spec.card] or results
     if not results:
@@ -172,8 +172,8 @@ def _stages_of(result: Result) -> Stages:
     """Return the stages of a stored row.
 
     How long a stored row took to start depends on the age of its code, and on whether it was the first row of its run.
-    Therefore, the times that today's code needs replace the measured times of the start, of the construction of the
-    model and of the end. If a row reports no stages, or has a tiny model, its whole time counts as steps.
+    Therefore, the times that today's code needs replace three measured times: those of the start, of the construction
+    of the model, and of the end. If a row reports no stages, or has a tiny model, its whole time counts as steps.
     """
     settings, times = result.spec.settings, result.times
     if times is None or result.spec.size == "tiny":

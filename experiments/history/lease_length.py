@@ -36,7 +36,7 @@ class LeaseTooShort(InputError):
 
 
 class TimeRange(NamedTuple):
-    """The most likely time, and an interval, s."""
+    """The most likely time, and a lower and an upper estimate, s."""
 
     expected_s: float
     low_s: float
@@ -44,7 +44,7 @@ class TimeRange(NamedTuple):
 
     @property
     def words(self) -> str:
-        """Return the time in full minutes: '3 min (2 to 5)', or '3 min' if both ends of the interval are 3 min."""
+        """Return the time in full minutes: '3 min (2 to 5)', or '3 min' if both estimates are 3 min too."""
         expected, low, high = (ceil(seconds / 60) for seconds in self)
         return f"{expected} min" if low == high else f"{expected} min ({low} to {high})"
 
@@ -53,13 +53,13 @@ class TimeRange(NamedTuple):
 class ExpectedTimes:
     """Expected times of the rows of suites, in the order in which they start; None: unknown. gpus: GPUs of all nodes.
 
-    Suites run one after another; the rows of a suite share the GPUs. own_jobs: whether each row is a job in a queue.
-    leases: what earlier leases of such nodes showed.
+    Suites run one after another; the rows of a suite share the GPUs. rows_are_jobs: whether each row is a job in a
+    queue. leases: what earlier leases of such nodes showed.
     """
 
     rows: Mapping[str, Sequence[RowTime | None]]
     gpus: int
-    own_jobs: bool = False
+    rows_are_jobs: bool = False
     leases: EarlierLeases = NO_LEASES
 
     @property
@@ -72,15 +72,15 @@ class ExpectedTimes:
         known = [row for row in self.rows[suite] if row]
         if not known:
             return TimeRange(0.0, 0.0, 0.0)
-        once_s = outside_steps().once_s(self.own_jobs)
-        sides = zip(*(row[:3] for row in known), strict=True)
+        once_s = outside_steps().once_s(self.rows_are_jobs)
+        estimates = zip(*(row[:3] for row in known), strict=True)
         gpus = [row.gpus for row in known]
-        return TimeRange(*(once_s + makespan_s(list(zip(side, gpus, strict=True)), self.gpus) for side in sides))
+        return TimeRange(*(once_s + makespan_s(list(zip(times, gpus, strict=True)), self.gpus) for times in estimates))
 
     def total_time(self) -> TimeRange:
         """Return the expected time of all suites, one after another, s, corrected by what earlier leases showed."""
         times = zip((0.0,) * 3, *map(self.suite_time, self.rows), strict=True)
-        return TimeRange(*(self.leases.run_factor * sum(side) for side in times))
+        return TimeRange(*(self.leases.run_factor * sum(estimates) for estimates in times))
 
     def lease_length(self) -> timedelta | None:
         """Return the length of a lease in which setup and rows end, with a margin; None unless all times are known."""
@@ -90,7 +90,7 @@ class ExpectedTimes:
         return ceil(longest * (1 + MARGIN) / LENGTH_STEP) * LENGTH_STEP
 
     def require_to_end_within(self, length: timedelta) -> None:
-        """Raise LeaseTooShort if not even the rows by themselves can end in a lease of this length."""
+        """Raise LeaseTooShort if the rows alone, without the setup, need more time than this length."""
         total = self.total_time()
         low = timedelta(seconds=total.low_s)
         if low > length:
@@ -136,7 +136,7 @@ def expected_times_on(hosts: Sequence[Host], suites: Sequence[Suite], results: P
         specs_by_suite[suite.suite] = [spec.model_copy(update={"length": "verdict"}) for spec in specs]
     gpus, stored = sum(host.gpus for host in hosts), StoredTimes.read(results)
     leases = earlier_leases(read_records(results), hosts[0].node_type)
-    return expected_times(specs_by_suite, node, gpus, stored, own_jobs=True, leases=leases)
+    return expected_times(specs_by_suite, node, gpus, stored, rows_are_jobs=True, leases=leases)
 
 
 def expected_times(
@@ -145,18 +145,18 @@ def expected_times(
     gpus: int,
     stored: StoredTimes,
     *,
-    own_jobs: bool,
+    rows_are_jobs: bool,
     leases: EarlierLeases = NO_LEASES,
 ) -> ExpectedTimes:
     """Return the expected times of the rows of each suite on nodes like ``node``, which have ``gpus`` GPUs together."""
     times = {
-        suite: [stored.expected_time(spec, card_of_node(spec, node), own_jobs) for spec in rows]
+        suite: [stored.expected_time(spec, card_of_node(spec, node), rows_are_jobs) for spec in rows]
         for suite, rows in specs.items()
     }
-    return ExpectedTimes(times, gpus, own_jobs, leases)
+    return ExpectedTimes(times, gpus, rows_are_jobs, leases)
 
 
 def card_of_node(spec: RowSpec, node: Node) -> str:
-    """Return the card of the node's GPU; the row's own card if the node has none or it is not in the catalog."""
+    """Return the card of the node's GPU; the row's own card if the node has no GPU, or one that the catalog lacks."""
     gpu = next(iter(node.gpus), None)
     return (gpu and card_of_device(gpu.name, gpu.memory_gib)) or spec.card

@@ -1,4 +1,4 @@
-"""Record what leases cost and what was predicted, in leases.jsonl of the folder of results.
+"""Record what leases cost, and the predicted cost, in leases.jsonl of the folder of results.
 
 The setup of a lease is all of its time in which no suite runs: the boot, the configuration and the release.
 """
@@ -21,7 +21,7 @@ FILE = "leases.jsonl"
 HOUR_S = 3600.0
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-"""A time by which others are divided."""
+"""A time above 0, because other times are divided by it."""
 
 
 class LeaseRecord(Record):
@@ -66,12 +66,12 @@ class LeaseRecord(Record):
         """Return the used and the predicted service units, and the times that they follow from, as one line."""
         used, predicted = map(self.service_units, (self.used_s, self.predicted_s))
         cost = "price unknown" if used is None else f"{format_number(used)} service units"
-        more = "" if predicted is None else f" of {format_number(predicted)} predicted"
+        predicted_cost = "" if predicted is None else f" of {format_number(predicted)} predicted"
         setup, suites = (
             f"{format_duration(real_s)} of {format_duration(predicted_s)}"
             for real_s, predicted_s in ((self.setup_s, self.predicted_setup_s), (self.run_s, self.predicted_run_s))
         )
-        return f"lease {self.name}: {cost}{more} ({self.error:+.0%}); setup {setup}, suites {suites}"
+        return f"lease {self.name}: {cost}{predicted_cost} ({self.error:+.0%}); setup {setup}, suites {suites}"
 
 
 class EarlierLeases(NamedTuple):
@@ -91,7 +91,8 @@ class EarlierLeases(NamedTuple):
 
 
 NO_LEASES = EarlierLeases(timedelta(hours=1), 1.0, "assumed")
-"""About 10 minutes for the boot, on some nodes 30 (Chameleon's documentation), then driver, Docker and image."""
+"""The values if there is no earlier lease. The boot takes about 10 minutes, and 30 on some nodes (Chameleon's
+documentation). Then the driver, Docker and the image are installed."""
 
 
 def read_records(results: Path) -> list[LeaseRecord]:
@@ -112,12 +113,12 @@ def append_record(results: Path, record: LeaseRecord) -> None:
 
 def earlier_leases(records: Iterable[LeaseRecord], node_type: str) -> EarlierLeases:
     """Return the medians over earlier leases of that node type; without any, the assumed values."""
-    found = [record for record in records if record.node_type == node_type]
-    if not found:
+    similar = [record for record in records if record.node_type == node_type]
+    if not similar:
         return NO_LEASES
-    setup = timedelta(seconds=round(median(record.setup_s for record in found)))
-    factor = median(record.run_s / record.expected_run_s for record in found)
-    return EarlierLeases(setup, factor, f"measured on {number_with_noun(len(found), 'lease')}")
+    setup = timedelta(seconds=round(median(record.setup_s for record in similar)))
+    factor = median(record.run_s / record.expected_run_s for record in similar)
+    return EarlierLeases(setup, factor, f"measured on {number_with_noun(len(similar), 'lease')}")
 
 
 def _parse_record(line: str) -> LeaseRecord | None:

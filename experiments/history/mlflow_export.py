@@ -1,7 +1,7 @@
 """Export the history to MLflow: a run for each recorded run, and below it one for each of its rows.
 
-Only this module imports mlflow. A folder gets MLflow's database mlflow.db: MLflow no longer supports its store of plain
-files without an explicit consent.
+Only this module imports mlflow. If the target is a folder, the export writes MLflow's database mlflow.db there. It does
+not write plain files, because MLflow supports them only if the user consents explicitly.
 """
 
 import logging
@@ -21,13 +21,17 @@ from experiments.system.packages import require_packages
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_LOGGING_LEVEL": "ERROR"}
-"""Settings that the user can replace: MLflow sends no usage data, and does not wait long for a server."""
-KEY, PARENT, COMMIT = "testbed.key", "mlflow.parentRunId", "mlflow.source.git.commit"
-BATCH = 100
-NOT_IN_NAMES = re.compile(r"[^\w\-. /:]")
+MLFLOW_VARIABLES = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+}
+"""Used unless the user has set them: MLflow sends no usage data, and waits only briefly for a server."""
+KEY_TAG, PARENT_TAG, COMMIT_TAG = "testbed.key", "mlflow.parentRunId", "mlflow.source.git.commit"
+BATCH_SIZE = 100
+FORBIDDEN_IN_NAMES = re.compile(r"[^\w\-. /:]")
 """Characters that MLflow does not allow in names."""
-LONGEST_VALUE = 5000
+MAX_VALUE_CHARACTERS = 5000
 
 
 def export_to_mlflow(target: str, all_series: Sequence[Series]) -> int:
@@ -37,7 +41,7 @@ def export_to_mlflow(target: str, all_series: Sequence[Series]) -> int:
     cannot be used.
     """
     require_packages("mlflow", "alembic", "sqlalchemy")
-    for name, value in QUIET.items():
+    for name, value in MLFLOW_VARIABLES.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     from mlflow import MlflowClient
@@ -79,22 +83,33 @@ def _export_series(client: "MlflowClient", series: Series, artifacts: str | None
 def _export_run(client: "MlflowClient", experiment: str, series: Series, run: RecordedRun) -> bool:
     """Add a run and its rows; return False if MLflow already has the run. An interrupted export is done again."""
     key = f"{run.run_id} {run.started_at}"
-    found = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'")
-    if any(one.info.status == "FINISHED" for one in found):
+    exported = client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'")
+    if any(one.info.status == "FINISHED" for one in exported):
         return False
-    for one in found:
-        for child in client.search_runs([experiment], f"tags.`{PARENT}` = '{one.info.run_id}'"):
+    for one in exported:
+        for child in client.search_runs([experiment], f"tags.`{PARENT_TAG}` = '{one.info.run_id}'"):
             client.delete_run(child.info.run_id)
         client.delete_run(one.info.run_id)
     settings = {"suite": series.suite, "card": series.card, "size": series.size, "length": series.length}
     start_ms = int(datetime.fromisoformat(run.started_at).timestamp() * 1000)
-    tags = {KEY: key, COMMIT: run.commit, **{f"statement/{id_}": one.status for id_, one in run.verdicts.items()}}
+    tags = {
+        KEY_TAG: key,
+        COMMIT_TAG: run.commit,
+        **{f"statement/{id_}": one.status for id_, one in run.verdicts.items()},
+    }
     counts = Counter(one.status for one in run.verdicts.values())
     parent = client.create_run(experiment, start_ms, run_name=run.run_id)
-    _log(client, parent.info.run_id, start_ms, tags, settings, {f"statements {name}": n for name, n in counts.items()})
+    _log(
+        client,
+        parent.info.run_id,
+        start_ms,
+        tags,
+        settings,
+        {f"statements {name}": number for name, number in counts.items()},
+    )
     for row in dict.fromkeys(row for row, _ in (*run.facts, *run.measured)):
         child = client.create_run(experiment, start_ms, run_name=f"{run.run_id}/{row}")
-        row_tags = {PARENT: parent.info.run_id, COMMIT: run.commit, **_values_of_row(run.causes, row)}
+        row_tags = {PARENT_TAG: parent.info.run_id, COMMIT_TAG: run.commit, **_values_of_row(run.causes, row)}
         metrics = {name: measured.value for name, measured in _values_of_row(run.measured, row).items()}
         _log(
             client,
@@ -124,17 +139,21 @@ def _log(
     """Log the values of a run in batches that MLflow accepts."""
     from mlflow.entities import Metric, Param, RunTag
 
-    for tag in _batches([RunTag(_allowed_name(name), str(value)[:LONGEST_VALUE]) for name, value in tags.items()]):
+    for tag in _batches(
+        [RunTag(_allowed_name(name), str(value)[:MAX_VALUE_CHARACTERS]) for name, value in tags.items()]
+    ):
         client.log_batch(run, tags=tag)
-    for param in _batches([Param(_allowed_name(name), str(value)[:LONGEST_VALUE]) for name, value in params.items()]):
+    for param in _batches(
+        [Param(_allowed_name(name), str(value)[:MAX_VALUE_CHARACTERS]) for name, value in params.items()]
+    ):
         client.log_batch(run, params=param)
     for metric in _batches([Metric(_allowed_name(name), value, at_ms, 0) for name, value in metrics.items()]):
         client.log_batch(run, metrics=metric)
 
 
 def _batches(values: list[Any]) -> Iterator[list[Any]]:
-    return (values[begin : begin + BATCH] for begin in range(0, len(values), BATCH))
+    return (values[begin : begin + BATCH_SIZE] for begin in range(0, len(values), BATCH_SIZE))
 
 
 def _allowed_name(text: str) -> str:
-    return NOT_IN_NAMES.sub("_", text)
+    return FORBIDDEN_IN_NAMES.sub("_", text)

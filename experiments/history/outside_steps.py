@@ -23,8 +23,8 @@ BILLION = 1e9
 
 Stage = Literal["start", "build", "first steps", "end"]
 StepKind = Literal["texts", "images in 32 bit", "images in 16 bit"]
-Parts = Mapping[str, float]
-"""How often each part occurs, by its name: 0 or 1, or the model's parameters in billions."""
+PartCounts = Mapping[str, float]
+"""How many times each part counts, by its name: 0 or 1, or the model's parameters in billions."""
 
 
 class OutsideSteps(Record):
@@ -36,7 +36,7 @@ class OutsideSteps(Record):
     job_s: float = Field(description="for each row on a leased node: its job, its container and the download")
     parts: dict[str, float] = Field(description="seconds of each part of a row")
     longer_share: dict[StepKind, float] = Field(
-        description="at length verdict: mean position of the number of steps, from the lowest (0) to the highest (1)"
+        description="at length verdict: mean number of steps of rows; 0: the lowest possible number, 1: the highest"
     )
     error_share: float = Field(description="error of the time outside of the steps in both directions, as a share")
     runs: tuple[str, ...] = Field(description="the runs that the seconds were fitted to")
@@ -46,21 +46,21 @@ class OutsideSteps(Record):
         """Return the fitted seconds."""
         return cls.model_validate_json(read_bytes(FILE))
 
-    def stage_s(self, parts: Parts) -> float:
+    def stage_s(self, parts: PartCounts) -> float:
         """Return the seconds of a stage. parts: how often each part occurs in this stage (see ``row_parts``)."""
         return sum(count * self.parts.get(part, 0.0) for part, count in parts.items())
 
-    def row_s(self, parts: Mapping[Stage, Parts], *stages: Stage) -> float:
+    def row_s(self, parts: Mapping[Stage, PartCounts], *stages: Stage) -> float:
         """Return the seconds of ``stages``. parts: how often each part occurs in each stage of a row."""
         return sum(self.stage_s(parts[stage]) for stage in stages)
 
-    def around_row_s(self, own_job: bool) -> float:
-        """Return the seconds of a row before and after its process. own_job: whether each row is a job in a queue."""
-        return self.job_s + self.libraries_s if own_job else self.between_rows_s
+    def around_row_s(self, is_job: bool) -> float:
+        """Return the seconds that a row needs before and after its process. is_job: whether it is a job in a queue."""
+        return self.job_s + self.libraries_s if is_job else self.between_rows_s
 
-    def once_s(self, own_job: bool) -> float:
-        """Return the seconds of a run that occur once. own_job: whether each row is a job in a queue."""
-        return self.prepare_s + (0.0 if own_job else self.libraries_s)
+    def once_s(self, is_job: bool) -> float:
+        """Return the seconds that a run needs only once. is_job: whether each of its rows is a job in a queue."""
+        return self.prepare_s + (0.0 if is_job else self.libraries_s)
 
 
 @cache
@@ -82,15 +82,15 @@ def step_kind(settings: Settings) -> StepKind:
 def row_parts(settings: Settings, parameters: int, card: str) -> dict[Stage, dict[str, float]]:
     """Return how often each part occurs in the stages of a row.
 
-    parameters: number of parameters of the model. LitGPT builds its optimizer before the first step, Lightning and the
-    Trainer in it. The libraries of the Trainer import bitsandbytes. cuDNN compiles its attention for each length of the
-    texts.
+    parameters: number of parameters of the model. LitGPT builds its optimizer before the first step; Lightning and the
+    Trainer build theirs in the first step. The libraries of the Trainer import bitsandbytes. cuDNN compiles its
+    attention for each length of the texts.
     """
-    billions, engine, several = parameters / BILLION, settings.engine, settings.ranks > 1
+    billions, engine, has_several_ranks = parameters / BILLION, settings.engine, settings.ranks > 1
     bitsandbytes = settings.uses_bitsandbytes and engine != "hf_trainer"
     in_build = settings.quantization is not None or engine == "litgpt"
-    found: dict[Stage, dict[str, float]] = {
-        "start": {"fork": 1, "launcher": several, "libraries of the Trainer": engine == "hf_trainer"},
+    counts: dict[Stage, dict[str, float]] = {
+        "start": {"fork": 1, "launcher": has_several_ranks, "libraries of the Trainer": engine == "hf_trainer"},
         "build": {
             f"model of {engine}": 1,
             "parameters": billions,
@@ -100,7 +100,7 @@ def row_parts(settings: Settings, parameters: int, card: str) -> dict[Stage, dic
         },
         "first steps": {
             f"first steps of {engine}": 1,
-            f"first steps of {engine}, several ranks": several,
+            f"first steps of {engine}, several ranks": has_several_ranks,
             "bitsandbytes": bitsandbytes and not in_build,
             f"cuDNN's attention of {engine}": _has_cudnn_attention(settings, card),
             f"compilation of {engine}": settings.compile,
@@ -111,13 +111,13 @@ def row_parts(settings: Settings, parameters: int, card: str) -> dict[Stage, dic
         },
         "end": {
             "end": 1,
-            "end of several ranks": several,
+            "end of several ranks": has_several_ranks,
             "end of the compiler": settings.compile,
             "end of activations in host memory": settings.activation_offload,
             "end of an optimizer on the CPU": settings.optimizer == "adamw_cpu",
         },
     }
-    return {stage: {part: count for part, count in parts.items() if count} for stage, parts in found.items()}
+    return {stage: {part: count for part, count in parts.items() if count} for stage, parts in counts.items()}
 
 
 def _has_cudnn_attention(settings: Settings, card: str) -> bool:

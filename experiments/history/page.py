@@ -41,5 +41,5 @@ def _trend(series: Series, row: str) -> Chart | None:
     days = [datetime.fromisoformat(run.started_at).timestamp() / DAY_S for run in series.runs]
     names = ", ".join(panel.title for panel in panels)
     return line_chart(
-        panels, [one - days[0] for one in days], "days since the first run", f"{names} of {row} over time"
+        panels, [day - days[0] for day in days], "days since the first run", f"{names} of {row} over time"
     )

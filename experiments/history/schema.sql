@@ -1,4 +1,4 @@
--- A run is a folder of results. It is known by its id, start and host, so recording it again replaces it.
+-- A run is a folder of results. Its id, start and host identify it, so recording it again replaces its rows here.
 CREATE TABLE IF NOT EXISTS runs (
     run INTEGER PRIMARY KEY,
     run_id TEXT NOT NULL,      -- name of the run's folder
@@ -7,9 +7,9 @@ CREATE TABLE IF NOT EXISTS runs (
     card TEXT NOT NULL,        -- GPU model that the rows target
     size TEXT NOT NULL,        -- full or tiny
     length TEXT NOT NULL,      -- as-taught, verdict or peak
-    gpus_per_node INTEGER,     -- rows that need more GPUs were scaled down to it; NULL: not limited
+    gpus_per_node INTEGER,     -- rows that need more GPUs were scaled down to this number; NULL: no limit
     host TEXT NOT NULL,        -- processor and GPUs of the machine
-    git_commit TEXT,           -- commit of the checkout; NULL outside one
+    git_commit TEXT,           -- commit of the checkout; NULL: the code was not in a checkout
     digest TEXT NOT NULL UNIQUE -- SHA-256 of the results; a copy of a folder is the same run
 );
 -- A figure of a row: a measured quantity, named as in the labs' statements, with its unit in the name.

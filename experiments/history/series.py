@@ -74,10 +74,10 @@ class Series(NamedTuple):
 
     @property
     def statuses_by_statement(self) -> list[tuple[str, list[str]]]:
-        """Return each statement that a run evaluated, and its status in each run; empty where a run lacks it."""
+        """Return each statement that any run evaluated, and its status in each run; empty where a run lacks it."""
         says = {id_: one.says for run in self.runs for id_, one in run.verdicts.items()}
         statuses = [(text, [run.status(id_) for run in self.runs]) for id_, text in says.items()]
-        return [(text, found) for text, found in statuses if set(found) - {"", "not evaluated"}]
+        return [(text, in_runs) for text, in_runs in statuses if set(in_runs) - {"", "not evaluated"}]
 
 
 def read_series(database: sqlite3.Connection, suite: str | None = None, row: str | None = None) -> list[Series]:
@@ -85,20 +85,20 @@ def read_series(database: sqlite3.Connection, suite: str | None = None, row: str
 
     Raises InputError for a suite or a row that the history does not have.
     """
-    known = [one["suite"] for one in database.execute("SELECT DISTINCT suite FROM runs ORDER BY suite")]
+    known = [record["suite"] for record in database.execute("SELECT DISTINCT suite FROM runs ORDER BY suite")]
     if suite is not None and suite not in known:
         raise unknown_name_error("suite of the history", suite, known)
     groups: dict[tuple[str, str, str, str, int | None], list[RecordedRun]] = defaultdict(list)
     query = "SELECT * FROM runs WHERE ? IS NULL OR suite = ? ORDER BY started_at, run"
-    for one in database.execute(query, [suite, suite]).fetchall():
-        key = (one["suite"], one["card"], one["size"], one["length"], one["gpus_per_node"])
-        groups[key].append(_read_run(database, one, row))
-    found = [Series(*key, runs) for key, runs in groups.items()]
+    for record in database.execute(query, [suite, suite]).fetchall():
+        key = (record["suite"], record["card"], record["size"], record["length"], record["gpus_per_node"])
+        groups[key].append(_read_run(database, record, row))
+    all_series = [Series(*key, runs) for key, runs in groups.items()]
     if row is not None:
-        found = [series for series in found if any(run.facts for run in series.runs)]
-        if not found:
+        all_series = [series for series in all_series if any(run.facts for run in series.runs)]
+        if not all_series:
             raise InputError(f"{suite}/{row}: the history has no result of this row")
-    return found
+    return all_series
 
 
 def recorded_values(path: Path, folder: RunFolder) -> list[dict[Key, MeasuredValue]]:

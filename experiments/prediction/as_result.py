@@ -44,7 +44,7 @@ def evaluate_together(suite: Suite, folders: Sequence[RunFolder]) -> Evaluations
     results: dict[str, Result] = {}
     predictions: dict[str, Prediction] = {}
     lengths = get_args(Length)
-    runs = sorted(((folder.read_run(), folder) for folder in folders), key=lambda one: lengths.index(one[0].length))
+    runs = sorted(((folder.read_run(), folder) for folder in folders), key=lambda pair: lengths.index(pair[0].length))
     for _, folder in reversed(runs):
         results |= folder.results()
         predictions |= {prediction.spec.row: prediction for prediction in folder.predictions()}

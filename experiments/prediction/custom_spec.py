@@ -62,7 +62,7 @@ def reject_invalid_numbers(training: CustomTraining, base_model: Model, name: st
 
 
 def _reject_options_without_setting(training: CustomTraining) -> None:
-    """Raise InputError for an option that the settings of a row do not have."""
+    """Raise InputError for an option or a value that the settings of a row do not have."""
     for field in ("model_class", "target_seq", "attention", "quantization", "lora_dropout"):
         if (value := getattr(training, field)) is not None:
             flag = f"--{field.replace('_', '-')} {value}"
@@ -210,12 +210,12 @@ def _parse_config(text: str, option_text: str) -> Model:
 
 
 def _reject_duplicate_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in values:
             raise ValueError(f"the key {key!r:.40} occurs twice")
-        found[key] = value
-    return found
+        values[key] = value
+    return values
 
 
 def _download_config(name: str) -> str:

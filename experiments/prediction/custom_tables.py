@@ -38,17 +38,17 @@ def describe_custom_training(prediction: Prediction) -> str:
 
 def custom_predictions_as_data(predictions: Sequence[Prediction]) -> dict[str, Any]:
     """Return a single prediction as one object; several predictions with the smallest card that fits, by batch."""
-    data = [prediction_as_data(one) for one in predictions]
+    data = [prediction_as_data(prediction) for prediction in predictions]
     return data[0] if len(data) == 1 else {"smallest_card": smallest_cards(predictions), "predictions": data}
 
 
 def smallest_cards(predictions: Iterable[Prediction]) -> dict[int, str | None]:
     """Return, by batch, the smallest card that the training fits; None if it fits no card."""
-    found: dict[int, str | None] = {}
-    for one in sorted(predictions, key=lambda one: one.usable_gib):
-        batch, fits = one.spec.settings.batch_size, one.predicted_outcome == "fits"
-        found[batch] = found.get(batch) or (one.spec.card if fits else None)
-    return dict(sorted(found.items()))
+    card_by_batch: dict[int, str | None] = {}
+    for prediction in sorted(predictions, key=lambda prediction: prediction.usable_gib):
+        batch, fits = prediction.spec.settings.batch_size, prediction.predicted_outcome == "fits"
+        card_by_batch[batch] = card_by_batch.get(batch) or (prediction.spec.card if fits else None)
+    return dict(sorted(card_by_batch.items()))
 
 
 def custom_predictions_view(predictions: Sequence[Prediction]) -> Group:
@@ -56,15 +56,15 @@ def custom_predictions_view(predictions: Sequence[Prediction]) -> Group:
 
     For one card, it also shows the parts of the peak and what limits a step; for several, the smallest card that fits.
     """
-    one_card = len({one.spec.card for one in predictions}) == 1
+    has_one_card = len({one.spec.card for one in predictions}) == 1
     ordered = sorted(predictions, key=lambda one: (one.usable_gib, one.spec.settings.batch_size))
     parts = _parts_table(ordered)
-    found = [parts, Legend(UNIT, parts)] if one_card else _smallest_card_lines(ordered)
+    card_lines = [parts, Legend(UNIT, parts)] if has_one_card else _smallest_card_lines(ordered)
     timed = [one for one in ordered if one.time and one.likely_outcome == "fits"]
-    steps = [Text(_describe_step(one)) for one in timed] if one_card else []
+    steps = [Text(_describe_step(one)) for one in timed] if has_one_card else []
     notes = [Line(f"note: {note}", "yellow") for note in source_notes([one.time for one in timed if one.time])]
     title = Text(describe_custom_training(ordered[0]), "bold")
-    return Group(title, *steps, _cards_table(ordered), *found, *note_lines(ordered), *notes)
+    return Group(title, *steps, _cards_table(ordered), *card_lines, *note_lines(ordered), *notes)
 
 
 def _describe_step(prediction: Prediction) -> str:
@@ -74,10 +74,10 @@ def _describe_step(prediction: Prediction) -> str:
 
 
 def _smallest_card_lines(predictions: Sequence[Prediction]) -> list[Text]:
-    found = smallest_cards(predictions)
+    card_by_batch = smallest_cards(predictions)
     lines = [
         f"batch {batch}: smallest card that fits: {card}" if card else f"batch {batch}: fits none of these cards"
-        for batch, card in found.items()
+        for batch, card in card_by_batch.items()
     ]
     return [Text(line, "bold") for line in lines]
 
@@ -85,14 +85,17 @@ def _smallest_card_lines(predictions: Sequence[Prediction]) -> list[Text]:
 def _cards_table(predictions: Iterable[Prediction]) -> Table:
     columns = "card", Column("batch", number=True), STEP_COLUMN, SAMPLES_COLUMN
     table = outcomes_table(*columns, title="GiB on one GPU")
-    for one in predictions:
-        fits = one.likely_outcome == "fits"
-        speed = format_number(one.samples_per_s) if fits and one.samples_per_s else ""
+    for prediction in predictions:
+        fits = prediction.likely_outcome == "fits"
+        speed = format_number(prediction.samples_per_s) if fits and prediction.samples_per_s else ""
         cells = outcome_cells(
-            one.predicted_outcome, needed=one.needed_gib, usable=one.usable_gib, margin=one.margin_gib
+            prediction.predicted_outcome,
+            needed=prediction.needed_gib,
+            usable=prediction.usable_gib,
+            margin=prediction.margin_gib,
         )
-        step = one.time.words if fits and one.time else ""
-        table.add(one.spec.card, str(one.spec.settings.batch_size), step, speed, *cells)
+        step = prediction.time.words if fits and prediction.time else ""
+        table.add(prediction.spec.card, str(prediction.spec.settings.batch_size), step, speed, *cells)
     return table
 
 
@@ -104,11 +107,13 @@ def _parts_table(predictions: Iterable[Prediction]) -> Table:
         Column("reserved", number=True),
         Column("peak in", optional=1),
     )
-    for one in predictions:
+    for prediction in predictions:
         sizes = (
-            *(format_part(one, part) for part in PART_COLUMNS),
-            format_gib(one.peak_gib),
-            format_gib(one.reserved_gib),
+            *(format_part(prediction, part) for part in PART_COLUMNS),
+            format_gib(prediction.peak_gib),
+            format_gib(prediction.reserved_gib),
         )
-        table.add(str(one.spec.settings.batch_size), *sizes, f"{one.peak_phase}, step {one.peak_step}")
+        table.add(
+            str(prediction.spec.settings.batch_size), *sizes, f"{prediction.peak_phase}, step {prediction.peak_step}"
+        )
     return table

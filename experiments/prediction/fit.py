@@ -19,7 +19,7 @@ DEFAULT_LORA_RANK = 16
 FSDP_GPU_COUNTS = (2, 4, 8)
 
 Predict = Callable[[Sequence[RowSpec], OnFailure | None], list[Prediction]]
-"""Predicts rows as ``trace_rows`` does; the second argument is called for each row that cannot be predicted."""
+"""Predicts rows as ``service.trace_rows`` does. It calls its second argument for each row that it cannot predict."""
 ChangeT = TypeVar("ChangeT")
 AttemptT = TypeVar("AttemptT")
 
@@ -45,7 +45,7 @@ class Attempt(Record):
 
 
 class Fit(Record):
-    """The batches and changes of a row that fit its card.
+    """The largest batches with which a row fits its card, and the changes that were tried to make it fit.
 
     requested: the unchanged row. largest: the row with the largest batch that fits. largest_borderline: the row with
     the largest batch that fits or is borderline. Both are None if even a batch of 1 is too large. Batches above 4096
@@ -58,7 +58,7 @@ class Fit(Record):
     changes: tuple[Attempt, ...] = Field(description="cheapest first; empty for a row that fits unchanged")
     pairs: tuple[Attempt, ...] = Field(
         default=(),
-        description="if no single change fits: pairs of changes that fit, with the cheapest possible costlier change",
+        description="if no single change fits: the cheapest pairs of changes that fit, by their costlier change",
     )
 
 
@@ -86,7 +86,7 @@ def fit_row(spec: RowSpec, predict: Predict) -> Fit:
     pairs = (
         []
         if any(map(fits, singles))
-        else cheapest_pairs(candidates, _combine, lambda pairs: _keep_fitting(spec, pairs, predict))
+        else cheapest_pairs(candidates, _combine, lambda pairs: _attempts_that_fit(spec, pairs, predict))
     )
     return Fit(
         requested=requested,
@@ -105,18 +105,18 @@ def fits(attempt: Attempt) -> bool:
 def cheapest_pairs(
     candidates: Sequence[ChangeT],
     combine: Callable[[ChangeT, ChangeT], ChangeT | None],
-    keep_fitting: Callable[[Sequence[ChangeT]], list[AttemptT]],
+    try_pairs: Callable[[Sequence[ChangeT]], list[AttemptT]],
 ) -> list[AttemptT]:
     """Return the cheapest pairs of changes with which the training fits; empty if there are none.
 
     The cost of a pair is that of its more expensive change.
 
     candidates: single changes, cheapest first. combine: returns two changes as one, or None if they exclude each other.
-    keep_fitting: tries pairs and returns those that fit.
+    try_pairs: predicts the row with each pair, and returns the attempts that fit.
     """
     for index, costlier in enumerate(candidates):
         pairs = [pair for cheaper in candidates[:index] if (pair := combine(cheaper, costlier)) is not None]
-        if pairs and (fitting := keep_fitting(pairs)):
+        if pairs and (fitting := try_pairs(pairs)):
             return fitting
     return []
 
@@ -131,7 +131,7 @@ def change_settings(spec: RowSpec, **settings: Any) -> RowSpec:
 
 
 def single_changes(spec: RowSpec) -> Iterator[Change]:
-    """Yield single changes that may save memory, cheapest first. A smaller batch is not one of them."""
+    """Yield single changes that may save memory, cheapest first. None of them is a smaller batch."""
     current = spec.settings
     cost = "no gradient accumulation: each backward pass updates the weights"
     if not current.optimizer_in_backward:
@@ -184,7 +184,7 @@ def _change_if_possible(spec: RowSpec, change: Change) -> Iterator[Change]:
 
 
 def _smaller_batch_change(spec: RowSpec, largest: int) -> Iterator[Change]:
-    """Yield gradient accumulation with the batch halved until it fits, or as often as possible."""
+    """Yield gradient accumulation with a smaller batch: the batch is halved until it fits, or until it is odd."""
     batch, accumulate = spec.settings.batch_size, spec.settings.accumulate
     while batch % 2 == 0 and (batch > largest or batch == spec.settings.batch_size):
         batch, accumulate = batch // 2, accumulate * 2
@@ -201,25 +201,25 @@ def _combine(cheaper: Change, costlier: Change) -> Change | None:
     return Change(name, cost, cheaper.settings | costlier.settings)
 
 
-def _keep_fitting(spec: RowSpec, candidates: Sequence[Change], predict: Predict) -> list[Attempt]:
+def _attempts_that_fit(spec: RowSpec, candidates: Sequence[Change], predict: Predict) -> list[Attempt]:
     return [attempt for attempt in _try_changes(spec, candidates, predict) if fits(attempt)]
 
 
 def _try_changes(spec: RowSpec, candidates: Sequence[Change], predict: Predict) -> tuple[Attempt, ...]:
-    changed = [_change_or_explain(spec, change) for change in candidates]
+    changed_rows = [_change_or_explain(spec, change) for change in candidates]
     problems: dict[str, str] = {}
     predictions = predict(
-        [one for one in changed if isinstance(one, RowSpec)],
+        [one for one in changed_rows if isinstance(one, RowSpec)],
         lambda row, problem: problems.update({row.fingerprint: str(problem)}),
     )
-    found = {one.spec.fingerprint: one for one in predictions}
+    prediction_by_fingerprint = {one.spec.fingerprint: one for one in predictions}
 
     def attempt(change: Change, row: RowSpec | str) -> Attempt:
-        prediction = found.get(row.fingerprint) if isinstance(row, RowSpec) else None
+        prediction = prediction_by_fingerprint.get(row.fingerprint) if isinstance(row, RowSpec) else None
         reason = row if isinstance(row, str) else problems.get(row.fingerprint, "")
         return Attempt(change=change.name, cost=change.cost, prediction=prediction, reason=reason)
 
-    return tuple(attempt(*one) for one in zip(candidates, changed, strict=True))
+    return tuple(attempt(*one) for one in zip(candidates, changed_rows, strict=True))
 
 
 def _change_or_explain(spec: RowSpec, change: Change) -> RowSpec | str:

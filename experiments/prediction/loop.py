@@ -118,49 +118,51 @@ def single_changes(training: CustomTraining) -> list[tuple[str, CustomTraining]]
 
 
 def _changes_of_generation(training: CustomTraining) -> list[tuple[str, CustomTraining]]:
-    found = []
+    changes = []
     if training.precision == "32-true":
-        found.append(("precision bf16-true", replace(training, precision="bf16-true")))
-    found += [(f"{gpus} GPUs", replace(training, devices=gpus)) for gpus in FSDP_GPU_COUNTS if gpus > training.devices]
+        changes.append(("precision bf16-true", replace(training, precision="bf16-true")))
+    changes += [
+        (f"{gpus} GPUs", replace(training, devices=gpus)) for gpus in FSDP_GPU_COUNTS if gpus > training.devices
+    ]
     if training.quantization is None:
-        found.append(("8-bit weights", replace(training, quantization="8bit")))
+        changes.append(("8-bit weights", replace(training, quantization="8bit")))
     if training.quantization != "4bit":
-        found.append(("4-bit weights", replace(training, quantization="4bit")))
-    return found
+        changes.append(("4-bit weights", replace(training, quantization="4bit")))
+    return changes
 
 
 def _changes_of_training(training: CustomTraining) -> list[tuple[str, CustomTraining]]:
-    found = []
+    changes = []
     if _may_step_in_backward(training) and not training.optimizer_in_backward:
-        found.append(("optimizer in backward", replace(training, optimizer_in_backward=True)))
+        changes.append(("optimizer in backward", replace(training, optimizer_in_backward=True)))
     if not training.chunked_loss:
-        found.append(("chunked loss", replace(training, chunked_loss=True)))
+        changes.append(("chunked loss", replace(training, chunked_loss=True)))
     if training.precision == "32-true":
-        found.append(("precision bf16-mixed", replace(training, precision="bf16-mixed")))
+        changes.append(("precision bf16-mixed", replace(training, precision="bf16-mixed")))
     if training.precision not in ("bf16-true", "16-true"):
-        found.append(("precision bf16-true", replace(training, precision="bf16-true")))
+        changes.append(("precision bf16-true", replace(training, precision="bf16-true")))
     if not training.activation_checkpointing:
-        found.append(("activation checkpointing", replace(training, activation_checkpointing=True)))
+        changes.append(("activation checkpointing", replace(training, activation_checkpointing=True)))
     if (training.optim or "adamw").startswith("adamw") and training.optim != "adamw_8bit":
-        found.append(("8-bit AdamW", replace(training, optim="adamw_8bit")))
+        changes.append(("8-bit AdamW", replace(training, optim="adamw_8bit")))
     if training.optim not in ("sgd", "sgd_momentum"):
-        found.append(("SGD", replace(training, optim="sgd")))
+        changes.append(("SGD", replace(training, optim="sgd")))
     if training.lora_r is None:
-        found.append((f"LoRA, rank {DEFAULT_LORA_RANK}", replace(training, lora_r=DEFAULT_LORA_RANK)))
+        changes.append((f"LoRA, rank {DEFAULT_LORA_RANK}", replace(training, lora_r=DEFAULT_LORA_RANK)))
     if (training.optim or "adamw").startswith("adamw") and training.optim not in ("adamw_8bit", "adamw_cpu"):
-        found.append(("AdamW on the host", replace(training, optim="adamw_cpu", optimizer_in_backward=False)))
+        changes.append(("AdamW on the host", replace(training, optim="adamw_cpu", optimizer_in_backward=False)))
     if not training.activation_offload:
-        found.append(("activations on the host", replace(training, activation_offload=True)))
+        changes.append(("activations on the host", replace(training, activation_offload=True)))
     if training.quantization is None:
         quantized = replace(training, quantization="4bit", lora_r=training.lora_r or DEFAULT_LORA_RANK)
-        found.append((f"4-bit weights and LoRA, rank {quantized.lora_r}", quantized))
+        changes.append((f"4-bit weights and LoRA, rank {quantized.lora_r}", quantized))
     if training.loop == "trainer":
-        found += [
+        changes += [
             (f"FSDP over {gpus} GPUs", replace(training, devices=gpus, strategy="fsdp"))
             for gpus in FSDP_GPU_COUNTS
             if gpus > training.devices and training.quantization is None
         ]
-    return found
+    return changes
 
 
 def _reject_options_of_training(training: CustomTraining) -> None:
@@ -176,8 +178,8 @@ def _reject_options_of_training(training: CustomTraining) -> None:
 
 def _may_step_in_backward(training: CustomTraining) -> bool:
     """Return whether gradients are complete and unscaled in each backward pass of this training."""
-    alone = training.loop == "plain" and training.devices == 1 and training.accumulate == 1
-    return alone and not training.precision.startswith("16") and training.optim != "adamw_cpu"
+    steps_after_each_backward = training.loop == "plain" and training.devices == 1 and training.accumulate == 1
+    return steps_after_each_backward and not training.precision.startswith("16") and training.optim != "adamw_cpu"
 
 
 def _reject_unsupported(training: CustomTraining) -> None:

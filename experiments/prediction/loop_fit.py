@@ -66,19 +66,19 @@ def try_changes(training: CustomTraining, fit: ScriptFit, print_line: PrintLine)
         changed = dict(single_changes(cheaper[1])).get(costlier[0])
         return None if changed is None or changed in changed_once else (f"{cheaper[0]}; {costlier[0]}", changed)
 
-    def keep_fitting(pairs: Sequence[NamedChange]) -> list[Attempt]:
+    def try_pairs(pairs: Sequence[NamedChange]) -> list[Attempt]:
         return [attempt for pair in pairs if (attempt := _try_change(pair, print_line)).fits]
 
-    return [*singles, *cheapest_pairs(candidates, combine, keep_fitting)]
+    return [*singles, *cheapest_pairs(candidates, combine, try_pairs)]
 
 
 def _try_change(change: NamedChange, print_line: PrintLine) -> Attempt:
     name, training = change
     try:
-        found = _trace(training, name, print_line)
+        predictions = _trace(training, name, print_line)
     except (InputError, ScriptFailed) as problem:
         return Attempt(name, None, reason=str(problem))
-    return Attempt(name, prediction_with_highest_need(found), samples_of_step(training))
+    return Attempt(name, prediction_with_highest_need(predictions), samples_of_step(training))
 
 
 def _trace(training: CustomTraining, what: str, print_line: PrintLine) -> list[ScriptPrediction]:
@@ -90,14 +90,14 @@ def attempts_as_data(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
     """Return the attempts as JSON-compatible objects."""
     return [
         {
-            "change": one.change,
-            "outcome": one.batch_prediction.card.outcome if one.batch_prediction else None,
-            "peak_gib": one.batch_prediction.prediction.peak_gib if one.batch_prediction else None,
-            "needed_gib": one.batch_prediction.card.needed_gib if one.batch_prediction else None,
-            **(one.batch_prediction.speed_as_data(one.samples) if one.batch_prediction else {}),
-            "reason": one.reason,
+            "change": attempt.change,
+            "outcome": attempt.batch_prediction.card.outcome if attempt.batch_prediction else None,
+            "peak_gib": attempt.batch_prediction.prediction.peak_gib if attempt.batch_prediction else None,
+            "needed_gib": attempt.batch_prediction.card.needed_gib if attempt.batch_prediction else None,
+            **(attempt.batch_prediction.speed_as_data(attempt.samples) if attempt.batch_prediction else {}),
+            "reason": attempt.reason,
         }
-        for one in attempts
+        for attempt in attempts
     ]
 
 
@@ -112,19 +112,23 @@ def attempts_table(attempts: Sequence[Attempt]) -> Table | str:
         title="GiB on one GPU with one change or two, at the given batch",
         note="reason",
     )
-    for one in attempts:
-        found = one.batch_prediction
-        cells = found.cells(one.samples) if found else ("", "", *outcome_cells("not possible", one.reason))
-        table.add(one.change, *cells)
+    for attempt in attempts:
+        prediction = attempt.batch_prediction
+        cells = (
+            prediction.cells(attempt.samples)
+            if prediction
+            else ("", "", *outcome_cells("not possible", attempt.reason))
+        )
+        table.add(attempt.change, *cells)
     return table
 
 
 def describe_fastest_change(attempts: Sequence[Attempt]) -> list[str]:
     """Return a line with the change that fits and trains the most samples per second; none without predicted times."""
     speeds = {
-        one.change: (speed, one.batch_prediction.card.time)
-        for one in attempts
-        if one.batch_prediction and one.batch_prediction.card.time and one.fits
-        if (speed := samples_per_s(one.batch_prediction.card, one.samples))
+        attempt.change: (speed, attempt.batch_prediction.card.time)
+        for attempt in attempts
+        if attempt.batch_prediction and attempt.batch_prediction.card.time and attempt.fits
+        if (speed := samples_per_s(attempt.batch_prediction.card, attempt.samples))
     }
     return describe_fastest("change", speeds, "samples/s")

@@ -45,9 +45,9 @@ class MemoryTags:
         """Begin a phase with the next event."""
         self.phases.append((self.event_count, phase))
 
-    def tag_tensors(self, kind: str, tensors: Iterable[Any]) -> None:
-        """Set the category of the storages of ``tensors`` to ``kind``, one of CATEGORIES."""
-        self._tag(kind, tensors)
+    def tag_tensors(self, category: str, tensors: Iterable[Any]) -> None:
+        """Set the category of the storages of ``tensors`` to ``category``, one of CATEGORIES."""
+        self._tag(category, tensors)
         self.last_tagged_event = self.event_count - 1
 
     def tag_cache(self, output: Any) -> None:
@@ -59,10 +59,10 @@ class MemoryTags:
                     memory_parts.CACHE.key, (one for one in vars(layer).values() if hasattr(one, "untyped_storage"))
                 )
 
-    def _tag(self, kind: str, tensors: Iterable[Any]) -> None:
+    def _tag(self, category: str, tensors: Iterable[Any]) -> None:
         plain = (part for tensor in tensors for part in _plain_tensors(tensor))
         pointers = [tensor.untyped_storage().data_ptr() for tensor in plain if tensor.device.type == "cuda"]
-        self._phantom.tag(pointers, CATEGORIES.index(kind))
+        self._phantom.tag(pointers, CATEGORIES.index(category))
 
     def position_at(self, event: int) -> tuple[Phase, int, int]:
         """Return the phase, optimizer step and micro-step of an event; steps are counted from 0."""

@@ -37,6 +37,7 @@ CUSTOM_SUITE = "question"
 """Suite of the rows of custom trainings."""
 
 OnPrediction = Callable[[RowSpec, Prediction, bool], None]
+"""Is called with a row, its prediction, and whether the prediction was cached."""
 TraceError = InputError | RuntimeError
 OnFailure = Callable[[RowSpec, TraceError], None]
 
@@ -99,15 +100,15 @@ def predict(
     """
     folder = store or cache / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Prediction] = {}
+    predictions: dict[str, Prediction] = {}
     missing: dict[str, RowSpec] = {}
-    first = {id(spec): group[0] for group in _group_by_kernels(specs) for spec in group}
-    keys = [_cache_key(spec, first[id(spec)]) for spec in specs]
+    traced_specs = {id(spec): group[0] for group in _group_by_kernels(specs) for spec in group}
+    keys = [_cache_key(spec, traced_specs[id(spec)]) for spec in specs]
     for key, spec in zip(keys, specs, strict=True):
-        if key in found or key in missing:
+        if key in predictions or key in missing:
             continue
         if cached := _read_cached(folder / f"{key}.json"):
-            found[key] = cached
+            predictions[key] = cached
             on_prediction(spec, cached, True)
         else:
             missing[key] = spec
@@ -118,9 +119,9 @@ def predict(
             on_failure(missing[key], prediction)
             continue
         write_atomically(folder / f"{key}.json", prediction.model_dump_json())
-        found[key] = prediction
+        predictions[key] = prediction
         on_prediction(missing[key], prediction, False)
-    return [found[key] for key in keys if key in found]
+    return [predictions[key] for key in keys if key in predictions]
 
 
 def _group_by_kernels(specs: Iterable[RowSpec]) -> list[list[RowSpec]]:
@@ -136,9 +137,10 @@ def _group_by_kernels(specs: Iterable[RowSpec]) -> list[list[RowSpec]]:
 
 
 def _cache_key(spec: RowSpec, traced_spec: RowSpec) -> str:
-    """Return the cache key of a row; ``traced_spec`` has the card of the trace, which may have more multiprocessors."""
-    card, shared = card_named(spec.card).model_dump_json(), str(card_named(traced_spec.card).multiprocessors)
-    parts = [spec.fingerprint, card, shared, code_sha256(), _prediction_code_sha256(), *_library_versions()]
+    """Return the cache key of a row. traced_spec: the row on the traced card, which may have more multiprocessors."""
+    traced_multiprocessors = str(card_named(traced_spec.card).multiprocessors)
+    row = [spec.fingerprint, card_named(spec.card).model_dump_json(), traced_multiprocessors]
+    parts = [*row, code_sha256(), _prediction_code_sha256(), *_library_versions()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
@@ -157,11 +159,11 @@ def _prediction_code_sha256() -> str:
 
 @functools.cache
 def _library_versions() -> tuple[str, ...]:
-    found = []
+    library_versions = []
     for name in LIBRARIES:
         with suppress(importlib.metadata.PackageNotFoundError):
-            found.append(f"{name} {importlib.metadata.version(name)}")
-    return tuple(found)
+            library_versions.append(f"{name} {importlib.metadata.version(name)}")
+    return tuple(library_versions)
 
 
 def _read_cached(path: Path) -> Prediction | None:
@@ -173,7 +175,7 @@ def _read_cached(path: Path) -> Prediction | None:
 
 
 def trace_operations(specs: Sequence[RowSpec], cache: Path) -> list[str]:
-    """Return the keys of the operations from whose times the step times of the rows are predicted, each once.
+    """Return the keys of the operations whose times determine the predicted step times of the rows; each key once.
 
     Rows that cannot be traced are left out. Raises InputError if no row can be traced on this machine.
     """
@@ -210,8 +212,8 @@ def _trace_rows(
             assert tracer.stdout is not None
             for line in tracer.stdout:
                 number = int(line)
-                found = _read_predictions(folder / f"{number}.json", groups[number])
-                yield from zip((keys[id(spec)] for spec in groups[number]), found, strict=True)
+                predictions = _read_predictions(folder / f"{number}.json", groups[number])
+                yield from zip((keys[id(spec)] for spec in groups[number]), predictions, strict=True)
             _reject_failure(tracer.wait(), log)
 
 
@@ -224,7 +226,7 @@ def _write_job(folder: Path, number: int, group: Sequence[RowSpec]) -> dict[str,
 
 @contextmanager
 def _run_tracer(cache: Path, workers: int, jobs: list[dict[str, Any]], log: int) -> "Iterator[subprocess.Popen[str]]":
-    """Start the tracer with its jobs; kill it and its forks when the body ends."""
+    """Start the tracer with its jobs; kill it and its forks when the with block ends."""
     command = [sys.executable, "-m", "experiments.prediction.tracer", "--cache", str(cache), "--workers", str(workers)]
     with process_group(
         command, cwd=CODE_FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True

@@ -29,10 +29,10 @@ def select_rows(target: str | None, card: str | None) -> list[RowSpec]:
     if card is not None:
         card_named(card, "--card")
     if target is None:
-        found = [spec for name in suite_names() for spec in _specs_by_card(suite_named(name), card, None)]
-        if not found:
+        specs = [spec for name in suite_names() for spec in _specs_by_card(suite_named(name), card, None)]
+        if not specs:
             raise unknown_name_error("card of a suite", card, cards_of_suites(), "--card")
-        return found
+        return specs
     name, _, row = target.partition("/")
     suite = suite_named(name)
     if card is not None:
@@ -67,7 +67,9 @@ def predict_rows(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
         f"predicting {number_with_noun(len(specs), 'row')} at full size on {run.card}; cached predictions are reused"
     )
     try:
-        predictions = trace_rows(specs, view.print_line, lambda spec, why: view.print_line(f"not predicted: {why}"))
+        predictions = trace_rows(
+            specs, view.print_line, lambda spec, problem: view.print_line(f"not predicted: {problem}")
+        )
     except (InputError, RuntimeError) as problem:
         view.print_line(f"not predicted: {problem}")
         return
@@ -101,9 +103,9 @@ class TraceProgress:
             if self._done_count < self._total
             else ""
         )
-        found = f"{prediction.predicted_outcome}, peak {prediction.peak_gib:.2f} GiB"
+        outcome = f"{prediction.predicted_outcome}, peak {prediction.peak_gib:.2f} GiB"
         what = f"{row_label(spec)}, batch {spec.settings.batch_size}, on {spec.card}"
-        self._print_line(f"predicted {what}: {found} ({self._done_count} of {self._total}{left})")
+        self._print_line(f"predicted {what}: {outcome} ({self._done_count} of {self._total}{left})")
 
 
 def reject_if_parameters_exceed_card(prediction: Prediction) -> None:

@@ -33,11 +33,13 @@ OMITTED_FIELDS = {
     "elapsed_s",
 }
 UNIT = "GiB on one GPU"
-MARGIN = "margin: free memory of the card, negative if memory is missing"
-STEP = "step: time of an optimizer step, from operations measured on one GPU"
-COMPILED = "compiled rows are predicted without compilation: their memory is an upper bound, their time is unknown"
-RULE_OF_THUMB = f"{RULE_OF_THUMB_FACTOR}x: the rule of thumb, {RULE_OF_THUMB_FACTOR} times the model"
-MEANINGS = {
+MARGIN_MEANING = "margin: free memory of the card, negative if memory is missing"
+STEP_MEANING = "step: time of an optimizer step, from operations measured on one GPU"
+COMPILATION_NOTE = (
+    "compiled rows are predicted without compilation: their memory is an upper bound, their time is unknown"
+)
+RULE_OF_THUMB_MEANING = f"{RULE_OF_THUMB_FACTOR}x: the rule of thumb, {RULE_OF_THUMB_FACTOR} times the model"
+PART_MEANINGS = {
     PARAMETERS: f"{PARAMETERS.short} to {BUFFERS.short}: the parts of the peak",
     ACTIVATIONS: f"{ACTIVATIONS.short}: activations and temporaries",
     OPTIMIZER_CPU: f"{OPTIMIZER_CPU.short}: optimizer state in host memory",
@@ -46,7 +48,9 @@ MEANINGS = {
 
 def part_columns(optional: int = 0) -> list[Column]:
     """Return a column for each part of the peak, with its meaning."""
-    return [Column(part.short, number=True, optional=optional, meaning=MEANINGS.get(part, "")) for part in PART_COLUMNS]
+    return [
+        Column(part.short, number=True, optional=optional, meaning=PART_MEANINGS.get(part, "")) for part in PART_COLUMNS
+    ]
 
 
 def expected_outcome(prediction: Prediction) -> ExpectedOutcome | None:
@@ -88,7 +92,7 @@ def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
 def note_lines(predictions: Sequence[Prediction]) -> list[Line]:
     """Return notes, each once: on missing bf16 arithmetic, on compiled rows, and those of cards.yaml."""
     slow = software_bf16_notes(one.spec.card for one in predictions if emulates_bf16(one))
-    compiled = [COMPILED] if any(one.spec.settings.compile for one in predictions) else []
+    compiled = [COMPILATION_NOTE] if any(one.spec.settings.compile for one in predictions) else []
     lines = [*slow, *compiled, *card_notes(one.spec.card for one in predictions)]
     return [Line(f"note: {line}", "yellow") for line in lines]
 
@@ -101,9 +105,9 @@ def emulates_bf16(prediction: Prediction) -> bool:
 
 def prediction_tables(predictions: Sequence[Prediction]) -> Group:
     """Return a table for each suite and card, and a legend of the columns."""
-    places = groupby(predictions, key=lambda one: (one.spec.suite, one.spec.card, one.usable_gib))
+    groups = groupby(predictions, key=lambda one: (one.spec.suite, one.spec.card, one.usable_gib))
     tables = [
-        _suite_table(f"{suite}, {card}: {usable:.2f} GiB usable", [*own]) for (suite, card, usable), own in places
+        _suite_table(f"{suite}, {card}: {usable:.2f} GiB usable", [*group]) for (suite, card, usable), group in groups
     ]
     return Group(*tables, *note_lines(predictions), Legend(UNIT, *tables))
 
@@ -118,15 +122,15 @@ def _suite_table(title: str, predictions: Sequence[Prediction]) -> Table:
     table = Table(
         "row",
         Column("peak", number=True),
-        Column("margin", number=True, meaning=MARGIN),
+        Column("margin", number=True, meaning=MARGIN_MEANING),
         "outcome",
         "stated",
-        Column("step", number=True, optional=1, meaning=STEP),
+        Column("step", number=True, optional=1, meaning=STEP_MEANING),
         Column("limited by", optional=2),
         Column("reserved", number=True, optional=1),
         Column("peak in", optional=2),
         *part_columns(optional=3),
-        Column(f"{RULE_OF_THUMB_FACTOR}x", number=True, optional=4, meaning=RULE_OF_THUMB),
+        Column(f"{RULE_OF_THUMB_FACTOR}x", number=True, optional=4, meaning=RULE_OF_THUMB_MEANING),
         title=", ".join(filter(None, (title, note))),
     )
     for one in predictions:
@@ -256,16 +260,18 @@ def _describe_fastest(attempts: Iterable[Attempt]) -> list[str]:
 def _attempts_table(title: str, attempts: Iterable[Attempt]) -> Table:
     change, speed = Column("change", prose=title == PAIRS_TITLE), Column("samples/s", number=True, optional=1)
     table = outcomes_table(change, speed, title=title, note="cost")
-    for one in attempts:
-        found = one.prediction
-        if found is None:
-            table.add(one.change, "", *outcome_cells("not possible", one.reason))
+    for attempt in attempts:
+        prediction = attempt.prediction
+        if prediction is None:
+            table.add(attempt.change, "", *outcome_cells("not possible", attempt.reason))
             continue
-        host = found.optimizer_cpu_gib
-        cost = f"{one.cost} ({host:.0f} GiB of it)" if host >= SMALLEST_SHOWN_GIB else one.cost
-        sizes = outcome_cells(found.predicted_outcome, cost, peak=found.peak_gib, margin=found.margin_gib)
-        samples_per_s = found.samples_per_s if fits(one) else None
-        table.add(one.change, "" if samples_per_s is None else format_number(samples_per_s), *sizes)
+        host = prediction.optimizer_cpu_gib
+        cost = f"{attempt.cost} ({host:.0f} GiB of it)" if host >= SMALLEST_SHOWN_GIB else attempt.cost
+        sizes = outcome_cells(
+            prediction.predicted_outcome, cost, peak=prediction.peak_gib, margin=prediction.margin_gib
+        )
+        samples_per_s = prediction.samples_per_s if fits(attempt) else None
+        table.add(attempt.change, "" if samples_per_s is None else format_number(samples_per_s), *sizes)
     return table
 
 

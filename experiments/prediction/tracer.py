@@ -1,12 +1,12 @@
-"""Dry-run rows: the worker's own code trains them on a phantom CUDA device.
+"""Dry-run rows: the code that trains them on a GPU trains them on a phantom CUDA device.
 
     python -m experiments.prediction.tracer --cache FOLDER --workers N < JOBS
 
 Each line on standard input is a job, {"spec": FILE, "cards": NAMES, "out": FILE}. The predictions for the cards, or
-{"error": LINE, "user_error": BOOL}, are written to ``out``. If the job has "keys": FILE, the operations of a step are
-written there. After each job, its number is printed. The row is traced on its own card; the other cards must have the
-same kernels. Rows run in forks of this process, at most N at a time, so that libraries are loaded once and rows do not
-share state.
+{"error": LINE, "user_error": BOOL}, are written to ``out``. If the job has "keys": FILE, the keys of the operations of
+a step are written to that file. After each job, its number is printed. The row is traced on its own card; the other
+cards must have the same kernels. Rows run in forks of this process, at most N at a time, so that libraries are loaded
+once and rows do not share state.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from experiments.system.signals import die_with_parent
 from experiments.system.warm_process import without_garbage_collection
 from provision.temporary import TemporaryFolder
 
-MEMORY_LIMIT = 8 * GIB
+MAX_PROCESS_BYTES = 8 * GIB
 
 
 class PhantomMeter:
@@ -97,7 +97,7 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
 
     A row on the CPU runs on the phantom device too, because its tensors have the same sizes.
 
-    If ``keys`` is not None, the keys of the operations that the time of a step needs are written to it.
+    keys: file for the keys of the operations whose times determine the time of a step; None: the keys are not written.
     Raises InputError for a user error, RuntimeError if the training fails.
     """
     started_s = time.perf_counter()
@@ -128,8 +128,8 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
         host_cpus=os.cpu_count() or 1,
         host_memory_gib=0.0,
     )
-    changes = {"workers": 0, "accelerator": "gpu"}
-    traced = spec.model_copy(update={"settings": spec.settings.model_copy(update=changes)})
+    changed_settings = {"workers": 0, "accelerator": "gpu"}
+    traced = spec.model_copy(update={"settings": spec.settings.model_copy(update=changed_settings)})
     with TemporaryFolder("row") as out:
         if spec.settings.task == "generate":
             simulate_ranks(1, 1, phantom, out / "ranks")
@@ -145,39 +145,39 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
     planned = measured.speed.planned_micro_steps if measured.speed else 0
     elapsed_s = time.perf_counter() - started_s
     specs = [spec.model_copy(update={"card": name}) for name in card_names]
-    compiled = spec.settings.compile  # traced without compilation: an upper bound of the memory, but not the time
-    found = [
+    compiled = spec.settings.compile  # traced without compilation: the memory is an upper bound, the time is unknown
+    predictions = [
         _build_prediction(one, measured, phantom, meter, elapsed_s).model_copy(
             update={"time": None if compiled else step_time(recorded, one, one.card, planned, tokens)}
         )
         for one in specs
     ]
-    return found if spec.settings.gpus else [*map(_remove_gpu_memory, found)]
+    return predictions if spec.settings.gpus else [*map(_remove_gpu_memory, predictions)]
 
 
 def _build_prediction(
     spec: RowSpec, measured: Measured, phantom: Phantom, meter: PhantomMeter, elapsed_s: float
 ) -> Prediction:
-    usable = round(card_named(spec.card).usable_gib * GIB)
+    usable_bytes = round(card_named(spec.card).usable_gib * GIB)
     phantom.select_gpu(_fullest_gpu(phantom, spec))
-    free, limited = phantom.replay(UNLIMITED), phantom.replay(usable)
-    phase, step, _ = meter.tags.position_at(free.peak_event)
+    unlimited_replay, limited_replay = phantom.replay(UNLIMITED), phantom.replay(usable_bytes)
+    phase, step, _ = meter.tags.position_at(unlimited_replay.peak_event)
     return Prediction(
         spec=spec,
         parameters=measured.parameters or 0,
         trainable_parameters=measured.trainable_parameters or 0,
-        peak_gib=free.peak_allocated / GIB,
-        reserved_gib=free.peak_reserved / GIB,
-        at_peak=parts_of_peak(phantom, meter.tags, free),
+        peak_gib=unlimited_replay.peak_allocated / GIB,
+        reserved_gib=unlimited_replay.peak_reserved / GIB,
+        at_peak=parts_of_peak(phantom, meter.tags, unlimited_replay),
         peak_phase=phase,
         peak_step=step,
-        optimizer_cpu_gib=max((shot.optimizer_cpu_gib for shot in measured.memory.snapshots), default=0.0),
-        host_gib=_host_gib(spec, phantom, free),
-        needed_gib=needed_bytes(phantom, free) / GIB,
-        usable_gib=usable / GIB,
-        limited_reserved_gib=limited.peak_reserved / GIB,
-        retries=limited.retries,
-        failure=failure_in_replay(limited, meter.tags),
+        optimizer_cpu_gib=max((snapshot.optimizer_cpu_gib for snapshot in measured.memory.snapshots), default=0.0),
+        host_gib=_host_gib(spec, phantom, unlimited_replay),
+        needed_gib=needed_bytes(phantom, unlimited_replay) / GIB,
+        usable_gib=usable_bytes / GIB,
+        limited_reserved_gib=limited_replay.peak_reserved / GIB,
+        retries=limited_replay.retries,
+        failure=failure_in_replay(limited_replay, meter.tags),
         memory=measured.memory,
         tflop_per_sample=measured.speed.tflop_per_sample if measured.speed else None,
         versions=versions(),
@@ -194,10 +194,10 @@ def _fullest_gpu(phantom: Phantom, spec: RowSpec) -> int:
     return needs.index(max(needs))
 
 
-def _host_gib(spec: RowSpec, phantom: Phantom, free: Replay) -> float | None:
+def _host_gib(spec: RowSpec, phantom: Phantom, unlimited_replay: Replay) -> float | None:
     """Return the host memory that a row with offload or on the CPU needs, GiB; None for other rows."""
     if spec.settings.accelerator == "cpu":
-        return free.peak_allocated / GIB
+        return unlimited_replay.peak_allocated / GIB
     return phantom.host_peak() / GIB if spec.settings.uses_host_memory else None
 
 
@@ -214,17 +214,17 @@ def _run_job(job: dict[str, Any], phantom: Phantom) -> None:
     """Trace the row of a job in this forked process and write the predictions, or the error, to its file."""
     die_with_parent()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
+    resource.setrlimit(resource.RLIMIT_DATA, (MAX_PROCESS_BYTES, MAX_PROCESS_BYTES))
     try:
         spec = RowSpec.model_validate_json(Path(job["spec"]).read_bytes())
         predictions = trace(spec, job["cards"], phantom, Path(job["keys"]) if "keys" in job else None)
-        found = json.dumps([one.model_dump(mode="json") for one in predictions])
+        output = json.dumps([one.model_dump(mode="json") for one in predictions])
     except InputError as error:
-        found = json.dumps({"error": str(error), "user_error": True})
+        output = json.dumps({"error": str(error), "user_error": True})
     except Exception as error:
         traceback.print_exc()
-        found = json.dumps({"error": f"{type(error).__name__}: {error}", "user_error": False})
-    write_atomically(Path(job["out"]), found)
+        output = json.dumps({"error": f"{type(error).__name__}: {error}", "user_error": False})
+    write_atomically(Path(job["out"]), output)
 
 
 def main() -> int:

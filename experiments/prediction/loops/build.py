@@ -40,7 +40,7 @@ MODEL_TASKS = (
 )
 """Tasks of model classes, in the order of the search for a class if the configuration names none."""
 LORA_DROPOUT = 0.05
-FIRST_TOKEN = 0
+DECODER_START_TOKEN = 0
 """Id of the token that begins the decoder's text if the configuration names none."""
 
 
@@ -52,29 +52,29 @@ def build_model(job: LoopJob) -> Any:
     config = build_config(job.model, "full")
     config.use_cache = False
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
-        config.decoder_start_token_id = FIRST_TOKEN
-    kind = choose_class(config, job)
+        config.decoder_start_token_id = DECODER_START_TOKEN
+    model_class = choose_class(config, job)
     dtype = DTYPES[job.precision]
     options = {"attn_implementation": job.attention} if job.attention else {}
     try:
         if job.quantization:
-            model = build_on_gpus(kind, config, job)
+            model = build_on_gpus(model_class, config, job)
         else:
-            model = kind._from_config(config, dtype=dtype, **options)
+            model = model_class._from_config(config, dtype=dtype, **options)
     except (ValueError, ImportError) as error:
-        raise InputError(f"{kind.__name__}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{model_class.__name__}: {str(error).splitlines()[0]}") from None
     if has_untied_output_head(job.model):
         _untie_output_head(model)
     if job.checkpointing:
         if not model.supports_gradient_checkpointing:
-            raise InputError(f"--activation-checkpointing: {kind.__name__} does not support it")
+            raise InputError(f"--activation-checkpointing: {model_class.__name__} does not support it")
         model.gradient_checkpointing_enable()
-    adapted = _add_adapters(model, job, job.lora) if job.lora else model
+    model_with_adapters = _add_adapters(model, job, job.lora) if job.lora else model
     if job.chunked_loss:
         chunk_causal_loss(model)
     if job.offload:
-        offload_activations(adapted)
-    return adapted
+        offload_activations(model_with_adapters)
+    return model_with_adapters
 
 
 def choose_class(config: PretrainedConfig, job: LoopJob) -> Any:
@@ -82,21 +82,21 @@ def choose_class(config: PretrainedConfig, job: LoopJob) -> Any:
 
     Raises InputError if transformers has no such class, or if the class does not support the configuration.
     """
-    named = job.model_class or next(iter(config.architectures or ()), None)
-    if found := getattr(transformers, named or "", None):
-        if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
-            raise InputError(f"--model-class {named}: not a model class of transformers")
-        if not isinstance(config, found.config_class):  # type: ignore[arg-type]
-            raise InputError(f"--model-class {named}: does not support model_type {config.model_type}")
-        return found
+    name = job.model_class or next(iter(config.architectures or ()), None)
+    if model_class := getattr(transformers, name or "", None):
+        if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
+            raise InputError(f"--model-class {name}: not a model class of transformers")
+        if not isinstance(config, model_class.config_class):  # type: ignore[arg-type]
+            raise InputError(f"--model-class {name}: does not support model_type {config.model_type}")
+        return model_class
     if job.model_class:
         raise InputError(
-            f"--model-class {named}: transformers has no such class; allowed: {', '.join(class_names(config))}"
+            f"--model-class {name}: transformers has no such class; allowed: {', '.join(class_names(config))}"
         )
-    possible = class_names(config)
-    if not possible:
+    possible_names = class_names(config)
+    if not possible_names:
         raise InputError(f"model_type = {config.model_type!r}: transformers has no class that trains it")
-    return getattr(transformers, possible[0])
+    return getattr(transformers, possible_names[0])
 
 
 def class_names(config: PretrainedConfig) -> list[str]:
@@ -105,12 +105,12 @@ def class_names(config: PretrainedConfig) -> list[str]:
     for task in MODEL_TASKS:
         mapping: Any = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING", {})
         if type(config) in mapping:
-            found = mapping[type(config)]
-            names += [one.__name__ for one in (found if isinstance(found, tuple) else (found,))]
+            classes = mapping[type(config)]
+            names += [model_class.__name__ for model_class in (classes if isinstance(classes, tuple) else (classes,))]
     return list(dict.fromkeys(names))
 
 
-def build_on_gpus(kind: Any, config: PretrainedConfig, job: LoopJob) -> Any:
+def build_on_gpus(model_class: Any, config: PretrainedConfig, job: LoopJob) -> Any:
     """Return the model as from_pretrained would load it with a device map: quantized, or spread over GPUs.
 
     The weights are created on their GPUs, not on the host.
@@ -119,24 +119,24 @@ def build_on_gpus(kind: Any, config: PretrainedConfig, job: LoopJob) -> Any:
     if job.attention:
         config._attn_implementation = job.attention
     with init_empty_weights(include_buffers=False):
-        model = kind(config)
+        model = model_class(config)
     model.tie_weights()
-    parts = spread_evenly(model, dtype, job.gpus)
+    device_map = spread_evenly(model, dtype, job.gpus)
     quantizer = _quantize_layers(model, job) if job.quantization else None
-    fill_randomly(model, dtype, parts)
+    fill_randomly(model, dtype, device_map)
     if quantizer:
         quantizer.postprocess_model(model)
         model.hf_quantizer, model.is_quantized = quantizer, True
     if job.gpus > 1:
-        return dispatch_model(model, parts, skip_keys=model._skip_keys_device_placement)
+        return dispatch_model(model, device_map, skip_keys=model._skip_keys_device_placement)
     return _move_buffers_to_gpu(model) if job.quantization == "8bit" else model.to("cuda")
 
 
 def _quantize_layers(model: Any, job: LoopJob) -> Any:
     """Replace layers by those of bitsandbytes; return the quantizer."""
-    compute = AUTOCAST.get(job.precision, DTYPES[job.precision])
+    compute_dtype = AUTOCAST.get(job.precision, DTYPES[job.precision])
     quantization = (
-        BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+        BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute_dtype)
         if job.quantization == "4bit"
         else BitsAndBytesConfig(load_in_8bit=True)
     )
@@ -154,8 +154,8 @@ def _move_buffers_to_gpu(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def _untie_output_head(model: Any) -> None:
-    head, inputs = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is not None and head.weight is inputs.weight:
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and head.weight is embeddings.weight:
         head.weight = torch.nn.Parameter(torch.empty_like(head.weight))
 
 

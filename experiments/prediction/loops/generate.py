@@ -13,17 +13,17 @@ from experiments.prediction.loops.job import LoopJob, run_program
 from experiments.prediction.loops.samples import make_text
 from experiments.training.models.architecture import build_config
 
-PADDING = 0
-"""Id of the token that pads texts. It affects no size."""
+PADDING_TOKEN = 0
+"""Id of the token that pads texts. Its value affects no size."""
 
 
 def generate(job: LoopJob) -> None:
     """Generate ``new_tokens`` tokens after each of ``batch`` prompts of ``seq`` tokens. No text ends early."""
     config = build_config(job.model, "full")
-    kind = choose_class(config, job)
-    if not kind.can_generate():
-        raise InputError(f"{kind.__name__}: generates no text; use --model-class with a class that does")
-    model = build_on_gpus(kind, config, job).eval()
+    model_class = choose_class(config, job)
+    if not model_class.can_generate():
+        raise InputError(f"{model_class.__name__}: generates no text; use --model-class with a class that does")
+    model = build_on_gpus(model_class, config, job).eval()
     model.generation_config.eos_token_id = None
     prompt = torch.stack([make_text(job.seq, config)] * job.batch).to("cuda")
     model.generate(
@@ -32,7 +32,7 @@ def generate(job: LoopJob) -> None:
         do_sample=True,
         use_cache=job.kv_cache,
         max_new_tokens=job.new_tokens,
-        pad_token_id=PADDING,
+        pad_token_id=PADDING_TOKEN,
     )
 
 

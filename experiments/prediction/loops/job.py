@@ -1,4 +1,4 @@
-"""The job of a program of this folder: what it trains or generates, as JSON in its only argument."""
+"""The job of a program of this folder: what the program trains or generates, as JSON in its only argument."""
 
 import sys
 import traceback
@@ -27,9 +27,10 @@ class LoopJob(BaseModel):
 
     batch: samples per GPU and micro-step. seq, target_seq: tokens per text and per target text. offload: keep
     activations in host memory. chunked_loss: compute the output layer and the loss for a few tokens at a time.
-    step_in_backward: update each parameter in the backward pass. Only for a generation: gpus: GPUs that share the
-    model's layers. new_tokens: tokens after a prompt of ``seq`` tokens. kv_cache: keep the keys and values of earlier
-    tokens.
+    step_in_backward: update each parameter in the backward pass.
+
+    Three fields are for text generation only. gpus: number of GPUs that share the model's layers. new_tokens: tokens
+    after a prompt of ``seq`` tokens. kv_cache: keep the keys and values of earlier tokens.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -54,14 +55,14 @@ class LoopJob(BaseModel):
     kv_cache: bool = True
 
 
-def run_program(train: Callable[[LoopJob], None]) -> None:
-    """Run ``train`` with the job in the program's argument.
+def run_program(run_job: Callable[[LoopJob], None]) -> None:
+    """Call ``run_job`` with the job in the program's argument.
 
-    Raises InputError, after the traceback, if a library cannot train the model with these settings.
+    Raises InputError, after the traceback, if a library cannot run the model with these settings.
     """
     job = LoopJob.model_validate_json(sys.argv[1])
     try:
-        train(job)
+        run_job(job)
     except InputError:
         raise
     except Exception as error:

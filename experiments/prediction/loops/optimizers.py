@@ -11,7 +11,7 @@ LEARNING_RATE = 1e-5
 
 
 def find_optimizer(name: LoopOptimizer, default: LoopOptimizer) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """Return the class of an optimizer and its arguments. ``default`` is this loop's version of adamw."""
+    """Return the class of an optimizer and its arguments. default: the optimizer that this loop uses for ``adamw``."""
     if name == "adamw":
         name = default
     torch_optimizers: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -22,8 +22,8 @@ def find_optimizer(name: LoopOptimizer, default: LoopOptimizer) -> tuple[type[to
         "sgd": (torch.optim.SGD, {}),
         "sgd_momentum": (torch.optim.SGD, {"momentum": 0.9}),
     }
-    kind, options = torch_optimizers.get(name) or _find_library_optimizer(name)
-    return kind, {"lr": LEARNING_RATE, **options}
+    optimizer_class, options = torch_optimizers.get(name) or _find_library_optimizer(name)
+    return optimizer_class, {"lr": LEARNING_RATE, **options}
 
 
 def _find_library_optimizer(name: str) -> tuple[Any, dict[str, Any]]:
@@ -33,7 +33,7 @@ def _find_library_optimizer(name: str) -> tuple[Any, dict[str, Any]]:
         return Adafactor, {"scale_parameter": False, "relative_step": False}
     from bitsandbytes import optim
 
-    kinds = {
+    classes = {
         "adam_8bit": optim.Adam8bit,
         "adamw_8bit": optim.AdamW8bit,
         "paged_adamw": optim.PagedAdamW,
@@ -41,4 +41,4 @@ def _find_library_optimizer(name: str) -> tuple[Any, dict[str, Any]]:
         "lion": optim.Lion,
         "lion_8bit": optim.Lion8bit,
     }
-    return kinds[name], {}
+    return classes[name], {}

@@ -28,19 +28,19 @@ def train(job: LoopJob) -> None:
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     model = build_model(job)
     model = (model if job.quantization else model.to("cuda")).train()
-    example = make_sample(model, job)
+    sample = make_sample(model, job)
     if ranks > 1:
         dist.init_process_group("nccl")
         model = torch.nn.parallel.DistributedDataParallel(model, device_ids=[torch.cuda.current_device()])
-    kind, options = find_optimizer(job.optimizer, "adamw_foreach")
-    build: Callable[..., torch.optim.Optimizer] = partial(kind, **options)
+    optimizer_class, options = find_optimizer(job.optimizer, "adamw_foreach")
+    build: Callable[..., torch.optim.Optimizer] = partial(optimizer_class, **options)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = BackwardOptimizer(build, trainable) if job.step_in_backward else build(trainable)
     autocast = AUTOCAST.get(job.precision)
     scaler = torch.amp.GradScaler(enabled=autocast is torch.float16)
     for _ in range(STEPS):
         for _ in range(job.accumulate):
-            batch = {name: torch.stack([value] * job.batch).to("cuda") for name, value in example.items()}
+            batch = {name: torch.stack([value] * job.batch).to("cuda") for name, value in sample.items()}
             with torch.autocast("cuda", dtype=autocast) if autocast else nullcontext():
                 loss = model(**batch).loss / job.accumulate
             scaler.scale(loss).backward()

@@ -20,19 +20,19 @@ def make_sample(model: Any, job: LoopJob) -> Sample:
     """Return one sample without a batch dimension. Raises InputError for unknown inputs or a missing loss."""
     config, names = model.config, input_names(model)
     inputs = _make_inputs(config, names, job)
-    kind = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
+    class_name = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
     if not inputs:
         raise InputError(
-            f"{kind}: unknown inputs ({', '.join(names[:4])}); write a "
+            f"{class_name}: unknown inputs ({', '.join(names[:4])}); write a "
             "training script and trace it with `testbed predict -- python FILE`"
         )
     if "labels" in names:
-        inputs["labels"] = _make_labels(config, kind, inputs, job)
+        inputs["labels"] = _make_labels(config, class_name, inputs, job)
     elif {"start_positions", "end_positions"} <= set(names):
         inputs |= {"start_positions": torch.tensor(1), "end_positions": torch.tensor(2)}
     elif "return_loss" not in names:
         raise InputError(
-            f"{kind}: has no loss; use --model-class with a class that has one, such as a ForCausalLM class"
+            f"{class_name}: has no loss; use --model-class with a class that has one, such as a ForCausalLM class"
         )
     return inputs
 
@@ -48,8 +48,8 @@ def _make_inputs(config: Any, names: list[str], job: LoopJob) -> Sample:
     if config.model_type == "blip-2":
         if config.image_token_index is None:
             config.image_token_index = config.get_text_config().vocab_size - 1
-        pictures = torch.full((config.num_query_tokens,), config.image_token_index)
-        inputs["input_ids"] = torch.cat([pictures, inputs["input_ids"]])
+        image_tokens = torch.full((config.num_query_tokens,), config.image_token_index)
+        inputs["input_ids"] = torch.cat([image_tokens, inputs["input_ids"]])
     if "input_features" in names:
         inputs["input_features"] = _make_spectrum(config)
     if "input_values" in names:
@@ -76,10 +76,10 @@ def _make_image(config: Any) -> torch.Tensor:
     return torch.randn(getattr(config, "num_channels", 3), height, width)
 
 
-def _make_labels(config: Any, kind: str, inputs: Sample, job: LoopJob) -> torch.Tensor:
-    if "Classification" in kind and "Token" not in kind:
+def _make_labels(config: Any, class_name: str, inputs: Sample, job: LoopJob) -> torch.Tensor:
+    if "Classification" in class_name and "Token" not in class_name:
         return torch.tensor(1)
-    if config.is_encoder_decoder or kind.endswith("ForCTC"):
+    if config.is_encoder_decoder or class_name.endswith("ForCTC"):
         return make_text(job.target_seq or (job.seq if "input_ids" in inputs else TRANSCRIPT_TOKENS), config)
     return inputs["input_ids"].clone() if "input_ids" in inputs else torch.tensor(1)
 

@@ -24,7 +24,7 @@ CardProperties card;
 
 // Selection of the attention kernel as in ATen/native/transformers/cuda/sdp_utils.cpp: flash, memory-efficient, cuDNN's
 // or plain (SDPBackend 1, 2, 3, 0), with the conditions that can occur in training. Without a mask, cuDNN's attention has
-// the same results as flash attention, and is called by its name.
+// results of the same sizes as flash attention, so 1 (flash) is returned for both.
 int64_t choose_attention(
     const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask, double,
     bool causal, std::optional<double>, bool grouped) {
@@ -45,23 +45,23 @@ int64_t choose_attention(
       (same_heads || grouped))
     return 3;
   const bool efficient_type = bfloat ? card.bfloat_efficient : card.efficient && (half || type == at::kFloat);
-  const int64_t aligned = 16 / static_cast<int64_t>(query.element_size());
-  return efficient_type && context.userEnabledMemEfficientSDP() && same_heads && query.size(3) % aligned == 0 &&
-          value.size(3) % aligned == 0
+  const int64_t alignment = 16 / static_cast<int64_t>(query.element_size());
+  return efficient_type && context.userEnabledMemEfficientSDP() && same_heads && query.size(3) % alignment == 0 &&
+          value.size(3) % alignment == 0
       ? 2
       : 0;
 }
 
 // cuBLAS allocates a workspace for each thread's handle and stream at the first matrix product, and never frees it. The
-// first product with a bias allocates one of cublasLt, too. Source: CUDABlas.cpp.
+// first product with a bias also allocates a workspace of cublasLt. Source: CUDABlas.cpp.
 void allocate_workspace(const std::string& name, bool has_bias) {
   static const std::unordered_set<std::string> products{
       "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_addmm_activation", "aten::addmv_"};
   if (!card.workspace_bytes || !products.count(name)) return;
-  thread_local std::set<std::pair<int64_t, int64_t>> taken, taken_with_bias;
-  const std::pair<int64_t, int64_t> place{current_gpu, current_stream};
-  if (taken.insert(place).second) new c10::DataPtr(allocate_block(card.workspace_bytes, false));
-  if (has_bias && taken_with_bias.insert(place).second) new c10::DataPtr(allocate_block(kMiB, false));
+  thread_local std::set<std::pair<int64_t, int64_t>> allocated, allocated_with_bias;
+  const std::pair<int64_t, int64_t> gpu_and_stream{current_gpu, current_stream};
+  if (allocated.insert(gpu_and_stream).second) new c10::DataPtr(allocate_block(card.workspace_bytes, false));
+  if (has_bias && allocated_with_bias.insert(gpu_and_stream).second) new c10::DataPtr(allocate_block(kMiB, false));
 }
 
 }  // namespace phantom

@@ -1,11 +1,11 @@
-// Temporary memory of cuDNN's convolutions, as measured with cuDNN 9.19 on an H200: those of a GAN, of ResNet-50, of
-// DeepLabV3 and of Faster R-CNN in 32 bit, and of a UNet, of CLIP's ResNet-50 and of ConvNeXt in 16 bit
-// (tests/experiments/prediction/phantom/kernel_probes.py has the measurements).
+// Temporary memory of cuDNN's convolutions. The rules follow from measurements with cuDNN 9.19 on an H200: of the
+// convolutions of a GAN, ResNet-50, DeepLabV3 and Faster R-CNN in 32 bit, and of those of a UNet, CLIP's ResNet-50 and
+// ConvNeXt in 16 bit (tests/experiments/prediction/phantom/kernel_probes.py has the measurements).
 //
-// Tensor cores need channels last. Operands in another order are converted. The backward pass of the weights adds up
-// several partial sums in 32 bit if it has too few blocks of output for all multiprocessors. If it has more blocks than
-// multiprocessors, each of these keeps a part of a block. The choice of the algorithm is cuDNN's own, so a rule can be
-// wrong for single shapes.
+// Tensor cores need channels last, so cuDNN converts operands in another order. The backward pass of the weights adds
+// up several partial sums in 32 bit if it has too few blocks of output for all multiprocessors. If it has more blocks
+// than multiprocessors, each multiprocessor keeps a part of a block. cuDNN itself chooses the algorithm, so a rule can
+// be wrong for single shapes.
 
 #pragma once
 
@@ -17,13 +17,16 @@ int64_t divide_rounding_up(int64_t value, int64_t by) { return (value + by - 1) 
 
 int64_t round_up_to_multiple(int64_t value, int64_t of) { return divide_rounding_up(value, of) * of; }
 
-constexpr int64_t kMore = 256;  // bytes for pointers and counters
+constexpr int64_t kPointerBytes = 256;  // for pointers and counters
 
 bool exceeds_one(c10::IntArrayRef steps) {
   return std::any_of(steps.begin(), steps.end(), [](int64_t step) { return step > 1; });
 }
 
-// A convolution of x with w to y. A transposed convolution is the backward pass of one, from y to x.
+// A convolution of x with weights w to y. A transposed convolution is the backward pass of a convolution, from y to x.
+//
+// x, y, w: bytes of the three tensors. outputs, inputs: numbers of channels. area: number of elements of the kernel.
+// positions: number of positions of the output in the whole batch. element: bytes of an element.
 struct Convolution {
   Convolution(const Tensor& input, const Tensor& weight, const Tensor& output, c10::IntArrayRef stride,
               c10::IntArrayRef dilation, bool transposed, int64_t groups)
@@ -34,11 +37,12 @@ struct Convolution {
         strided(exceeds_one(stride)), dilated(exceeds_one(dilation)) {
     constexpr int64_t least_area = 49;
     const auto type = input.scalar_type();
-    const bool ordered = input.suggest_memory_format() == at::MemoryFormat::ChannelsLast ||
+    const bool channels_last = input.suggest_memory_format() == at::MemoryFormat::ChannelsLast ||
         weight.suggest_memory_format() == at::MemoryFormat::ChannelsLast;
-    plain = groups == 1 && input.dim() <= 4 && !ordered &&
+    plain = groups == 1 && input.dim() <= 4 && !channels_last &&
         (type == at::kFloat || type == at::kHalf || type == at::kBFloat16);
-    ordered_depthwise = ordered && !transposed && element == 2 && inputs == 1 && groups == outputs && area <= 49;
+    channels_last_depthwise =
+        channels_last && !transposed && element == 2 && inputs == 1 && groups == outputs && area <= 49;
     const bool enough_outputs = outputs >= least_channels || type != at::kFloat;
     converts = plain && ((inputs >= least_channels && enough_outputs) || area >= least_area);
   }
@@ -48,37 +52,39 @@ struct Convolution {
 
   int64_t forward_bytes() const {
     if (!converts) return 0;
-    if (area == 1 && strided) return x + (has_channels(512, 1024) ? y : w) + kMore;
-    if (area == 1) return has_channels(many_channels / 2, many_channels) ? x + y + kMore : 0;
-    return x + w + kMore + (is_wide() && outputs >= least_channels ? 0 : padded(y, outputs));
+    if (area == 1 && strided) return x + (has_channels(512, 1024) ? y : w) + kPointerBytes;
+    if (area == 1) return has_channels(many_channels / 2, many_channels) ? x + y + kPointerBytes : 0;
+    return x + w + kPointerBytes + (is_wide() && outputs >= least_channels ? 0 : padded(y, outputs));
   }
 
   int64_t backward_bytes() const {
     if (!converts) return 0;
-    if (area == 1) return strided || has_channels(512, many_channels) ? x + y + kMore : 0;
-    return x + w + padded(y, outputs) + kMore;
+    if (area == 1) return strided || has_channels(512, many_channels) ? x + y + kPointerBytes : 0;
+    return x + w + padded(y, outputs) + kPointerBytes;
   }
 
   int64_t weight_backward_bytes() const {
-    if (ordered_depthwise) return depthwise_bytes();
+    if (channels_last_depthwise) return depthwise_bytes();
     if (area == 1 && !strided) {
-      if (plain && is_narrow()) return padded(x, inputs) + padded(y, outputs) + narrow_sums * sum_bytes() + kMore;
-      return converts ? std::min(batch * sum_bytes(), x + y) + kMore : 0;
+      if (plain && is_narrow())
+        return padded(x, inputs) + padded(y, outputs) + narrow_sums * sum_bytes() + kPointerBytes;
+      return converts ? std::min(batch * sum_bytes(), x + y) + kPointerBytes : 0;
     }
     if (!converts) return 0;
     const int64_t sums = partial_sums(), parts = !sums && area > 1 && !dilated ? parts_bytes() : 0;
-    return padded(x, inputs) + padded(y, outputs) + (area == 1 ? 0 : w) + kMore + (sums > 1 ? sums * sum_bytes() : parts);
+    return padded(x, inputs) + padded(y, outputs) + (area == 1 ? 0 : w) + kPointerBytes +
+        (sums > 1 ? sums * sum_bytes() : parts);
   }
 
   // Return the bytes of the partial sums of the weights' gradient, in 32 bit, for a convolution of each channel by itself
-  // whose channels are last: eight for each sample. Small ones need none.
+  // whose channels are last: eight for each sample. Small convolutions need none.
   int64_t depthwise_bytes() const {
     if (positions < least_depthwise_positions) return 0;
     return depthwise_sums * batch * area * round_up_to_multiple(outputs, depthwise_lanes) * 4;
   }
 
   // Return the number of partial sums of the gradients of weights whose kernel is larger than 1 x 1 or strided; 0: none,
-  // because the blocks of output are more than the multiprocessors.
+  // because there are more blocks of output than multiprocessors.
   int64_t partial_sums() const {
     const int64_t blocks = divide_rounding_up(outputs, block) * area * divide_rounding_up(inputs, block);
     if (is_wide()) return wide_sums;
@@ -86,8 +92,8 @@ struct Convolution {
     return inputs < least_channels && element == 4 ? narrow_sums : std::min(card.multiprocessors / blocks, most_sums);
   }
 
-  // Return the bytes of the algorithm with the most memory, which the search for the fastest one also runs. It converts
-  // all operands. For the gradients of the weights, each multiprocessor keeps two parts of them.
+  // Return the bytes of the algorithm that needs the most memory. The search for the fastest algorithm runs it, too. It
+  // converts all operands. For the gradients of the weights, each multiprocessor keeps two parts of a block.
   int64_t searched_bytes(bool weights) const {
     return plain ? padded(x, inputs) + padded(y, outputs) + (area == 1 ? 0 : w) + (weights ? 2 * parts_bytes() : 0) : 0;
   }
@@ -114,9 +120,9 @@ struct Convolution {
   bool is_narrow() const { return element == 4 && outputs * inputs <= 4096 && positions >= 32768; }
 
   const int64_t x, y, w, outputs, inputs, area, batch, positions, element;
-  const int64_t many_channels;  // of one side of a convolution of 1 x 1 that converts its operands
+  const int64_t many_channels;  // number of channels from which a 1 x 1 convolution converts its operands
   const bool strided, dilated;
-  bool plain = false, converts = false, ordered_depthwise = false;
+  bool plain = false, converts = false, channels_last_depthwise = false;
 };
 
 }  // namespace phantom

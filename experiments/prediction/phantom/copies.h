@@ -1,5 +1,5 @@
-// Copies of inputs that CUDA kernels make when they start and free when they end, if an input is not in the order that
-// they read.
+// Copies of inputs that CUDA kernels make when they start and free when they end, if an input is not in the memory
+// order that they read.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace phantom {
 
-// Positions of the arguments that an operation copies to contiguous memory before it allocates its results, and after.
+// Positions of the arguments that an operation copies to contiguous memory: before and after it allocates its results.
 // Sources: EmbeddingBackwardKernel.cu, SoftMax.cu, NLLLoss2d.cu.
 const std::unordered_map<std::string, std::vector<size_t>> kCopiedBefore{{"aten::embedding_dense_backward", {0}}};
 const std::unordered_map<std::string, std::vector<size_t>> kCopiedAfter{
@@ -16,12 +16,12 @@ const std::unordered_map<std::string, std::vector<size_t>> kCopiedAfter{
     {"aten::nll_loss2d_backward", {2}}};
 
 std::vector<Tensor> copies(
-    const std::unordered_map<std::string, std::vector<size_t>>& copied, const std::string& name,
+    const std::unordered_map<std::string, std::vector<size_t>>& positions_by_name, const std::string& name,
     const std::vector<IValue>& arguments) {
-  std::vector<Tensor> made;
-  if (const auto found = copied.find(name); found != copied.end())
-    for (const size_t place : found->second) made.push_back(arguments[place].toTensor().contiguous());
-  return made;
+  std::vector<Tensor> copied;
+  if (const auto found = positions_by_name.find(name); found != positions_by_name.end())
+    for (const size_t place : found->second) copied.push_back(arguments[place].toTensor().contiguous());
+  return copied;
 }
 
 // cuDNN's convolutions read all tensors in one order: channels last if the input or the weight has it, else contiguous
@@ -30,12 +30,12 @@ std::vector<Tensor> convolution_copies(const std::string& name, const std::vecto
   const bool backward = name == "aten::convolution_backward";
   const Tensor &input = arguments[backward].toTensor(), &weight = arguments[backward + 1].toTensor();
   if (input.dim() != 4) return {};
-  const bool last = input.suggest_memory_format() == at::MemoryFormat::ChannelsLast ||
+  const bool channels_last = input.suggest_memory_format() == at::MemoryFormat::ChannelsLast ||
       weight.suggest_memory_format() == at::MemoryFormat::ChannelsLast;
-  const auto order = last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-  std::vector<Tensor> made{input.contiguous(order), weight.contiguous(order)};
-  if (backward) made.push_back(arguments[0].toTensor().contiguous(order));
-  return made;
+  const auto order = channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  std::vector<Tensor> copied{input.contiguous(order), weight.contiguous(order)};
+  if (backward) copied.push_back(arguments[0].toTensor().contiguous(order));
+  return copied;
 }
 
 std::vector<Tensor> copies_before(const std::string& name, const std::vector<IValue>& arguments) {

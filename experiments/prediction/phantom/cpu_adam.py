@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-FIRST_TENSOR = 8
+PARAMETERS_POSITION = 8
 """Position of the parameters in the arguments of adam_update."""
 
 
@@ -16,7 +16,7 @@ def skip_deepspeed_adam(log: Callable[[str], None]) -> None:
     from deepspeed.ops.op_builder import CPUAdamBuilder
 
     def adam_update(*arguments: Any) -> None:
-        log(_operation_key(arguments[FIRST_TENSOR]))
+        log(_operation_key(arguments[PARAMETERS_POSITION]))
 
     CPUAdamBuilder.load = lambda self: SimpleNamespace(
         create_adam=lambda *_: None, adam_update=adam_update, destroy_adam=lambda *_: None

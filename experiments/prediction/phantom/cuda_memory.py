@@ -57,12 +57,12 @@ def replace_memory_functions(phantom: Phantom, total_bytes: int) -> None:
 def _memory_stats(phantom: Phantom) -> dict[str, int]:
     """Return torch's statistics of the allocator, in bytes; those that the phantom device does not count are 0."""
     allocated, reserved, allocated_peak, reserved_peak, _ = phantom.stats()
-    found: dict[str, int] = defaultdict(int, num_ooms=0, num_alloc_retries=0)
-    for name, now, peak in (
+    statistics: dict[str, int] = defaultdict(int, num_ooms=0, num_alloc_retries=0)
+    for name, current, peak in (
         ("allocated_bytes", allocated, allocated_peak),
         ("active_bytes", allocated, allocated_peak),
         ("requested_bytes", allocated, allocated_peak),
         ("reserved_bytes", reserved, reserved_peak),
     ):
-        found |= {f"{name}.all.current": now, f"{name}.all.peak": peak}
-    return found
+        statistics |= {f"{name}.all.current": current, f"{name}.all.peak": peak}
+    return statistics

@@ -27,9 +27,9 @@ REDUCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "BOR": torch.bitwise_or,
     "BXOR": torch.bitwise_xor,
 }
-"""The function of two ranks' values for each reduction that gloo has; all others return the rank's own value."""
+"""The function of two ranks' values for each reduction of gloo. In all other reductions, a rank keeps its own value."""
 LARGE_BYTES = 16 * 2**20
-"""Size from which tensors of numbers have no values in host memory (kLargeOnHost in host.h)."""
+"""Size from which tensors of numbers in host memory have no values (kLargeOnHost in host.h)."""
 
 
 class RankStore(c10d.Store):
@@ -100,13 +100,13 @@ class HostExchange:
 
     def __init__(self, store: dist.Store, rank: int, size: int) -> None:
         self._store, self._rank, self._size = store, rank, size
-        self._collectives = itertools.count()
+        self._collective_numbers = itertools.count()
         self._messages: Counter[str] = Counter()
 
     def broadcast(self, tensors: Sequence[torch.Tensor], root: int) -> None:
         if not _have_values(tensors):
             return
-        key = next(self._collectives)
+        key = next(self._collective_numbers)
         for place, tensor in enumerate(tensors):
             if root == self._rank:
                 self._write(f"{key}/{place}", tensor)
@@ -117,7 +117,7 @@ class HostExchange:
         """Fill ``outputs`` with the value of each rank. ``outputs`` is empty on ranks that receive nothing."""
         if not _have_values([value]):
             return
-        key = next(self._collectives)
+        key = next(self._collective_numbers)
         self._write(f"{key}/{self._rank}", value)
         for rank, output in enumerate(outputs):
             known = rank < self._rank and self._read(f"{key}/{rank}", output)
@@ -136,7 +136,7 @@ class HostExchange:
         """Fill ``outputs`` with what each rank sends to this one. inputs: what this rank sends to each."""
         if not _have_values([*outputs, *inputs]):
             return
-        key = next(self._collectives)
+        key = next(self._collective_numbers)
         for rank, (output, value) in enumerate(zip(outputs, inputs, strict=True)):
             self._write(f"{key}/{self._rank}-{rank}", value)
             if rank >= self._rank or not self._read(f"{key}/{rank}-{self._rank}", output):
@@ -149,7 +149,7 @@ class HostExchange:
         """
         if not _have_values([output]):
             return
-        key = next(self._collectives)
+        key = next(self._collective_numbers)
         for rank, value in enumerate(inputs):
             self._write(f"{key}/{rank}", value)
         self._receive(f"{key}/{self._rank}", root, output)
@@ -184,10 +184,10 @@ class HostExchange:
 
 
 def _have_values(tensors: Sequence[torch.Tensor]) -> bool:
-    """Return whether tensors are in host memory and have values. The bytes of an object always have values."""
+    """Return whether tensors are in host memory and have values. Tensors of bytes (objects) always have values."""
     return all(
-        one.device.type == "cpu" and (one.dtype == torch.uint8 or one.untyped_storage().nbytes() < LARGE_BYTES)
-        for one in tensors
+        tensor.device.type == "cpu" and (tensor.dtype == torch.uint8 or tensor.untyped_storage().nbytes() < LARGE_BYTES)
+        for tensor in tensors
     )
 
 
@@ -202,7 +202,7 @@ def _to_bytes(tensor: torch.Tensor) -> bytes:
 def _fill(output: torch.Tensor, content: bytes) -> None:
     """Write bytes to a tensor.
 
-    They may be more or fewer than the tensor's, if the sender knows fewer ranks than this one.
+    Their number may differ from the tensor's, if the sender knows fewer ranks than this rank.
     """
     target = memoryview(_bytes_of(output))
     size = min(len(target), len(content))
@@ -210,7 +210,7 @@ def _fill(output: torch.Tensor, content: bytes) -> None:
 
 
 def receive_unknown_objects_as_none() -> None:
-    """Make PyTorch return None for an object from a higher rank: it is unknown, and its size is received as 0."""
+    """Make PyTorch return None for an object from a higher rank. It is unknown, and its size is received as 0."""
     read = dist.distributed_c10d._tensor_to_object
 
     def tensor_to_object(tensor: torch.Tensor, size: int, group: Any) -> Any:

@@ -60,14 +60,14 @@ def _register_logged(phantom: Phantom, name: str, device_types: Any, function: A
 
 
 def _dequantization(
-    given: torch.Tensor, weight: torch.Tensor, shape: Any, absmax: Any, blocksize: int, kind: str, *_: Any, **__: Any
+    inputs: torch.Tensor, weight: torch.Tensor, shape: Any, absmax: Any, blocksize: int, kind: str, *_: Any, **__: Any
 ) -> str:
-    """Return the key of the dequantization before a product of many rows, which PyTorch then computes."""
-    return _operation_key("bitsandbytes::dequantize_4bit", [weight, absmax, blocksize, kind, list(shape), given.dtype])
+    """Return the key of the dequantization of a weight. PyTorch then computes the product, because it has many rows."""
+    return _operation_key("bitsandbytes::dequantize_4bit", [weight, absmax, blocksize, kind, list(shape), inputs.dtype])
 
 
 def _operation_key(name: str, arguments: list[Any]) -> str:
-    """Return the key of an operation, in the form of those that the phantom device logs itself."""
+    """Return the key of an operation, in the same form as the keys that the phantom device logs itself."""
     overload = "" if "." in name else ".default"
     return json.dumps([name + overload, *map(_as_loggable, arguments)])
 

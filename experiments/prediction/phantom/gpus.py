@@ -11,11 +11,11 @@ from experiments.prediction.phantom.library import Phantom
 def simulate_gpus(phantom: Phantom, count: int) -> None:
     """Show ``count`` GPUs to this process. Each part of a model allocates on the GPU that accelerate runs it on.
 
-    For PyTorch, all tensors are on the first GPU. Therefore, tensors are moved only between parts on different GPUs,
-    and not in each module. Memory outside of the parts, such as memory for sampling tokens, is on the first GPU.
+    For PyTorch, all tensors are on the first GPU. Therefore, accelerate moves tensors only between parts on different
+    GPUs, and not in each module. Memory outside of the parts, such as memory for sampling tokens, is on the first GPU.
     """
     torch.cuda.device_count = lambda: count
-    enter, leave = AlignDevicesHook.pre_forward, AlignDevicesHook.post_forward
+    original_pre_forward, original_post_forward = AlignDevicesHook.pre_forward, AlignDevicesHook.post_forward
     current = 0
 
     def use_gpu(gpu: int) -> bool:
@@ -26,14 +26,14 @@ def simulate_gpus(phantom: Phantom, count: int) -> None:
 
     def pre_forward(hook: Any, module: Any, *inputs: Any, **options: Any) -> Any:
         moves = use_gpu(hook.execution_device)
-        return enter(hook, module, *inputs, **options) if moves else (inputs, options)
+        return original_pre_forward(hook, module, *inputs, **options) if moves else (inputs, options)
 
     def post_forward(hook: Any, module: Any, output: Any) -> Any:
         if not hook.io_same_device:
             return output
         use_gpu(0)
         hook.input_device = torch.device("cuda", 0)
-        return leave(hook, module, output)
+        return original_post_forward(hook, module, output)
 
     replacements = {
         "pre_forward": pre_forward,

@@ -19,8 +19,9 @@
 
 namespace phantom {
 
-// Large host tensors only reserve address space: they are never written to, and their sizes are counted. Pinned memory
-// has a lower bound, because offloading keeps many activations there; its integers are written, as masks are read.
+// Large host tensors only reserve address space: nothing writes to them, but their sizes count. In pinned memory,
+// smaller tensors already count as large, because offloading keeps many activations there. Integers of this size are
+// written in pinned memory nevertheless, because masks are read.
 constexpr size_t kLargeOnHost = 16 * kMiB, kLargePinned = kMiB;
 
 std::atomic<bool> host_memory_counted{false};
@@ -79,7 +80,7 @@ struct HostAllocator final : c10::Allocator {
 
 HostAllocator host_allocator(false), pinned_allocator(true);
 
-bool large_on_host(const Tensor& tensor) {
+bool is_large_on_host(const Tensor& tensor) {
   if (!host_memory_counted || !tensor.device().is_cpu()) return false;
   const size_t bytes = tensor.storage().nbytes();
   if (bytes >= kLargeOnHost) return true;
@@ -87,22 +88,22 @@ bool large_on_host(const Tensor& tensor) {
 }
 
 Tensor& copy_on_host(Tensor& self, const Tensor& source, bool non_blocking) {
-  if (large_on_host(self) || large_on_host(source)) return self;
+  if (is_large_on_host(self) || is_large_on_host(source)) return self;
   return at::native::copy_(self, source, non_blocking);
 }
 
-Tensor& zero_on_host(Tensor& self) { return large_on_host(self) ? self : at::native::zero_(self); }
+Tensor& zero_on_host(Tensor& self) { return is_large_on_host(self) ? self : at::native::zero_(self); }
 
 Tensor& fill_on_host(Tensor& self, const at::Scalar& value) {
-  return large_on_host(self) ? self : at::native::fill_(self, value);
+  return is_large_on_host(self) ? self : at::native::fill_(self, value);
 }
 
 Tensor& normal_on_host(Tensor& self, double mean, double std, std::optional<at::Generator> generator) {
-  return large_on_host(self) ? self : at::native::normal_(self, mean, std, std::move(generator));
+  return is_large_on_host(self) ? self : at::native::normal_(self, mean, std, std::move(generator));
 }
 
 Tensor& uniform_on_host(Tensor& self, double from, double to, std::optional<at::Generator> generator) {
-  return large_on_host(self) ? self : at::native::uniform_(self, from, to, std::move(generator));
+  return is_large_on_host(self) ? self : at::native::uniform_(self, from, to, std::move(generator));
 }
 
 }  // namespace phantom

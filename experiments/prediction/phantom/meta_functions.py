@@ -1,6 +1,6 @@
-"""Shapes of the results of operations whose meta function in PyTorch is missing, or returns another order than a GPU.
+"""Meta functions (they compute the shapes of results) that PyTorch lacks, or whose memory order differs from a GPU's.
 
-The number of distinct elements is not known without values; it is taken to be the number of elements.
+Without values, the number of distinct elements is unknown. The functions assume that all elements are distinct.
 """
 
 from typing import Any
@@ -30,14 +30,14 @@ def register_meta_functions() -> None:
     _library.append(library)
 
 
-def _convolution(input: torch.Tensor, weight: torch.Tensor, *more: Any) -> torch.Tensor:
+def _convolution(input: torch.Tensor, weight: torch.Tensor, *other_arguments: Any) -> torch.Tensor:
     """Return the output in the memory format of cuDNN: channels last if the input or the weight has it (ConvUtils.h).
 
     PyTorch's own function for meta tensors returns a contiguous output.
     """
-    made = meta_conv(input, weight, *more)
+    output = meta_conv(input, weight, *other_arguments)
     orders = {suggest_memory_format(one) for one in (input, weight)} & CHANNELS_LAST
-    return made.to(memory_format=orders.pop()) if orders and input.dtype != torch.float64 else made
+    return output.to(memory_format=orders.pop()) if orders and input.dtype != torch.float64 else output
 
 
 def _gru_cell(
@@ -89,9 +89,9 @@ def _unique_consecutive(
 
 
 def _distinct(
-    found: torch.Tensor, positions: torch.Size, return_inverse: bool, return_counts: bool
+    values: torch.Tensor, positions: torch.Size, return_inverse: bool, return_counts: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the distinct values, and their positions and counts if they are requested, else empty tensors."""
-    inverse = found.new_empty(positions if return_inverse else 0, dtype=torch.int64)
-    counts = found.new_empty(positions.numel() if return_counts else 0, dtype=torch.int64)
-    return found, inverse, counts
+    inverse = values.new_empty(positions if return_inverse else 0, dtype=torch.int64)
+    counts = values.new_empty(positions.numel() if return_counts else 0, dtype=torch.int64)
+    return values, inverse, counts

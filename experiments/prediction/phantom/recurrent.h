@@ -12,43 +12,46 @@ namespace phantom {
 constexpr int64_t kRelu = 0, kTanh = 1, kLstm = 2, kGru = 3;  // cudnnRNNMode_t
 constexpr int64_t kDropoutStateOfMultiprocessor = 48 * 1024;
 
-// The sizes that determine the memory of a recurrent layer.
+// The sizes that determine the memory of a recurrent layer. width: features of the input. rows: number of steps of all
+// texts. drops: whether dropout is applied between layers.
 struct Recurrence {
   Recurrence(const Tensor& input, int64_t mode, int64_t hidden, int64_t layers, bool batch_first, double dropout,
              bool train, bool bidirectional, c10::SymIntArrayRef batch_sizes)
       : mode(mode), hidden(hidden), layers(layers), directions(bidirectional ? 2 : 1), width(input.size(-1)),
         packed(!batch_sizes.empty()), rows(packed ? input.size(0) : input.size(0) * input.size(1)),
         batch(packed ? batch_sizes[0].expect_int() : input.size(batch_first ? 0 : 1)),
-        drops(train && dropout > 0 && layers > 1), bytes(static_cast<int64_t>(input.element_size())) {}
+        drops(train && dropout > 0 && layers > 1), element_bytes(static_cast<int64_t>(input.element_size())) {}
 
   int64_t gates() const { return mode == kLstm ? 4 : mode == kGru ? 3 : 1; }
 
   // Return the bytes that the backward pass reads: values of each step and layer, the outputs between layers, and a bit
   // for each of these outputs that dropout keeps. Measured with cuDNN 9.19 on an H200.
   int64_t reserve_bytes() const {
-    const int64_t kept = mode == kLstm ? 5 : mode == kGru ? 6 : 1;
+    const int64_t values_per_row = mode == kLstm ? 5 : mode == kGru ? 6 : 1;
     const int64_t bits = drops ? divide_rounding_up(rows * hidden * directions, 256) * 32 * (layers - 1) * directions : 0;
-    return bytes * rows * hidden * directions * (kept * layers + layers - 1) + bits + 256;
+    return element_bytes * rows * hidden * directions * (values_per_row * layers + layers - 1) + bits + 256;
   }
 
-  // Return the bytes of temporary memory of the forward pass and of each half of the backward pass: a copy of the weights,
-  // values of each step and of each layer. Measured as above with one direction; two directions need up to 15 % more.
+  // Return the bytes of temporary memory of the forward pass, of the input's gradients and of the weights' gradients: a
+  // copy of the weights, values of each step and of each layer. Measured like reserve_bytes, with one direction; two
+  // directions need up to 15 % more.
   int64_t workspace_bytes() const {
     const int64_t weights = gates() * hidden * (width + hidden + (layers - 1) * (directions + 1) * hidden);
     const int64_t values = rows * (5 * hidden + width) + batch * 10 * hidden * layers;
-    const int64_t more = 8 * kMiB * (mode == kLstm ? layers : layers == 1);
-    return directions * (bytes * (weights + values + (drops ? rows * hidden : 0)) + more) + 768;
+    const int64_t fixed_bytes = 8 * kMiB * (mode == kLstm ? layers : layers == 1);
+    return directions * (element_bytes * (weights + values + (drops ? rows * hidden : 0)) + fixed_bytes) + 768;
   }
 
   const int64_t mode, hidden, layers, directions, width;
   const bool packed;
   const int64_t rows, batch;
   const bool drops;
-  const int64_t bytes;
+  const int64_t element_bytes;
 };
 
-// Log the products of a layer: of its inputs with their weights, and of its states with theirs.
-void log_products(const Recurrence& layer, c10::ScalarType type, int64_t times) {
+// Log the products of a layer: of its inputs and of its states with their weights. passes: 1 for the forward pass, 2
+// for the backward pass.
+void log_products(const Recurrence& layer, c10::ScalarType type, int64_t passes) {
   const int64_t outputs = layer.gates() * layer.hidden;
   const auto log_product = [&](int64_t width) {
     std::ostringstream key;
@@ -56,8 +59,8 @@ void log_products(const Recurrence& layer, c10::ScalarType type, int64_t times) 
       key << open << "{\"type\":\"" << c10::toString(type) << "\",\"sizes\":[" << first << ',' << second << "]}";
     log_key(key.str() + "]");
   };
-  for (int64_t count = 0; count < times * layer.directions * layer.layers; ++count) {
-    log_product(count < times * layer.directions ? layer.width : layer.hidden * layer.directions);
+  for (int64_t count = 0; count < passes * layer.directions * layer.layers; ++count) {
+    log_product(count < passes * layer.directions ? layer.width : layer.hidden * layer.directions);
     log_product(layer.hidden);
   }
 }
@@ -89,7 +92,7 @@ Tensor flatten_weights(at::TensorList weights, int64_t, c10::SymInt, int64_t, c1
   return flat;
 }
 
-// Return all weights as one tensor if they lie in one storage that has nothing else, else an undefined tensor.
+// Return all weights as one tensor if a storage contains them and nothing else, else an undefined tensor.
 Tensor flat_weights(at::TensorList weights) {
   const int64_t count = total_elements(weights);
   const auto& storage = weights[0].storage();
@@ -106,9 +109,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> cudnn_rnn(
     const std::optional<Tensor>&) {
   const Recurrence layer(input, mode, hidden.expect_int(), layers, batch_first, dropout, train, bidirectional, batch_sizes);
   log_products(layer, input.scalar_type(), 1);
-  const bool turned = batch_first && !layer.packed;
-  const Tensor given = turned ? input.transpose(0, 1).contiguous() : input.contiguous();
-  auto sizes = given.sizes().vec();
+  const bool is_transposed = batch_first && !layer.packed;
+  const Tensor ordered_input = is_transposed ? input.transpose(0, 1).contiguous() : input.contiguous();
+  auto sizes = ordered_input.sizes().vec();
   sizes.back() = layer.directions * (projected.expect_int() ? projected.expect_int() : layer.hidden);
   Tensor output = at::empty(sizes, input.options());
   const Tensor hy = at::empty_like(hx);
@@ -117,7 +120,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> cudnn_rnn(
   const Tensor all_weights = is_flat ? *flat : at::empty({total_elements(weights)}, input.options());
   const auto workspace = allocate_block(layer.workspace_bytes(), false);
   const Tensor reserve = at::empty({train ? layer.reserve_bytes() : 0}, input.options().dtype(at::kByte));
-  return {turned ? output.transpose_(0, 1) : output, hy, cy, reserve, all_weights};
+  return {is_transposed ? output.transpose_(0, 1) : output, hy, cy, reserve, all_weights};
 }
 
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> cudnn_rnn_backward(
@@ -128,27 +131,30 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> cudnn_rnn_backward(
     c10::SymIntArrayRef batch_sizes, const std::optional<Tensor>&, const Tensor&, std::array<bool, 4> wanted) {
   const Recurrence layer(input, mode, hidden.expect_int(), layers, batch_first, dropout, train, bidirectional, batch_sizes);
   log_products(layer, input.scalar_type(), 2);
-  const bool turned = batch_first && !layer.packed, has_cells = cx && cx->defined();
-  const auto ordered = [&](const Tensor& tensor) { return turned ? tensor.transpose(0, 1).contiguous() : tensor.contiguous(); };
+  const bool is_transposed = batch_first && !layer.packed, has_cells = cx && cx->defined();
+  const auto ordered = [&](const Tensor& tensor) {
+    return is_transposed ? tensor.transpose(0, 1).contiguous() : tensor.contiguous();
+  };
   const auto given_or_zeros = [](const std::optional<Tensor>& given, const Tensor& like) {
     return given && given->defined() ? given->contiguous() : at::empty_like(like);
   };
   const Tensor hy = given_or_zeros(hy_gradient, hx), cy = has_cells ? given_or_zeros(cy_gradient, *cx) : Tensor();
   Tensor dx, dhx, dcx;
   {
-    const Tensor given = ordered(input), output_gradient = gradient && gradient->defined() ? ordered(*gradient) : Tensor();
-    dx = at::empty_like(given, at::MemoryFormat::Contiguous);
+    const Tensor ordered_input = ordered(input);
+    const Tensor output_gradient = gradient && gradient->defined() ? ordered(*gradient) : Tensor();
+    dx = at::empty_like(ordered_input, at::MemoryFormat::Contiguous);
     dhx = at::empty_like(hx);
     dcx = has_cells ? at::empty_like(*cx) : Tensor();
     const auto workspace = allocate_block(layer.workspace_bytes(), false);
   }
   std::vector<Tensor> gradients;
   if (wanted[3]) {
-    const Tensor given = ordered(input);
+    const Tensor ordered_input = ordered(input);
     gradients = views_of(at::empty_like(flat), weights);
     const auto workspace = allocate_block(layer.workspace_bytes(), false);
   }
-  return {turned ? dx.transpose_(0, 1) : dx, dhx, dcx, gradients};
+  return {is_transposed ? dx.transpose_(0, 1) : dx, dhx, dcx, gradients};
 }
 
 // Allocate the state of the random numbers of dropout once for the process.

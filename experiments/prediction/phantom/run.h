@@ -18,15 +18,15 @@ template <typename Change>
 IValue map_tensors(const IValue& value, const Change& change) {
   if (value.isTensor()) return value.toTensor().defined() ? IValue(change(value.toTensor())) : value;
   if (value.isTensorList()) {
-    c10::List<Tensor> made;
-    for (const Tensor& tensor : value.toTensorVector()) made.push_back(change(tensor));
-    return made;
+    c10::List<Tensor> mapped;
+    for (const Tensor& tensor : value.toTensorVector()) mapped.push_back(change(tensor));
+    return mapped;
   }
   if (value.isList() && !value.isIntList() && !value.isDoubleList() && !value.isBoolList()) {
     auto list = value.toList();
-    auto made = c10::impl::GenericList(list.elementType());
-    for (const IValue element : list) made.push_back(map_tensors(element, change));
-    return made;
+    auto mapped = c10::impl::GenericList(list.elementType());
+    for (const IValue element : list) mapped.push_back(map_tensors(element, change));
+    return mapped;
   }
   return value;
 }
@@ -45,20 +45,21 @@ void replace_masks_by_positions(torch::jit::Stack* stack, size_t first) {
   for (size_t place = first; place < stack->size(); ++place) {
     IValue& argument = (*stack)[place];
     if (!argument.isList() || argument.toList().elementType()->kind() != c10::TypeKind::OptionalType) continue;
-    auto made = c10::List<std::optional<Tensor>>();
+    auto positions = c10::List<std::optional<Tensor>>();
     for (const IValue element : argument.toList()) {
       if (!element.isTensor() || element.toTensor().scalar_type() != at::kBool || !has_readable_values(element.toTensor())) {
-        made.push_back(element.isTensor() ? std::optional<Tensor>(element.toTensor()) : std::nullopt);
+        positions.push_back(element.isTensor() ? std::optional<Tensor>(element.toTensor()) : std::nullopt);
         continue;
       }
-      for (const Tensor& column : on_host(element.toTensor()).nonzero().unbind(1)) made.push_back(from_host(column));
+      for (const Tensor& column : on_host(element.toTensor()).nonzero().unbind(1))
+        positions.push_back(from_host(column));
     }
-    argument = made;
+    argument = positions;
   }
 }
 
-// Return the value that an operation gives all elements of its result, if it is known: of masks of ones, also with
-// others before them.
+// Return the common value of all elements of an operation's result, if it is known. Masks are such results: filled
+// tensors, and concatenations of tensors that are filled with the same value.
 std::optional<double> constant_result(const c10::FunctionSchema& schema, const std::vector<IValue>& arguments) {
   if (schema.name() == "aten::zero_") return 0.0;
   if (schema.name() == "aten::fill_" && arguments[1].isScalar()) return arguments[1].toScalar().toDouble();
@@ -72,38 +73,40 @@ std::optional<double> constant_result(const c10::FunctionSchema& schema, const s
   return common;
 }
 
-// Some operations only write values that are not computed, in place or into given outputs. They are skipped: return the
-// tensors that they would write, or nothing for all other operations.
+// Some operations only write values that are not computed, in place or into given outputs. The device skips these
+// operations. Return the tensors that such an operation would write, or nothing for all other operations.
 std::optional<std::vector<IValue>> skipped_write(
     const c10::FunctionSchema& schema, const std::vector<IValue>& arguments) {
   const bool in_place = schema.name().back() == '_';
   std::vector<IValue> written;
-  bool nothing = true;
+  bool writes_no_values = true;
   for (size_t place = 0; place < arguments.size(); ++place) {
     const auto* alias = schema.arguments()[place].alias_info();
     if (!alias || !alias->isWrite()) continue;
     written.push_back(arguments[place]);
     each_tensor(arguments[place], [&](const Tensor& tensor) {
-      nothing = nothing && is_on_device(tensor) && !has_readable_values(tensor) && (in_place || tensor.numel());
+      writes_no_values =
+          writes_no_values && is_on_device(tensor) && !has_readable_values(tensor) && (in_place || tensor.numel());
     });
   }
-  if (nothing)
-    for (const IValue& one : written) each_tensor(one, [&](const Tensor& tensor) { record_constant(tensor, constant_result(schema, arguments)); });
-  if (written.empty() || !nothing || schema.returns().size() > written.size()) return std::nullopt;
+  if (writes_no_values)
+    for (const IValue& argument : written)
+      each_tensor(argument, [&](const Tensor& tensor) { record_constant(tensor, constant_result(schema, arguments)); });
+  if (written.empty() || !writes_no_values || schema.returns().size() > written.size()) return std::nullopt;
   for (const auto& returned : schema.returns())
     if (!returned.alias_info() || !returned.alias_info()->isWrite()) return std::nullopt;
   written.resize(schema.returns().size());
   return written;
 }
 
-// Return a view of the tensor's storage with the type and shape of `made`. The type differs for views of complex
+// Return a view of the tensor's storage with the type and shape of `result`. The type differs for views of complex
 // numbers.
-Tensor view_like(const Tensor& tensor, const Tensor& made) {
-  if (tensor.scalar_type() == made.scalar_type())
-    return at::native::as_strided_tensorimpl(tensor, made.sizes(), made.strides(), made.storage_offset());
+Tensor view_like(const Tensor& tensor, const Tensor& result) {
+  if (tensor.scalar_type() == result.scalar_type())
+    return at::native::as_strided_tensorimpl(tensor, result.sizes(), result.strides(), result.storage_offset());
   Tensor view = at::detail::make_tensor<c10::TensorImpl>(
-      c10::TensorImpl::VIEW, c10::Storage(tensor.storage()), tensor.key_set(), made.dtype());
-  view.unsafeGetTensorImpl()->set_sizes_and_strides(made.sizes(), made.strides(), made.storage_offset());
+      c10::TensorImpl::VIEW, c10::Storage(tensor.storage()), tensor.key_set(), result.dtype());
+  view.unsafeGetTensorImpl()->set_sizes_and_strides(result.sizes(), result.strides(), result.storage_offset());
   return view;
 }
 
@@ -131,13 +134,13 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
     return;
   }
 
-  const bool choosing = schema.name() == "aten::where";  // selects values of floats, which are not computed
+  const bool selects_values = schema.name() == "aten::where";  // those of floats are not computed
   bool all_values_readable = true, any_tensor = false;
   for (const IValue& argument : arguments)
     each_tensor(argument, [&](const Tensor& tensor) {
       any_tensor = true;
-      const bool float_to_choose = choosing && at::isFloatingType(tensor.scalar_type());
-      all_values_readable = all_values_readable && has_readable_values(tensor) && !float_to_choose;
+      const bool selects_floats = selects_values && at::isFloatingType(tensor.scalar_type());
+      all_values_readable = all_values_readable && has_readable_values(tensor) && !selects_floats;
     });
   const bool values_known = any_tensor && all_values_readable;
 
@@ -145,13 +148,13 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
   std::vector<std::pair<Tensor, Tensor>> pairs;
   const auto counterpart = [&](const Tensor& tensor) {
     if (!values_known && tensor.unsafeGetTensorImpl()->is_wrapped_number()) return tensor;
-    auto& made = counterparts[tensor.unsafeGetTensorImpl()];
-    if (!made.defined()) {
+    auto& created = counterparts[tensor.unsafeGetTensorImpl()];
+    if (!created.defined()) {
       const auto on_cpu = tensor.options().device(at::kCPU);
-      made = !values_known ? as_meta(tensor) : tensor.numel() ? on_host(tensor) : at::empty(tensor.sizes(), on_cpu);
-      pairs.emplace_back(tensor, made);
+      created = !values_known ? as_meta(tensor) : tensor.numel() ? on_host(tensor) : at::empty(tensor.sizes(), on_cpu);
+      pairs.emplace_back(tensor, created);
     }
-    return made;
+    return created;
   };
   const Device target(values_known ? DeviceType::CPU : DeviceType::Meta);
   for (size_t place = 0; place < count; ++place) {
@@ -166,22 +169,22 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
     const auto* alias = schema.arguments()[place].alias_info();
     if (alias && alias->isWrite()) each_tensor(arguments[place], forget_values);
   }
-  for (const auto& [tensor, made] : pairs) {
-    if (!is_on_device(tensor) || tensor.sizes() == made.sizes()) continue;
-    copy_shape(tensor, made);
-    if (values_known && tensor.numel()) on_host(tensor).copy_(made);
+  for (const auto& [tensor, other] : pairs) {
+    if (!is_on_device(tensor) || tensor.sizes() == other.sizes()) continue;
+    copy_shape(tensor, other);
+    if (values_known && tensor.numel()) on_host(tensor).copy_(other);
   }
   const size_t returned = schema.returns().size(), start = stack->size() - returned;
   for (size_t place = 0; place < returned; ++place) {
     const auto* alias = schema.returns()[place].alias_info();
-    (*stack)[start + place] = map_tensors((*stack)[start + place], [&](const Tensor& made) -> Tensor {
+    (*stack)[start + place] = map_tensors((*stack)[start + place], [&](const Tensor& computed) -> Tensor {
       for (const auto& [tensor, other] : pairs) {
-        if (other.is_same(made)) return tensor;
-        if (alias && !alias->isWrite() && is_on_device(tensor) && made.storage().is_alias_of(other.storage()))
-          return view_like(tensor, made);
+        if (other.is_same(computed)) return tensor;
+        if (alias && !alias->isWrite() && is_on_device(tensor) && computed.storage().is_alias_of(other.storage()))
+          return view_like(tensor, computed);
       }
-      if (values_known) return from_host(made);
-      const Tensor result = empty_strided_on_device(made.sizes(), made.strides(), made.scalar_type());
+      if (values_known) return from_host(computed);
+      const Tensor result = empty_strided_on_device(computed.sizes(), computed.strides(), computed.scalar_type());
       forget_values(result);
       record_constant(result, constant_result(schema, arguments));
       allocate_scratch_of_result(schema, arguments, place, result);

@@ -18,16 +18,16 @@ int64_t power_of_two_up_to(int64_t value, int64_t most) {
   return power;
 }
 
-// Return the scratch bytes of a sum over the dimensions that are the outer ones in memory: the leading ones, or all but
-// the channels if these are last. The thread blocks combine their sums in global memory if each thread has many values.
+// Return the scratch bytes of a sum over the outer dimensions in memory: the leading dimensions, or all but the
+// channels if these are last. The thread blocks combine their sums in global memory if each thread has many values.
 // Source: setReduceConfig in ATen/native/cuda/Reduce.cuh.
-int64_t sum_scratch_bytes(const Tensor& given, c10::OptionalIntArrayRef dimensions) {
-  if (!dimensions || !given.numel() || static_cast<int64_t>(dimensions->size()) >= given.dim()) return 0;
-  const bool channels_last = !given.is_contiguous() && given.is_contiguous(at::MemoryFormat::ChannelsLast);
-  const Tensor input = channels_last ? given.permute({0, 2, 3, 1}) : given;
+int64_t sum_scratch_bytes(const Tensor& tensor, c10::OptionalIntArrayRef dimensions) {
+  if (!dimensions || !tensor.numel() || static_cast<int64_t>(dimensions->size()) >= tensor.dim()) return 0;
+  const bool channels_last = !tensor.is_contiguous() && tensor.is_contiguous(at::MemoryFormat::ChannelsLast);
+  const Tensor input = channels_last ? tensor.permute({0, 2, 3, 1}) : tensor;
   if (!input.is_contiguous()) return 0;
   int64_t rows = 1;
-  const auto reduced = at::dim_list_to_bitset(dimensions, given.dim());
+  const auto reduced = at::dim_list_to_bitset(dimensions, tensor.dim());
   for (int64_t place = 0; place < static_cast<int64_t>(dimensions->size()); ++place) {
     if (!reduced[channels_last && place ? place + 1 : place]) return 0;
     rows *= input.size(place);
@@ -37,10 +37,11 @@ int64_t sum_scratch_bytes(const Tensor& given, c10::OptionalIntArrayRef dimensio
   const int64_t height = power_of_two_up_to(rows, threads / std::min<int64_t>(across, 32));
   const int64_t width = std::min(across, threads / height);
   const int64_t values = divide_rounding_up(rows, height), grid = divide_rounding_up(outputs / vector, width);
-  const int64_t wanted = card.multiprocessors * (2048 / (width * height));
-  if (values < 256 || grid > wanted) return 0;
+  const int64_t wanted_blocks = card.multiprocessors * (2048 / (width * height));
+  if (values < 256 || grid > wanted_blocks) return 0;
   const int64_t blocks = std::max(
-      std::min(divide_rounding_up(wanted, grid), divide_rounding_up(values, 16)), divide_rounding_up(values, 256));
+      std::min(divide_rounding_up(wanted_blocks, grid), divide_rounding_up(values, 16)),
+      divide_rounding_up(values, 256));
   const int64_t accumulated = input.scalar_type() == at::kDouble ? 8 : 4;
   return blocks > 1 ? accumulated * outputs * blocks * width * vector : 0;
 }
@@ -77,15 +78,15 @@ int64_t embedding_backward_scratch_bytes(const Tensor& gradient, const Tensor& t
   return count > 3072 ? 4 * (count / 10 + std::min(count, rows)) * gradient.size(-1) : 0;
 }
 
-// Return a text that differs for convolutions that cuDNN measures separately. pass: which result is computed.
+// Return a text that is equal for two convolutions if cuDNN measures them as one. pass: which result is computed.
 std::string convolution_key(const Tensor& input, const Tensor& weight, const std::vector<int64_t>& stride, int64_t pass) {
   std::ostringstream key;
   key << pass << input.sizes() << input.strides() << input.scalar_type() << weight.sizes() << weight.strides() << stride;
   return key.str();
 }
 
-// Allocate and free the temporary memory of a convolution. With torch.backends.cudnn.benchmark, all algorithms for the
-// first convolution of each shape are run before; then PyTorch frees its cache (ATen/native/cudnn/Conv_v8.cpp).
+// Allocate and free the temporary memory of a convolution. With torch.backends.cudnn.benchmark, cuDNN first runs all
+// algorithms for each new shape; then PyTorch frees its cache (ATen/native/cudnn/Conv_v8.cpp).
 void run_convolution(int64_t bytes, int64_t searched_bytes, const std::string& key) {
   static std::set<std::string> searched;
   const auto allocate_and_free = [](int64_t size) {

@@ -8,37 +8,38 @@
 
 namespace phantom {
 
-const c10::DispatchKeySet kKeys(c10::DispatchKey::CUDA);
+const c10::DispatchKeySet kDispatchKeys(c10::DispatchKey::CUDA);
 
 Tensor empty_strided_on_device(c10::IntArrayRef sizes, c10::IntArrayRef strides, c10::ScalarType type) {
-  return at::detail::empty_strided_generic(sizes, strides, allocator_of(type), kKeys, type);
+  return at::detail::empty_strided_generic(sizes, strides, allocator_of(type), kDispatchKeys, type);
 }
 
 c10::ScalarType type_or_default(std::optional<c10::ScalarType> type) {
   return type.value_or(c10::typeMetaToScalarType(at::get_default_dtype()));
 }
 
-// While it exists, memory is allocated on the GPU of a device after the first, if one is given. A rank has one GPU only.
-struct OnGpu {
-  explicit OnGpu(std::optional<Device> device) : before(current_gpu) {
+// While this object exists, memory is allocated on the GPU of `device`, if that is not the first GPU. A rank uses a
+// single GPU.
+struct GpuGuard {
+  explicit GpuGuard(std::optional<Device> device) : previous_gpu(current_gpu) {
     if (device && device->index() > 0 && !ignores_gpu_numbers) current_gpu = device->index();
   }
-  ~OnGpu() { current_gpu = before; }
-  const int64_t before;
+  ~GpuGuard() { current_gpu = previous_gpu; }
+  const int64_t previous_gpu;
 };
 
 Tensor empty(
     c10::IntArrayRef size, std::optional<c10::ScalarType> type, std::optional<c10::Layout>, std::optional<Device> device,
     std::optional<bool>, std::optional<c10::MemoryFormat> format) {
-  const OnGpu gpu(device);
+  const GpuGuard gpu(device);
   const auto scalar = type_or_default(type);
-  return at::detail::empty_generic(size, allocator_of(scalar), kKeys, scalar, format);
+  return at::detail::empty_generic(size, allocator_of(scalar), kDispatchKeys, scalar, format);
 }
 
 Tensor empty_strided(
     c10::IntArrayRef size, c10::IntArrayRef stride, std::optional<c10::ScalarType> type, std::optional<c10::Layout>,
     std::optional<Device> device, std::optional<bool>) {
-  const OnGpu gpu(device);
+  const GpuGuard gpu(device);
   return empty_strided_on_device(size, stride, type_or_default(type));
 }
 
@@ -51,28 +52,30 @@ Tensor on_host(const Tensor& tensor) {
   return at::from_blob(data, tensor.sizes(), tensor.strides(), options);
 }
 
-// Return the value of all elements of a tensor, if they are equal and known. Tensors on the host without memory are larger.
+// Return the value of all elements of a tensor, if they are equal and known. Tensors of more than 1 MiB are not read,
+// because large tensors on the host have no memory.
 std::optional<double> known_constant(const Tensor& tensor) {
   const Block* block = is_on_device(tensor) ? find_block(tensor) : nullptr;
   if (block && block->constant) return block->constant;
-  const bool on_any = is_on_device(tensor) || tensor.device().is_cpu();
-  if (!on_any || !tensor.numel() || tensor.nbytes() > kMiB || tensor.is_complex() || !has_readable_values(tensor)) return std::nullopt;
+  const bool is_supported = is_on_device(tensor) || tensor.device().is_cpu();
+  if (!is_supported || !tensor.numel() || tensor.nbytes() > kMiB || tensor.is_complex() || !has_readable_values(tensor))
+    return std::nullopt;
   const auto [least, most] = at::aminmax(on_host(tensor));
   return at::equal(least, most) ? std::optional<double>(least.item<double>()) : std::nullopt;
 }
 
-// Record the value of all elements of a floating-point tensor, if it is its whole storage. Masks are such tensors.
+// Record the value of all elements of a floating-point tensor, if the tensor fills its storage. Masks are such tensors.
 void record_constant(const Tensor& tensor, std::optional<double> value) {
   Block* block = is_on_device(tensor) ? find_block(tensor) : nullptr;
   if (!block) return;
-  const bool whole = tensor.nbytes() == tensor.storage().nbytes() && tensor.is_non_overlapping_and_dense();
-  block->constant = whole ? value : std::nullopt;
+  const bool fills_storage = tensor.nbytes() == tensor.storage().nbytes() && tensor.is_non_overlapping_and_dense();
+  block->constant = fills_storage ? value : std::nullopt;
 }
 
 Tensor from_host(const Tensor& tensor) {
-  Tensor made = empty_strided_on_device(tensor.sizes(), tensor.strides(), tensor.scalar_type());
-  if (has_readable_values(made) && made.numel()) on_host(made).copy_(tensor);
-  return made;
+  Tensor result = empty_strided_on_device(tensor.sizes(), tensor.strides(), tensor.scalar_type());
+  if (has_readable_values(result) && result.numel()) on_host(result).copy_(tensor);
+  return result;
 }
 
 // Return a tensor of the same shape on the meta device.
@@ -80,11 +83,11 @@ Tensor as_meta(const Tensor& tensor) {
   c10::Storage storage(
       c10::Storage::use_byte_size_t(), tensor.storage().nbytes(),
       c10::DataPtr(nullptr, Device(DeviceType::Meta)), c10::GetAllocator(DeviceType::Meta), true);
-  auto made = at::detail::make_tensor<c10::TensorImpl>(
+  auto result = at::detail::make_tensor<c10::TensorImpl>(
       std::move(storage), c10::DispatchKeySet(c10::DispatchKey::Meta), tensor.dtype());
-  auto* impl = made.unsafeGetTensorImpl();
+  auto* impl = result.unsafeGetTensorImpl();
   impl->set_sizes_and_strides(tensor.sizes(), tensor.strides(), tensor.storage_offset());
-  return made;
+  return result;
 }
 
 void copy_shape(const Tensor& tensor, const Tensor& shape) {

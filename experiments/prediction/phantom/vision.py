@@ -77,21 +77,21 @@ def _define_operations() -> None:
 def _keep_all_boxes(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
     """Return the positions of all boxes, because it is unknown which ones overlap.
 
-    It takes as much memory as torchvision/csrc/ops/cuda/nms_kernel.cu.
+    This function takes as much memory as torchvision/csrc/ops/cuda/nms_kernel.cu.
     """
     order = scores.sort(stable=True, dim=0, descending=True)[1]
     ordered = boxes.index_select(0, order).contiguous()
     words = -(-len(boxes) // BOXES_PER_WORD)
     overlaps = boxes.new_empty(len(boxes) * words, dtype=torch.int64)
-    kept = boxes.new_ones(len(boxes), dtype=torch.bool)
+    is_kept = boxes.new_ones(len(boxes), dtype=torch.bool)
     del ordered, overlaps
-    return order.masked_select(kept)
+    return order.masked_select(is_kept)
 
 
 def _pool_from_largest_features() -> None:
-    """Pool every box from the largest features, those for small boxes, because the sizes of the boxes are unknown.
+    """Pool every box from the largest features (those for small boxes), because the sizes of the boxes are unknown.
 
-    In the first steps of Faster R-CNN on an H200, 91 % of the boxes were pooled from these.
+    In the first steps of Faster R-CNN on an H200, 91 % of the boxes were pooled from the largest features.
     """
     from torchvision.ops.poolers import LevelMapper
 
@@ -108,10 +108,13 @@ def _sample_boxes() -> None:
     def sample_as_many_as_allowed(
         sampler: Any, matched: list[torch.Tensor]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        positions = [torch.arange(len(one), device=one.device) for one in matched]
-        most = int(sampler.batch_size_per_image * sampler.positive_fraction)
-        with_object = [one < most for one in positions]
-        without = [(one >= most) & (one < sampler.batch_size_per_image) for one in positions]
-        return with_object, without
+        positions = [torch.arange(len(matches), device=matches.device) for matches in matched]
+        max_with_object = int(sampler.batch_size_per_image * sampler.positive_fraction)
+        with_object = [image_positions < max_with_object for image_positions in positions]
+        without_object = [
+            (image_positions >= max_with_object) & (image_positions < sampler.batch_size_per_image)
+            for image_positions in positions
+        ]
+        return with_object, without_object
 
     BalancedPositiveNegativeSampler.__call__ = sample_as_many_as_allowed

@@ -36,7 +36,7 @@ class LaunchCommand(NamedTuple):
 
 
 def parse_command(command: Sequence[str]) -> Program | LaunchCommand:
-    """Return the program or the launcher of a command. Raises InputError for a command that is not Python."""
+    """Return the program or the launcher of a command. Raises InputError if it starts no Python program."""
     if not command:
         raise InputError(f"no command after --; allowed: {ALLOWED_COMMANDS}")
     name, *rest = command
@@ -54,22 +54,22 @@ def parse_command(command: Sequence[str]) -> Program | LaunchCommand:
 
 def _parse_python(command: Sequence[str]) -> Program | LaunchCommand:
     """Return the program or launcher of `python WORDS`; options of python itself are ignored."""
-    place = 0
-    while place < len(command) and command[place].startswith("-") and command[place] != "-m":
-        option = command[place]
+    position = 0
+    while position < len(command) and command[position].startswith("-") and command[position] != "-m":
+        option = command[position]
         if option in ("-", "-c"):
             raise InputError(f"python {option}: not supported; allowed: {ALLOWED_COMMANDS}")
-        place += 2 if option in ("-W", "-X") else 1
+        position += 2 if option in ("-W", "-X") else 1
         if not option.startswith("--") and not set(option[1:]) <= PYTHON_FLAGS and option[1] not in "WX":
             raise InputError(f"python {option}: unknown option")
-    if place == len(command):
+    if position == len(command):
         raise InputError(f"python: a program is missing; allowed: {ALLOWED_COMMANDS}")
-    if command[place] != "-m":
-        return _parse_file(command[place], command[place + 1 :])
-    module = command[place + 1 : place + 2]
+    if command[position] != "-m":
+        return _parse_file(command[position], command[position + 1 :])
+    module = command[position + 1 : position + 2]
     if not module:
         raise InputError("python -m: the name of a module is missing")
-    rest = tuple(command[place + 2 :])
+    rest = tuple(command[position + 2 :])
     if module[0] in ("torch.distributed.run", "torch.distributed.launch"):
         return LaunchCommand("torchrun", rest)
     if module[0] == "accelerate.commands.launch":
@@ -81,17 +81,17 @@ def _parse_file(name: str, rest: Sequence[str]) -> Program:
     """Return the program in a file. A name without a folder is also searched in PATH."""
     path = Path(name)
     if not path.is_file():
-        found = shutil.which(name)
-        if found is None:
+        installed = shutil.which(name)
+        if installed is None:
             raise InputError(f"{name}: no such file or command")
-        path = Path(found)
+        path = Path(installed)
     if path.suffix == ".ipynb":
         return Program("notebook", str(path), tuple(rest))
     try:
         with open_file(path) as file:
-            start = file.read(200)
+            first_bytes = file.read(200)
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror})") from None
-    if path.suffix != ".py" and not SHEBANG.match(start):
+    if path.suffix != ".py" and not SHEBANG.match(first_bytes):
         raise InputError(f"{name}: not a Python program; allowed: {ALLOWED_COMMANDS}")
     return Program("file", str(path), tuple(rest))

@@ -71,11 +71,11 @@ def read_batch(command: Sequence[str], flag: str) -> int | None:
 
     Raises InputError if the value is not a number from 1 to LARGEST_BATCH.
     """
-    for place, word in enumerate(command):
+    for index, word in enumerate(command):
         name, equals, value = word.partition("=")
         if name != flag:
             continue
-        value = value if equals else "".join(command[place + 1 : place + 2])
+        value = value if equals else "".join(command[index + 1 : index + 2])
         if not value.isdigit() or not 1 <= int(value) <= LARGEST_BATCH:
             raise InputError(f"{flag} {value}: not a batch size; allowed: 1 to {LARGEST_BATCH}")
         return int(value)
@@ -85,12 +85,12 @@ def read_batch(command: Sequence[str], flag: str) -> int | None:
 def set_batch(command: Sequence[str], flag: str, batch: int) -> list[str]:
     """Return the command with the value of ``flag`` set to ``batch``; the flag is appended if it is missing."""
     changed = list(command)
-    for place, word in enumerate(command):
+    for index, word in enumerate(command):
         if word == flag:
-            changed[place + 1] = str(batch)
+            changed[index + 1] = str(batch)
             return changed
         if word.startswith(f"{flag}="):
-            changed[place] = f"{flag}={batch}"
+            changed[index] = f"{flag}={batch}"
             return changed
     return [*changed, flag, str(batch)]
 
@@ -110,10 +110,10 @@ def prediction_with_highest_need(predictions: Sequence[ScriptPrediction]) -> Bat
     return max((BatchPrediction(one, one.cards[0]) for one in predictions), key=lambda one: one.card.needed_gib)
 
 
-def fit_as_data(fit: ScriptFit, samples: int | None = None) -> dict[str, Any]:
+def fit_as_data(fit: ScriptFit, batches_per_step: int | None = None) -> dict[str, Any]:
     """Return the result as a JSON-compatible object.
 
-    samples: the number of samples in an optimizer step over all GPUs, divided by the batch; None if it is unknown.
+    batches_per_step: the number of batches in an optimizer step over all GPUs; None if it is unknown.
     """
     return {
         "card": next(iter(fit.predictions.values())).card.card,
@@ -122,41 +122,41 @@ def fit_as_data(fit: ScriptFit, samples: int | None = None) -> dict[str, Any]:
         "batches": [
             {
                 "batch": batch,
-                "peak_gib": one.prediction.peak_gib,
-                "needed_gib": one.card.needed_gib,
-                "margin_gib": one.margin_gib,
-                "outcome": one.card.outcome,
-                **one.speed_as_data(samples and batch * samples),
+                "peak_gib": batch_prediction.prediction.peak_gib,
+                "needed_gib": batch_prediction.card.needed_gib,
+                "margin_gib": batch_prediction.margin_gib,
+                "outcome": batch_prediction.card.outcome,
+                **batch_prediction.speed_as_data(batches_per_step and batch * batches_per_step),
             }
-            for batch, one in sorted(fit.predictions.items())
+            for batch, batch_prediction in sorted(fit.predictions.items())
         ],
     }
 
 
-def fit_view(fit: ScriptFit, flag: str, samples: int | None = None) -> Group:
-    """Return the result for the terminal, with every batch that was traced. samples: as in ``fit_as_data``."""
+def fit_view(fit: ScriptFit, flag: str, batches_per_step: int | None = None) -> Group:
+    """Return the result for the terminal, with every batch that was traced. batches_per_step: as in ``fit_as_data``."""
     columns = Column("batch", number=True), STEP_COLUMN, SAMPLES_COLUMN
     table = outcomes_table(*columns, title="GiB on one GPU, traced batches")
     for batch, one in sorted(fit.predictions.items()):
-        table.add(str(batch), *one.cells(samples and batch * samples))
-    lines = [_describe_largest_batch(fit, flag), *_describe_fastest(fit, flag, samples)]
+        table.add(str(batch), *one.cells(batches_per_step and batch * batches_per_step))
+    lines = [_describe_largest_batch(fit, flag), *_describe_fastest(fit, flag, batches_per_step)]
     notes = dict.fromkeys(note for one in fit.predictions.values() for note in one.prediction.notes)
     notes |= dict.fromkeys(card_notes(one.card.card for one in fit.predictions.values()))
     notes |= dict.fromkeys(time_notes([one.prediction for one in fit.predictions.values()]))
     return Group(*(Text(line, "bold") for line in lines), table, *(Line(f"note: {note}", "yellow") for note in notes))
 
 
-def _describe_fastest(fit: ScriptFit, flag: str, samples: int | None) -> list[str]:
+def _describe_fastest(fit: ScriptFit, flag: str, batches_per_step: int | None) -> list[str]:
     """Describe the fastest traced batch of those that fit.
 
-    Without ``samples``, its speed is the batch size per second.
+    If ``batches_per_step`` is None, the speed is the batch size divided by the time of a step.
     """
     speeds = {
-        f"{flag} {batch}": ((samples or 1) * batch / one.card.time.step_s, one.card.time)
+        f"{flag} {batch}": ((batches_per_step or 1) * batch / one.card.time.step_s, one.card.time)
         for batch, one in fit.predictions.items()
         if one.card.time and one.card.outcome == "fits"
     }
-    return describe_fastest("traced batch", speeds, "samples/s" if samples else f"x {flag} per second")
+    return describe_fastest("traced batch", speeds, "samples/s" if batches_per_step else f"x {flag} per second")
 
 
 def _describe_largest_batch(fit: ScriptFit, flag: str) -> str:

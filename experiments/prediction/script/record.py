@@ -39,7 +39,7 @@ class CardPrediction(Record):
 class PhaseStart(Record):
     """A phase and its start in the timeline, from 0 to 1."""
 
-    at: float = Field(description="share of the log before the phase")
+    at: float = Field(description="share of the log that precedes the phase")
     phase: Phase = Field(description="phase that begins")
 
 
@@ -79,7 +79,7 @@ class ScriptPrediction(Record):
     script_prediction_version: Literal[1] = Field(default=VERSION, description="version of this schema")
     rank: int = Field(description="rank that was traced")
     ranks: int = Field(description="number of ranks of the training")
-    gpu: int = Field(default=0, description="GPU of the rank that the memory is on, from 0")
+    gpu: int = Field(default=0, description="number of the rank's GPU that has this memory, from 0")
     gpus: int = Field(default=1, description="number of GPUs of each rank")
     model: str = Field(description="class of the model; empty: no model was found")
     parameters: int = Field(description="parameters of the model, shared tensors once")
@@ -111,7 +111,7 @@ class ScriptPrediction(Record):
 
 def smallest_card(predictions: Sequence[ScriptPrediction]) -> str | None:
     """Return the card with the least memory on which every traced rank fits all its GPUs; None if there is none."""
-    found = [card for one in predictions for card in one.cards]
-    unfit = {card.card for card in found if card.outcome != "fits"}
-    fitting = [card for card in found if card.card not in unfit]
+    all_cards = [card for prediction in predictions for card in prediction.cards]
+    not_fitting = {card.card for card in all_cards if card.outcome != "fits"}
+    fitting = [card for card in all_cards if card.card not in not_fitting]
     return min(fitting, key=lambda card: card.usable_gib).card if fitting else None

@@ -43,14 +43,14 @@ def trace_script(
     print_line: Callable[[str], None],
     options: ScriptOptions,
     name: str = "",
-    smallest: bool = False,
+    only_smallest_card: bool = False,
 ) -> list[ScriptPrediction]:
     """Return predictions of the script that ``command`` runs: one for each rank, GPU of the rank, and group of cards.
 
-    smallest: trace only until the smallest card that fits is known. Cards whose kernels need the same memory form a
-    group, which needs one trace. The script runs in this working directory with this environment, and can write and
-    connect anywhere unless options.sandbox is set. The script's output goes to stderr. Progress lines show ``name``, by
-    default the first words of the command and the place where it runs.
+    only_smallest_card: trace only until the smallest card that fits is known. Cards whose kernels need the same memory
+    form a group, which needs one trace. The script runs in this working directory with this environment. Unless
+    options.sandbox is set, it works on the real files and can use the network. The script's output goes to stderr.
+    Progress lines show ``name``, by default the first words of the command and the place where it runs.
 
     Raises InputError for a command that cannot run, and ScriptFailed if the script fails.
     """
@@ -61,19 +61,21 @@ def trace_script(
     with sandbox() if options.sandbox else nullcontext(ExecutionPlace(Path.cwd(), {})) as place:
         job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights", "gpus")}
         job |= {"command": place.translate_command(command), "cache": str(cache_folder())}
-        found: list[ScriptPrediction] = []
+        predictions: list[ScriptPrediction] = []
         started_s, traced = time.monotonic(), 0
         for number, group in enumerate(groups, 1):
-            if smallest and found and not _may_contain_smallest_card(group, found):
+            if only_smallest_card and predictions and not _may_contain_smallest_card(group, predictions):
                 continue
             left = _time_left(time.monotonic() - started_s, traced, len(groups) - number + 1)
             progress = (
-                f" ({number} of {len(groups)}{left}{_describe_smallest_card_so_far(found)})" if len(groups) > 1 else ""
+                f" ({number} of {len(groups)}{left}{_describe_smallest_card_so_far(predictions)})"
+                if len(groups) > 1
+                else ""
             )
             traced += 1
             print_line(f"tracing {what} for {_card_list(group)}{progress}")
-            found += _trace_ranks({**job, "cards": group}, place, options.all_ranks, print_line)
-    return found
+            predictions += _trace_ranks({**job, "cards": group}, place, options.all_ranks, print_line)
+    return predictions
 
 
 def _may_contain_smallest_card(group: Sequence[str], predictions: Sequence[ScriptPrediction]) -> bool:
@@ -112,11 +114,11 @@ def _trace_ranks(
 ) -> list[ScriptPrediction]:
     """Return the prediction of each GPU of the first rank, or of all ranks. A rank reads what lower ranks have sent."""
     with TemporaryFolder("ranks") as folder:
-        found = _trace_rank({**job, "rank": 0, "exchange_folder": str(folder)}, place)
-        for rank in range(1, found[0].ranks if all_ranks else 1):
-            print_line(f"tracing rank {rank} (ranks 0 to {found[0].ranks - 1})")
-            found += _trace_rank({**job, "rank": rank, "exchange_folder": str(folder)}, place)
-    return found
+        predictions = _trace_rank({**job, "rank": 0, "exchange_folder": str(folder)}, place)
+        for rank in range(1, predictions[0].ranks if all_ranks else 1):
+            print_line(f"tracing rank {rank} (ranks 0 to {predictions[0].ranks - 1})")
+            predictions += _trace_rank({**job, "rank": rank, "exchange_folder": str(folder)}, place)
+    return predictions
 
 
 def _trace_rank(job: dict[str, object], place: ExecutionPlace) -> list[ScriptPrediction]:

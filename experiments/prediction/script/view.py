@@ -34,8 +34,10 @@ END_DESCRIPTIONS = {
     "ended": "ended by itself after",
     "time limit": "stopped at its time limit after",
 }
-SHOWN_ROWS = 10
+MAX_SHOWN_ROWS = 10
 SMALLEST_SHOWN_GIB = 0.005
+NO_FILE_PREFIX = "<"
+"""First character of the file names that Python gives to code without a file, such as <frozen runpy>."""
 
 
 def script_predictions_as_data(predictions: Sequence[ScriptPrediction], samples: int | None = None) -> dict[str, Any]:
@@ -63,10 +65,6 @@ def script_predictions_as_data(predictions: Sequence[ScriptPrediction], samples:
     }
 
 
-INTERPRETER = "<"
-"""First character of the file names of code without a file, such as <frozen runpy>, which is not a script."""
-
-
 def script_predictions_view(
     predictions: Sequence[ScriptPrediction], precision: str = "", samples: int | None = None
 ) -> Group:
@@ -85,7 +83,7 @@ def script_predictions_view(
     parts += [Text(line) for line in _summary_lines(shown, on_card)]
     parts += [Text(line)] if (line := describe_time(shown, _card_to_show(shown, smallest), samples)) else []
     parts += [_cards_table(predictions, samples), _modules_table(shown.modules)]
-    lines = [one for one in shown.lines if not one.line.startswith(INTERPRETER)]
+    lines = [one for one in shown.lines if not one.line.startswith(NO_FILE_PREFIX)]
     if any(one.line for one in lines):
         parts.append(_lines_table(lines))
     notes = dict.fromkeys(note for one in predictions for note in one.notes)
@@ -97,8 +95,8 @@ def script_predictions_view(
 
 
 def _prediction_to_show(predictions: Sequence[ScriptPrediction], smallest: str | None) -> ScriptPrediction:
-    of_smallest = [one for one in predictions if any(card.card == smallest for card in one.cards)]
-    return max(of_smallest or predictions, key=lambda one: one.reserved_gib)
+    on_smallest_card = [one for one in predictions if any(card.card == smallest for card in one.cards)]
+    return max(on_smallest_card or predictions, key=lambda one: one.reserved_gib)
 
 
 def _card_to_show(prediction: ScriptPrediction, smallest: str | None) -> CardPrediction:
@@ -132,21 +130,21 @@ def _summary_lines(prediction: ScriptPrediction, on_card: str) -> list[str]:
 
 
 def _cards_table(predictions: Sequence[ScriptPrediction], samples: int | None) -> Table:
-    several = len({one.rank for one in predictions}) > 1
+    has_several_ranks = len({prediction.rank for prediction in predictions}) > 1
     title = "GiB on one GPU, smallest card first"
     table = outcomes_table("card", "rank", "GPU", STEP_COLUMN, SAMPLES_COLUMN, title=title, note="out of memory in")
-    found = [(one, card) for one in predictions for card in one.cards]
-    for one, card in sorted(found, key=lambda both: (both[1].usable_gib, both[0].rank, both[0].gpu)):
+    pairs = [(prediction, card) for prediction in predictions for card in prediction.cards]
+    for prediction, card in sorted(pairs, key=lambda pair: (pair[1].usable_gib, pair[0].rank, pair[0].gpu)):
         failed = f"{card.failure.phase}, step {card.failure.step}" if card.failure else ""
         cells = outcome_cells(
             card.outcome,
             failed,
-            peak=one.peak_gib,
+            peak=prediction.peak_gib,
             needed=card.needed_gib,
             usable=card.usable_gib,
             margin=card.margin_gib,
         )
-        places = str(one.rank) if several else "", str(one.gpu) if one.gpus > 1 else ""
+        places = str(prediction.rank) if has_several_ranks else "", str(prediction.gpu) if prediction.gpus > 1 else ""
         table.add(card.card, *places, step_cell(card), samples_cell(card, samples), *cells)
     return table
 
@@ -159,14 +157,14 @@ def _modules_table(modules: Sequence[ModuleMemory]) -> Table:
         Column("module", prose=True),
         title="largest at the peak",
     )
-    for one in modules[:SHOWN_ROWS]:
+    for one in modules[:MAX_SHOWN_ROWS]:
         table.add(f"{one.size_gib:.2f}", one.category, one.phase, one.module or "outside of modules")
     return table
 
 
 def _lines_table(lines: Sequence[LineMemory]) -> Table:
     table = Table(Column("GiB", number=True), "what", Column("line"), title="allocated by line of the script")
-    for one in lines[:SHOWN_ROWS]:
+    for one in lines[:MAX_SHOWN_ROWS]:
         if one.size_gib >= SMALLEST_SHOWN_GIB:
             table.add(f"{one.size_gib:.2f}", one.category, one.line or "elsewhere")
     return table

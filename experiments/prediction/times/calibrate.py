@@ -43,26 +43,26 @@ def calibrate(keys: Iterable[str], out: Path, machine: Machine, print_line: Call
     """Measure the operations that the table ``out`` lacks, and append each as soon as it is measured.
 
     If the process dies during an operation, the next call records this and skips the operation. Raises InputError if
-    the table is from another machine, or if an operation has broken the GPU for this process.
+    the table was measured on another machine, or if an operation has broken the GPU for this process.
     """
     if out.exists() and not out.is_file():
         raise InputError(f"--out {out}: not a regular file")
-    trying = out.with_suffix(".trying")
+    trying_file = out.with_suffix(".trying")
     known = set(map(canonical_key, _known_keys(out, machine)))
     with out.open("a") as file:
         if not known and not out.stat().st_size:
             file.write(machine.model_dump_json() + "\n")
-        if trying.exists():
-            file.write(json.dumps({"key": trying.read_text(), "problem": "the process died"}) + "\n")
-            known.add(canonical_key(trying.read_text()))
-        distinct = {canonical_key(key): key for key in keys}
-        missing = [key for computation, key in distinct.items() if computation not in known]
+        if trying_file.exists():
+            file.write(json.dumps({"key": trying_file.read_text(), "problem": "the process died"}) + "\n")
+            known.add(canonical_key(trying_file.read_text()))
+        key_by_computation = {canonical_key(key): key for key in keys}
+        missing = [key for computation, key in key_by_computation.items() if computation not in known]
         for key in _with_progress(missing, print_line):
-            trying.write_text(key)
+            trying_file.write_text(key)
             try:
                 file.write(json.dumps(_table_entry(key)) + "\n")
             finally:
-                trying.unlink()
+                trying_file.unlink()
             file.flush()
             _require_working_gpu(key)
 
@@ -89,7 +89,7 @@ def _with_progress(keys: list[str], print_line: Callable[[str], None]) -> Iterat
 
 
 def _require_working_gpu(key: str) -> None:
-    """Release cached memory. Raises InputError if the GPU rejects all work since an operation failed."""
+    """Release cached memory. Raises InputError if the GPU rejects this, because an operation has failed."""
     try:
         torch.cuda.empty_cache()
     except RuntimeError:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from experiments.prediction.times.phase import HOST_FACTORS, HostWork, PhaseTime
 
-STEPS = 3
-"""Number of simulated steps. Only the last one counts, which begins while the GPU may still work off the one before."""
+SIMULATED_STEPS = 3
+"""Only the last step counts. It begins while the GPU may still do the work of the previous step."""
 
 
 class Clocks:
@@ -21,8 +21,9 @@ class Clocks:
     def run(self, part: PhaseTime, factors: Mapping[HostWork, float]) -> None:
         """Add the work of a part of a phase.
 
-        The GPU begins the part when the host does, and ends it after the host. In a backward pass, it need not wait
-        for earlier reductions, which only the optimizer needs. Gathers need what the optimizer has computed.
+        The GPU begins the part when the host does, and ends it after the host. In a backward pass, the GPU does not
+        wait for earlier reductions, because only the optimizer needs their results. Gathers wait until the GPU has done
+        the optimizer's step, because they transfer the updated parameters.
         """
         begun_s = max(self.host_s, self.gpu_s, 0.0 if part.phase == "backward" else self.links_s)
         self.host_s += part.host_s_with_factors(factors)
@@ -37,7 +38,7 @@ class Clocks:
             self.host_s = max(self.host_s, self.gpu_s) + part.cpu_optimizer_s
 
     def _transfer(self, part: PhaseTime) -> None:
-        """Begin a gather as soon as the host asks for it, a reduction after the GPU has computed its input."""
+        """Begin a gather as soon as the host requests it, and a reduction after the GPU has computed its input."""
         begun_s = max(self.host_s, self.links_s, 0.0 if part.gathers else self.gpu_s)
         self.links_s = begun_s + part.link_s
         self._count_busy(begun_s, self.links_s, part.link_s)
@@ -45,10 +46,13 @@ class Clocks:
             self.gpu_s = max(self.gpu_s, self.links_s)
 
     def _count_busy(self, begun_s: float, ended_s: float, kernels_s: float) -> None:
-        """Count kernels that run evenly spread from begun_s to ended_s. Time that was already counted is left out."""
-        rest_s = ended_s - max(begun_s, self._busy_until_s)
-        if rest_s > 0:
-            self.busy_s += kernels_s * rest_s / (ended_s - begun_s)
+        """Count kernels that run evenly spread from begun_s to ended_s, without the time that was already counted.
+
+        kernels_s: seconds in which they run.
+        """
+        uncounted_s = ended_s - max(begun_s, self._busy_until_s)
+        if uncounted_s > 0:
+            self.busy_s += kernels_s * uncounted_s / (ended_s - begun_s)
             self._busy_until_s = ended_s
 
     @property
@@ -58,7 +62,7 @@ class Clocks:
 
 
 def total_seconds(parts: Sequence[PhaseTime], factors: Mapping[HostWork, float] = HOST_FACTORS) -> float:
-    """Return the seconds of one of many equal steps. factors: factor of the host's time, by kind of the host's work."""
+    """Return the seconds of one of many equal steps. factors: see HOST_FACTORS."""
     return _simulate(parts, factors)[0]
 
 
@@ -71,7 +75,7 @@ def gpu_busy_share(parts: Sequence[PhaseTime]) -> float:
 def _simulate(parts: Sequence[PhaseTime], factors: Mapping[HostWork, float]) -> tuple[float, float]:
     """Return the seconds of one of many equal steps, and those of them in which the GPU is busy."""
     clocks, begun_s, busy_before_s = Clocks(), 0.0, 0.0
-    for _ in range(STEPS):
+    for _ in range(SIMULATED_STEPS):
         begun_s, busy_before_s = clocks.latest_s, clocks.busy_s
         for part in parts:
             clocks.run(part, factors)

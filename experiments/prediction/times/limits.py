@@ -1,4 +1,4 @@
-"""The time of an operation on a card that its arithmetic, the memory bandwidth and the start of a kernel allow."""
+"""The shortest time of an operation that a card's arithmetic, memory bandwidth and kernel start allow."""
 
 import itertools
 import math
@@ -6,10 +6,10 @@ import math
 from experiments.prediction.times.operations import Operation
 from experiments.suites.cards import Card
 
-TENSOR_TYPES = {"BFloat16": "bf16", "Half": "fp16", "Float": "fp32"}
-START_S = 2.5e-6
-"""Seconds in which a kernel starts and ends, which do not depend on the card. They have the smallest error in a
-cross-validation on the table of the H100 (benchmark estimated_operations)."""
+PRECISION_BY_TYPE = {"BFloat16": "bf16", "Half": "fp16", "Float": "fp32"}
+KERNEL_START_S = 2.5e-6
+"""Seconds to start and end a kernel, on every card. This value has the smallest error in a cross-validation on the
+table of the H100 (benchmark estimated_operations)."""
 HALF_WIDTH_CAPABILITIES = ("6.0", "7.0", "7.5", "8.0")
 """Compute capabilities whose multiprocessors have 64 units for 32-bit arithmetic instead of 128 (NVIDIA, CUDA C++
 Programming Guide, throughput of arithmetic instructions)."""
@@ -26,24 +26,24 @@ adding up a further part, as a share of the product."""
 
 
 def attainable_s(operation: Operation, card: Card) -> float:
-    """Return the seconds that a good kernel needs: those to start it, and those of its arithmetic or of the memory.
+    """Return the seconds that a good kernel needs: its start, plus the longer of its arithmetic and its memory access.
 
     Kernels for matrix products in 32 bit do not use matrix units. They are slower if the card's multiprocessors have
     128 units for 32-bit arithmetic, and if the last tiles of the result do not occupy all multiprocessors.
     """
     arithmetic_s = operation.flop / peak_rate(operation, card)
     sizes = operation.product_sizes
-    if sizes is not None and operation.flop and _type(operation) == "fp32":
+    if sizes is not None and operation.flop and _precision(operation) == "fp32":
         share = 1.0 if card.compute_capability in HALF_WIDTH_CAPABILITIES else FULL_WIDTH_SHARE
         arithmetic_s *= tile_waste(sizes, card) / share
-    return START_S + max(arithmetic_s, memory_access_s(operation, card))
+    return KERNEL_START_S + max(arithmetic_s, memory_access_s(operation, card))
 
 
 def tile_waste(sizes: tuple[int, int, int, int], card: Card) -> float:
-    """Return the arithmetic of whole waves of tiles on all multiprocessors, divided by that of the product.
+    """Return how much arithmetic whole waves of tiles on all multiprocessors need, relative to the product itself.
 
-    sizes: rows, columns, depth, number of products. The result is that of the tile, and of the division of the depth,
-    with the least waste.
+    sizes: rows, columns, depth, number of products. The tile and the division of the depth are those with the least
+    waste.
     """
     rows, columns, depth, products = sizes
     elements, wastes = rows * columns * products, []
@@ -58,13 +58,13 @@ def tile_waste(sizes: tuple[int, int, int, int], card: Card) -> float:
     return min(wastes)
 
 
-def _type(operation: Operation) -> str:
-    return TENSOR_TYPES.get(operation.data_type, "fp32")
+def _precision(operation: Operation) -> str:
+    return PRECISION_BY_TYPE.get(operation.data_type, "fp32")
 
 
 def peak_rate(operation: Operation, card: Card) -> float:
     """Return the peak rate of the operation's data type, in floating-point operations per second."""
-    return 1e12 * (card.peak_tflops.get(_type(operation)) or card.peak_tflops["fp32"])
+    return 1e12 * (card.peak_tflops.get(_precision(operation)) or card.peak_tflops["fp32"])
 
 
 def memory_access_s(operation: Operation, card: Card) -> float:

@@ -22,10 +22,10 @@ Family = Literal[
     "views",
     "waiting",
 ]
-WITHOUT_KERNEL: frozenset[Family] = frozenset({"communication", "CPU optimizer", "views", "waiting"})
-"""Families of what no table has, because it runs no kernel that computes."""
+FAMILIES_WITHOUT_KERNEL: frozenset[Family] = frozenset({"communication", "CPU optimizer", "views", "waiting"})
+"""Families whose operations are in no table, because they run no kernel that computes."""
 
-BYTES = {
+ELEMENT_BYTES = {
     "Double": 8,
     "Long": 8,
     "Float": 4,
@@ -46,12 +46,15 @@ REDUCTIONS = re.compile(
 )
 INDEXING = re.compile(r"^aten::(embedding|index|gather|scatter|masked|nonzero|_index|sort|topk)")
 OPTIMIZER = re.compile(r"^aten::_foreach|^aten::_fused_adam|^aten::_amp|^bitsandbytes::optimizer")
-OUTPUT = re.compile(r"out$|^(output|grad_input|values|dim_max|dim_min|U)$")
-OUTPUTS = {"aten::nll_loss_forward.output": 2, "aten::topk.values": 2, "aten::sort.values": 2}
+OUTPUT_OVERLOAD = re.compile(r"out$|^(output|grad_input|values|dim_max|dim_min|U)$")
+"""Overloads of operations whose last arguments are their outputs."""
+OUTPUT_COUNTS = {"aten::nll_loss_forward.output": 2, "aten::topk.values": 2, "aten::sort.values": 2}
+"""Numbers of outputs among the arguments, if not 1."""
 COMMUNICATION, CPU_ADAM, VIEWS, WAIT = "communication::", "host::adam", "host::views", "host::wait"
-READS = re.compile(r"^aten::(_local_scalar_dense|nonzero|masked_select|equal|_?unique\w*|bincount)\b")
+HOST_READS = re.compile(r"^aten::(_local_scalar_dense|nonzero|masked_select|equal|_?unique\w*|bincount)\b")
 """Operations whose result, or its size, the host reads from the GPU before it goes on."""
-BY_MASK = re.compile(r"^aten::_?index(_put_impl_|_put_?)?\.")
+INDEXING_BY_MASK = re.compile(r"^aten::_?index(_put_impl_|_put_?)?\.")
+"""Indexing. If a mask selects the elements, the host waits, because it reads their number."""
 
 
 class Operation(NamedTuple):
@@ -75,13 +78,13 @@ class Operation(NamedTuple):
     def host_waits(self) -> bool:
         """Return whether the host waits until the GPU has executed the operation, and all earlier ones.
 
-        It does not wait for a copy to the GPU, which CUDA executes from memory of its own.
+        The host does not wait for a copy to the GPU: CUDA first copies the values to memory of its own.
         """
         if self.copies_between_host_and_gpu:
             return "host" in next(self.tensors) and self.arguments[2] is False
-        if BY_MASK.match(self.name):
+        if INDEXING_BY_MASK.match(self.name):
             return any(tensor["type"] == "Bool" for tensor in _tensors(self.arguments[1]))
-        return self.name == WAIT or READS.match(self.name) is not None
+        return self.name == WAIT or HOST_READS.match(self.name) is not None
 
     @property
     def reduces(self) -> bool:
@@ -89,7 +92,7 @@ class Operation(NamedTuple):
         return "reduce" in self.name
 
     @property
-    def is_of_shards(self) -> bool:
+    def moves_shards(self) -> bool:
         """Return whether a collective operation gathers or scatters what is distributed over the ranks."""
         return "gather" in self.name or "scatter" in self.name
 
@@ -97,8 +100,8 @@ class Operation(NamedTuple):
     def kernel_choices(self) -> int:
         """Return for how many products cuBLAS or cuDNN choose a kernel if the operation has new sizes.
 
-        They store their choice for each size (NVIDIA, cuBLAS documentation, heuristics cache). The backward pass of a
-        convolution has a product for the gradient of the input, and one for that of the weights.
+        Both libraries store their choice for each size (NVIDIA, cuBLAS documentation, heuristics cache). The backward
+        pass of a convolution has a product for the gradient of the input, and one for that of the weights.
         """
         if not PRODUCTS.match(self.name):
             return 0
@@ -138,23 +141,23 @@ class Operation(NamedTuple):
 
     @property
     def total_bytes(self) -> int:
-        """Return the bytes of all tensors in the arguments, each read or written once, and of a result beside them."""
+        """Return the bytes of all tensors in the arguments, each read or written once, and of a separate result."""
         return sum(map(tensor_bytes, self.tensors)) + self._result_bytes
 
     @property
     def _result_bytes(self) -> int:
-        """Return the bytes of the result that is not among the arguments; 0 where its size is not known from them."""
+        """Return the bytes of a result that is not an argument; 0 if the arguments do not determine its size."""
         base, _, overload = self.name.partition(".")
-        if OUTPUT.search(overload) or base.endswith("_"):
+        if OUTPUT_OVERLOAD.search(overload) or base.endswith("_"):
             return 0
         if self.family == "element-wise" and base.startswith("aten::"):
             return max(map(tensor_bytes, self.tensors), default=0)
         if base == "bitsandbytes::dequantize_4bit":
             *_, sizes, data_type = self.arguments
-            return math.prod(sizes) * BYTES[data_type["dtype"]]
+            return math.prod(sizes) * ELEMENT_BYTES[data_type["dtype"]]
         if SIMPLE_PRODUCTS.match(base):
             left, right = self._factors
-            return math.prod(left[:-1]) * right[-1] * BYTES.get(self.data_type, 1)
+            return math.prod(left[:-1]) * right[-1] * ELEMENT_BYTES.get(self.data_type, 1)
         return 0
 
     @property
@@ -166,16 +169,16 @@ class Operation(NamedTuple):
 
     @property
     def layout(self) -> str:
-        """Return what besides the sizes decides the speed of a memory-bound operation.
+        """Return what determines the speed of a memory-bound operation besides the sizes.
 
         For each tensor: its data type, whether it is contiguous, strided or broadcast, and whether it is the largest
         one or a scalar.
         """
         largest = max(map(_elements, self.tensors), default=0)
         return " ".join(
-            f"{one['type']}-{_order(one)}{'-largest' if _elements(one) == largest else ''}"
-            f"{'-scalar' if _elements(one) <= 1 else ''}"
-            for one in self.tensors
+            f"{tensor['type']}-{_order(tensor)}{'-largest' if _elements(tensor) == largest else ''}"
+            f"{'-scalar' if _elements(tensor) <= 1 else ''}"
+            for tensor in self.tensors
         )
 
     @property
@@ -221,7 +224,7 @@ def parse(key: str) -> Operation:
 
 def tensor_bytes(tensor: dict[str, Any]) -> int:
     """Return the bytes of a tensor, or of a long list of tensors."""
-    return _elements(tensor) * BYTES.get(tensor["type"], 1)
+    return _elements(tensor) * ELEMENT_BYTES.get(tensor["type"], 1)
 
 
 def _elements(tensor: dict[str, Any]) -> int:
@@ -262,21 +265,20 @@ def _convolution_flop(operation: Operation) -> float:
     if "backward" in operation.name:
         gradient, _, weight = sizes[:3]
         return 4.0 * math.prod(gradient) * math.prod(weight[1:])
-    given, weight, stride = sizes[0], sizes[1], operation.arguments[3]
-    return 2.0 * math.prod(given) / given[1] / math.prod(stride) * math.prod(weight)
+    input_sizes, weight, stride = sizes[0], sizes[1], operation.arguments[3]
+    return 2.0 * math.prod(input_sizes) / input_sizes[1] / math.prod(stride) * math.prod(weight)
 
 
 def canonical_key(key: str) -> str:
     """Return the key of the computation: without the tensors that it writes, and without values that do not matter.
 
-    A copy takes as long if the host does not wait for it. Builds of PyTorch log the same product as ``mm.default`` or,
-    with its output as the last argument, as ``mm.out``.
-    Numbers that are not integers become 0.5.
+    A copy takes the same time whether or not the host waits for it. Some builds of PyTorch log a product as
+    ``mm.default``, others as ``mm.out`` with its output as the last argument. Numbers that are not integers become 0.5.
     """
     name, *arguments = json.loads(key)
     base, _, overload = name.partition(".")
-    if OUTPUT.search(overload):
-        arguments = arguments[: -OUTPUTS.get(name, 1)]
+    if OUTPUT_OVERLOAD.search(overload):
+        arguments = arguments[: -OUTPUT_COUNTS.get(name, 1)]
     if base == "aten::copy_":
         arguments[2] = False
     return json.dumps(_without_fractions([base.rstrip("_"), *arguments]), separators=(",", ":"))

@@ -20,12 +20,14 @@ HOST_FACTORS: Mapping[HostWork, float] = {
     "shards": 0.88e-3,
     "views": 17.5e-6,
 }
-"""Seconds of the host for each unit of its work. For the phases: host time divided by the host time of the operations
-alone, to which autograd adds in a backward pass. They were fitted to passes of trainings whose host was measured
-(benchmark host_times). layers: for a matrix product of a forward pass, which stands for the Python code of a layer.
-kernel choices: for a product of new sizes. These two were fitted to the same passes and to the rows of the benchmark
-step_times. shards: for a gather or a reduce-scatter, with the hooks of FSDP or ZeRO around it. views: for a parameter
-whose view FSDP replaces. These two were fitted to units of FSDP around small layers (benchmark rank_hosts)."""
+"""Seconds of the host for each unit of its work.
+
+For the three phases, the unit is a second of host time that the operations alone need. In a backward pass, autograd
+needs additional time. These factors were fitted to passes of trainings whose host was measured (benchmark host_times).
+layers: for each matrix product of a forward pass, which stands for the Python code of a layer. kernel choices: for each
+product of new sizes. These two were fitted to the same passes and to the rows of the benchmark step_times. shards: for
+each gather or reduce-scatter, with the hooks of FSDP or ZeRO around it. views: for each parameter whose view FSDP
+replaces. These two were fitted to units of FSDP around small layers (benchmark rank_hosts)."""
 RANK_SPREAD = 0.107
 """Standard deviation of the host's time between ranks that do the same work on one machine, relative to its mean
 (benchmark rank_hosts)."""
@@ -56,11 +58,12 @@ class RecordedPhase(NamedTuple):
 class PhaseTime(NamedTuple):
     """Seconds that a phase, or a part of it, needs: of the host, of the GPU by family of operations, and of the links.
 
-    host_work: seconds of the host for the operations alone, by the phase whose factor applies, and numbers of layers,
-    of kernel choices, of shards and of views. link_s: seconds of the links between GPUs. cpu_optimizer_s: seconds in
-    which the optimizer works on the CPU while the GPU waits. unmeasured_s: those of ``device_s`` that were estimated
-    from similar operations. host_waits: the host waits at the end until the GPU has done all its work. gathers: the GPU
-    waits for the links at the end, because later operations need what they transfer.
+    host_work: units of the host's work (see HOST_FACTORS): for each phase, seconds of the operations alone; and numbers
+    of layers, of kernel choices, of shards and of views. link_s: seconds of the links between GPUs. cpu_optimizer_s:
+    seconds in which the optimizer works on the CPU while the GPU waits. unmeasured_s: those seconds of ``device_s``
+    that were estimated from similar operations. host_waits: whether the host waits at the end until the GPU has done
+    all its work. gathers: whether the GPU waits for the links at the end, because later operations need what they
+    transfer.
     """
 
     host_work: Mapping[HostWork, float]
@@ -91,21 +94,21 @@ class PhaseTime(NamedTuple):
         """Return the seconds in which kernels run on the GPU; transfers from and to the host run none."""
         return self.gpu_s - self.device_s.get("host transfers", 0.0)
 
-    def scaled(self, host: float, device: float) -> "PhaseTime":
-        """Return the time with the host's seconds multiplied by ``host``, those of GPU and links by ``device``."""
+    def scaled(self, host_factor: float, device_factor: float) -> "PhaseTime":
+        """Return the time with the host's seconds times ``host_factor``, all others times ``device_factor``."""
         return self._replace(
-            host_work={kind: host * work for kind, work in self.host_work.items()},
-            device_s={family: device * family_s for family, family_s in self.device_s.items()},
-            link_s=device * self.link_s,
-            cpu_optimizer_s=host * self.cpu_optimizer_s,
-            unmeasured_s=device * self.unmeasured_s,
+            host_work={kind: host_factor * work for kind, work in self.host_work.items()},
+            device_s={family: device_factor * family_s for family, family_s in self.device_s.items()},
+            link_s=device_factor * self.link_s,
+            cpu_optimizer_s=host_factor * self.cpu_optimizer_s,
+            unmeasured_s=device_factor * self.unmeasured_s,
         )
 
 
-def phase_time(recorded: RecordedPhase, table: Table, card: Card, new: Collection[str] = ()) -> PhaseTime:
+def phase_time(recorded: RecordedPhase, table: Table, card: Card, new_keys: Collection[str] = ()) -> PhaseTime:
     """Return the seconds of a phase, or of a part of it, on ``card``.
 
-    new: keys of those operations of the phase whose sizes no earlier operation had.
+    new_keys: keys of those operations of the phase whose sizes no earlier operation had.
     """
     host_work: dict[HostWork, float] = defaultdict(float)
     device_s: dict[Family, float] = defaultdict(float)
@@ -115,7 +118,7 @@ def phase_time(recorded: RecordedPhase, table: Table, card: Card, new: Collectio
         operation = operations[key]
         if operation.family == "communication":
             link_s += count * communication_s(operation, card)
-            host_work["shards"] += count * operation.is_of_shards
+            host_work["shards"] += count * operation.moves_shards
         elif operation.family == "views":
             host_work["views"] += count * operation.arguments[0]
         elif operation.family == "CPU optimizer":
@@ -128,7 +131,7 @@ def phase_time(recorded: RecordedPhase, table: Table, card: Card, new: Collectio
             host_work["forward"] += in_forward * times.host_s
             host_work[recorded.phase] += (count - in_forward) * times.host_s
             host_work["layers"] += in_forward * (operation.family == "matrix products")
-    host_work["kernel choices"] += sum(parse(key).kernel_choices for key in new)
+    host_work["kernel choices"] += sum(parse(key).kernel_choices for key in new_keys)
     return PhaseTime(
         dict(host_work),
         dict(device_s),
@@ -142,7 +145,10 @@ def phase_time(recorded: RecordedPhase, table: Table, card: Card, new: Collectio
 
 
 def communication_s(operation: Operation, card: Card) -> float:
-    """Return the seconds of a collective operation: each rank sends (n - 1) / n of the data, twice in an all-reduce."""
+    """Return the seconds of a collective operation.
+
+    Each of n ranks sends (n - 1) / n of the data, twice in an all-reduce.
+    """
     ranks = operation.arguments[1]
     rounds = 2 if "allreduce" in operation.name else 1
     rate = LINK_SHARE * (card.link_gb_s or PCIE_GB_S) * 1e9
@@ -150,7 +156,7 @@ def communication_s(operation: Operation, card: Card) -> float:
 
 
 def slowest_host(parts: Sequence[PhaseTime], ranks: int) -> list[PhaseTime]:
-    """Return the parts with the time of the slowest of the ranks' hosts, for which the other ranks wait.
+    """Return the parts with the host time of the rank with the slowest host. The other ranks wait for it.
 
     The expected maximum of normally distributed times follows the approximation of Blom (1958, Statistical estimates
     and transformed beta-variables).
@@ -160,34 +166,34 @@ def slowest_host(parts: Sequence[PhaseTime], ranks: int) -> list[PhaseTime]:
 
 
 def interpolate_parts(
-    own: Sequence[PhaseTime], own_tokens: int, other: Sequence[PhaseTime], other_tokens: int, tokens: float
+    base: Sequence[PhaseTime], base_tokens: int, other: Sequence[PhaseTime], other_tokens: int, tokens: float
 ) -> list[PhaseTime]:
     """Return the parts of a phase for a batch with texts of ``tokens`` tokens, from those of two other batches.
 
-    own, other: parts of the phase with each of the two batches. own_tokens, other_tokens: lengths of these batches'
+    base, other: parts of the phase with each of the two batches. base_tokens, other_tokens: lengths of these batches'
     texts. The GPU's time is a linear function of the length; if both batches have about the same length, it is
     proportional to the length.
     """
-    if abs(own_tokens - other_tokens) <= SIMILAR_LENGTHS * own_tokens:
-        share = tokens / own_tokens if own_tokens else 1.0
-        return [part.scaled(1.0, share)._replace(link_s=part.link_s) for part in own]
-    weight = (tokens - own_tokens) / (other_tokens - own_tokens)
-    own_s, other_s = _seconds_by_family(own), _seconds_by_family(other)
-    shares = {name: 1 + weight * (other_s.get(name, 0.0) / s - 1) for name, s in own_s.items() if s}
+    if abs(base_tokens - other_tokens) <= SIMILAR_LENGTHS * base_tokens:
+        share = tokens / base_tokens if base_tokens else 1.0
+        return [part.scaled(1.0, share)._replace(link_s=part.link_s) for part in base]
+    weight = (tokens - base_tokens) / (other_tokens - base_tokens)
+    base_s, other_s = _seconds_by_family(base), _seconds_by_family(other)
+    shares = {name: 1 + weight * (other_s.get(name, 0.0) / seconds - 1) for name, seconds in base_s.items() if seconds}
     return [
         part._replace(
-            device_s={family: shares.get(family, 1.0) * s for family, s in part.device_s.items()},
+            device_s={family: shares.get(family, 1.0) * seconds for family, seconds in part.device_s.items()},
             unmeasured_s=shares.get("unmeasured", 1.0) * part.unmeasured_s,
         )
-        for part in own
+        for part in base
     ]
 
 
 def _seconds_by_family(parts: Sequence[PhaseTime]) -> dict[str, float]:
     """Return the GPU's seconds by family, and those that were not measured."""
-    found: dict[str, float] = defaultdict(float)
+    seconds: dict[str, float] = defaultdict(float)
     for part in parts:
-        found["unmeasured"] += part.unmeasured_s
+        seconds["unmeasured"] += part.unmeasured_s
         for family, family_s in part.device_s.items():
-            found[family] += family_s
-    return found
+            seconds[family] += family_s
+    return seconds

@@ -37,8 +37,8 @@ class PhaseRecorder:
 
     def recorded_phases(self, first: int = 0, stop: int | None = None) -> list[RecordedPhase]:
         """Return the phases that were recorded until now: from number ``first`` to before ``stop``."""
-        last = self._phantom.executed() if self._end is None else self._end
-        ends = [*(start for start, _ in self._starts[1:]), last]
+        end_of_last = self._phantom.executed() if self._end is None else self._end
+        ends = [*(start for start, _ in self._starts[1:]), end_of_last]
         return [
             part
             for (start, phase), tokens, end in [*zip(self._starts, self._tokens, ends, strict=True)][first:stop]
@@ -74,17 +74,17 @@ class StepRecorder(PhaseRecorder):
             super().begin_phase(phase)
 
     def end_step(self, optimizer: int, phase: Phase) -> None:
-        """Record the end of a step of an optimizer, whose id is ``optimizer``; ``phase`` goes on or begins."""
+        """Record the end of a step of an optimizer, whose id is ``optimizer``; ``phase`` continues or begins."""
         self._ends.append((optimizer, len(self._starts)))
         super().begin_phase(phase)
 
     def last_step(self) -> list[RecordedPhase]:
         """Return the phases of the last step that is not the first one of its optimizer; [] if there is none.
 
-        It begins where the optimizer's step before ends, and so contains the steps of other optimizers.
+        A step begins where the previous step of the same optimizer ends. So it contains the steps of other optimizers.
         """
         for number, (optimizer, end) in reversed([*enumerate(self._ends)]):
-            before = [begin for other, begin in self._ends[:number] if other == optimizer]
-            if before:
-                return self.recorded_phases(before[-1], end)
+            previous_ends = [previous_end for other, previous_end in self._ends[:number] if other == optimizer]
+            if previous_ends:
+                return self.recorded_phases(previous_ends[-1], end)
         return []

@@ -29,7 +29,7 @@ MAX_LIST_BYTES = 2**30
 """Limit of the bytes in the tensor lists of an operation. Longer lists are shortened, and the time is scaled up."""
 AHEAD_CYCLES = 3_000_000
 """Clock cycles for which the GPU is occupied, so that the host has started all runs before the first one executes."""
-WARM_UP, MEASURED_S, MAX_REPEATS = 2, 0.004, 20
+WARM_UP_RUNS, MEASURED_S, MAX_REPEATS = 2, 0.004, 20
 
 
 class NotReplayable(Exception):
@@ -43,7 +43,7 @@ def measure(operation: Operation) -> OperationTime:
     """
     run, share = _build_call(operation)
     try:
-        for _ in range(WARM_UP):
+        for _ in range(WARM_UP_RUNS):
             run()
         torch.cuda.synchronize()
         once_s = _timed_s(run, 1)[0]
@@ -62,13 +62,13 @@ def _build_call(operation: Operation) -> tuple[Callable[[], Any], float]:
         raise NotReplayable(f"{operation.name}: its time depends on the lengths of the texts, which are not logged")
     if ATTENTION.match(operation.name) and "backward" in operation.name:
         return _attention_backward(operation), 1.0
-    function, (args, kwargs, share) = _function(operation), _arguments(operation)
+    function, (args, kwargs, share) = _find_function(operation), _build_arguments(operation)
     return lambda: function(*args, **kwargs), share
 
 
 def _attention_backward(operation: Operation) -> Callable[[], Any]:
-    """Run the forward pass of an attention; return its backward pass, which needs the tensors that the former saves."""
-    gradient, query, key, value, *rest = (_value(argument, {}) for argument in operation.arguments[:5])
+    """Run the forward pass of an attention; return its backward pass, which reads tensors of the forward pass."""
+    gradient, query, key, value, *rest = (_build_value(argument, {}) for argument in operation.arguments[:5])
     flash = "flash" in operation.name
     bias = None if flash or not isinstance(rest[0], torch.Tensor) else rest[0]
     causal = operation.arguments[11]
@@ -84,16 +84,16 @@ def _timed_s(run: Any, repeats: int) -> tuple[float, float]:
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda._sleep(AHEAD_CYCLES)
     begin.record()
-    started = time.perf_counter()
+    started_s = time.perf_counter()
     for _ in range(repeats):
         run()
-    host_s = time.perf_counter() - started
+    host_s = time.perf_counter() - started_s
     end.record()
     torch.cuda.synchronize()
     return begin.elapsed_time(end) / 1000 / repeats, host_s / repeats
 
 
-def _function(operation: Operation) -> Any:
+def _find_function(operation: Operation) -> Any:
     namespace, _, rest = operation.name.partition("::")
     if namespace == "bitsandbytes" and find_spec(namespace):
         importlib.import_module(namespace)
@@ -104,29 +104,29 @@ def _function(operation: Operation) -> Any:
         raise NotReplayable(f"{operation.name}: not in this PyTorch") from error
 
 
-def _arguments(operation: Operation) -> tuple[list[Any], dict[str, Any], float]:
+def _build_arguments(operation: Operation) -> tuple[list[Any], dict[str, Any], float]:
     """Return positional and named arguments, and the share of the elements of the tensor lists that they contain."""
-    schema = _function(operation)._schema.arguments
-    listed = sum(tensor_bytes(tensor) for tensor in operation.tensors if "tensors" in tensor)
-    share = min(1.0, MAX_LIST_BYTES / listed) if listed else 1.0
+    schema = _find_function(operation)._schema.arguments
+    list_bytes = sum(tensor_bytes(tensor) for tensor in operation.tensors if "tensors" in tensor)
+    share = min(1.0, MAX_LIST_BYTES / list_bytes) if list_bytes else 1.0
     counts = {tensor["tensors"] for tensor in operation.tensors if "tensors" in tensor}
     lengths = {count: max(1, round(count * share)) for count in counts}
     share = lengths[min(counts)] / min(counts) if counts else 1.0
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for argument, value in zip(schema, operation.arguments, strict=False):
-        built = 1 if value is None and str(argument.type) == "number" else _value(value, lengths)
+        argument_value = 1 if value is None and str(argument.type) == "number" else _build_value(value, lengths)
         if argument.kwarg_only:
-            kwargs[argument.name] = built
+            kwargs[argument.name] = argument_value
         else:
-            args.append(built)
+            args.append(argument_value)
     return args, kwargs, share
 
 
-def _value(value: Any, lengths: dict[int, int]) -> Any:
+def _build_value(value: Any, lengths: dict[int, int]) -> Any:
     """Return an argument for a logged value. lengths: the shortened length of each list, by its logged length."""
     if isinstance(value, list):
-        return [_value(one, lengths) for one in value]
+        return [_build_value(one, lengths) for one in value]
     if not isinstance(value, dict):
         return value
     if "device" in value:
@@ -138,22 +138,24 @@ def _value(value: Any, lengths: dict[int, int]) -> Any:
         return [0.5] * lengths.get(count, count)
     if "tensors" in value:
         length = max(1, value["elements"] // value["tensors"])
-        return [_tensor([length], None, value) for _ in range(lengths[value["tensors"]])]
+        return [_build_tensor([length], None, value) for _ in range(lengths[value["tensors"]])]
     if "scalar" in value:
         return 1 if value["type"] in ("Long", "Int", "Bool") else 0.5
-    return _tensor(value["sizes"], value.get("strides"), value)
+    return _build_tensor(value["sizes"], value.get("strides"), value)
 
 
-def _tensor(sizes: list[int], strides: list[int] | None, value: dict[str, Any]) -> torch.Tensor:
+def _build_tensor(sizes: list[int], strides: list[int] | None, value: dict[str, Any]) -> torch.Tensor:
     if value["type"] not in TYPES:
         raise NotReplayable(f"data type {value['type']}")
     dtype = TYPES[value["type"]]
     device = "cpu" if value.get("host") else "cuda"
     extents = zip(sizes, strides or (), strict=False)
-    stored = 1 + sum((size - 1) * stride for size, stride in extents) if strides and all(sizes) else math.prod(sizes)
-    made = torch.empty(stored, dtype=dtype, device=device)
+    stored_elements = (
+        1 + sum((size - 1) * stride for size, stride in extents) if strides and all(sizes) else math.prod(sizes)
+    )
+    tensor = torch.empty(stored_elements, dtype=dtype, device=device)
     if dtype.is_floating_point and device == "cuda":
-        made.normal_()
+        tensor.normal_()
     else:
-        made.fill_(dtype == torch.bool)
-    return made.view(sizes) if strides is None else made.as_strided(sizes, strides)
+        tensor.fill_(dtype == torch.bool)
+    return tensor.view(sizes) if strides is None else tensor.as_strided(sizes, strides)

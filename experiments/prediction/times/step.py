@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from statistics import fmean
 
 from experiments.prediction.times.clocks import gpu_busy_share, total_seconds
-from experiments.prediction.times.limits import TENSOR_TYPES
-from experiments.prediction.times.operations import WITHOUT_KERNEL, parse
+from experiments.prediction.times.limits import PRECISION_BY_TYPE
+from experiments.prediction.times.operations import FAMILIES_WITHOUT_KERNEL, parse
 from experiments.prediction.times.phase import PhaseTime, RecordedPhase, interpolate_parts, phase_time, slowest_host
 from experiments.prediction.times.table import Table, table_files
 from experiments.results.predictions import RowStepTime, StepTime
@@ -16,7 +16,7 @@ from experiments.results.schema import Phase
 from experiments.suites.cards import Card, card_named
 from experiments.suites.row_spec import RowSpec
 
-ERROR, OTHER_CHIP_ERROR, SHARED_ERROR = 0.15, 0.25, 0.6
+SAME_CHIP_ERROR, OTHER_CHIP_ERROR, SHARED_ERROR = 0.15, 0.25, 0.6
 """Relative errors of a predicted time: on the measured chip (benchmark step_times), on another chip (assumed), and the
 error that several GPUs or an optimizer on the CPU add (the labs print up to 2.1 times the predicted time for FSDP)."""
 
@@ -30,14 +30,14 @@ TRANSFERS_SHARE = 0.1
 
 
 def step_time(
-    recorded: Sequence[RecordedPhase], spec: RowSpec, card: str, planned: int, tokens: float | None = None
+    recorded: Sequence[RecordedPhase], spec: RowSpec, card: str, planned_micro_steps: int, tokens: float | None = None
 ) -> RowStepTime | None:
     """Return the time of an optimizer step of a traced row on ``card``.
 
     Returns None if no step was traced, or if the card emulates the row's data type, because the slowdown is unknown.
 
-    tokens: average length of a batch's texts; None: the length of the traced batches. planned: micro-steps of the
-    full-length training.
+    tokens: average length of a batch's texts; None: the length of the traced batches. planned_micro_steps:
+    micro-steps of the full-length training.
     """
     table, target = table_for_card(card), card_named(card)
     if not _has_step(recorded) or target.computes_in_software(spec.settings.precision):
@@ -46,8 +46,8 @@ def step_time(
     shared_error = SHARED_ERROR if spec.settings.world_size > 1 or spec.settings.uses_host_memory else 0.0
     return RowStepTime(
         **dict(_build_time(phases, table, card, shared_error)),
-        ratio_error_share=ERROR + shared_error,
-        planned_micro_steps=planned,
+        ratio_error_share=SAME_CHIP_ERROR + shared_error,
+        planned_micro_steps=planned_micro_steps,
     )
 
 
@@ -67,7 +67,7 @@ def program_step_time(recorded: Sequence[RecordedPhase], card: str, ranks: int) 
 
 
 def _share(part: float, whole: float) -> float:
-    """Return part / whole, limited to 0 to 1: with extrapolated times, it can be a little outside of this range."""
+    """Return part / whole, limited to 0 to 1: with extrapolated times, the quotient can be slightly outside."""
     return min(1.0, max(0.0, part / whole)) if whole else 0.0
 
 
@@ -81,30 +81,30 @@ def _uses_host_memory(phases: Sequence[PhaseTime]) -> bool:
 def _precisions(recorded: Sequence[RecordedPhase]) -> set[str]:
     """Return the data types in which matrix products and attention compute, such as bf16."""
     operations = (parse(key) for one in recorded for key in one.operations)
-    return {TENSOR_TYPES.get(operation.data_type, "") for operation in operations if operation.flop}
+    return {PRECISION_BY_TYPE.get(operation.data_type, "") for operation in operations if operation.flop}
 
 
 def _build_time(phases: Sequence[PhaseTime], table: Table, card: str, shared_error: float) -> StepTime:
-    error = (ERROR if table.has_chip_of(card) else OTHER_CHIP_ERROR) + shared_error
-    busy = gpu_busy_share(phases)
-    extremes = [
+    error = (SAME_CHIP_ERROR if table.has_chip_of(card) else OTHER_CHIP_ERROR) + shared_error
+    busy_share = gpu_busy_share(phases)
+    shares_with_errors = [
         gpu_busy_share([phase.scaled(1 + sign * error, 1 - sign * error) for phase in phases]) for sign in (1, -1)
     ]
-    families: dict[str, float] = defaultdict(float)
+    seconds_by_family: dict[str, float] = defaultdict(float)
     for phase in phases:
         for family, family_s in phase.device_s.items():
-            families[family] += family_s
+            seconds_by_family[family] += family_s
     return StepTime(
         step_s=total_seconds(phases),
         error_share=error,
-        gpu_busy_share=busy,
-        gpu_busy_share_error=max(abs(one - busy) for one in extremes),
+        gpu_busy_share=busy_share,
+        gpu_busy_share_error=max(abs(share - busy_share) for share in shares_with_errors),
         host_s=sum(phase.host_s + phase.cpu_optimizer_s for phase in phases),
         cpu_optimizer_s=sum(phase.cpu_optimizer_s for phase in phases),
         link_s=sum(phase.link_s for phase in phases),
-        device_s=dict(families),
+        device_s=dict(seconds_by_family),
         measured_on=table.machine.gpu,
-        unmeasured_share=_share(sum(phase.unmeasured_s for phase in phases), sum(families.values())),
+        unmeasured_share=_share(sum(phase.unmeasured_s for phase in phases), sum(seconds_by_family.values())),
     )
 
 
@@ -115,15 +115,15 @@ def _has_step(recorded: Sequence[RecordedPhase]) -> bool:
 def phases_of_step(
     recorded: Sequence[RecordedPhase], accumulate: int, tokens: float | None, table: Table, card: Card
 ) -> list[PhaseTime]:
-    """Return the parts of a step's phases: forward and backward of each micro-step, then the optimizer's.
+    """Return the parts of a step's phases: forward and backward pass of each micro-step, then the optimizer's step.
 
     tokens: average length of the batches' texts; None: the length of each traced batch.
     """
-    pairs, new = parts_of_step(recorded, accumulate), operations_of_one_micro_step(recorded)
+    pairs, rare_keys = parts_of_step(recorded, accumulate), operations_of_one_micro_step(recorded)
     times = {
-        id(part): phase_time(part, table, card, of_part)
+        id(part): phase_time(part, table, card, new_keys)
         for whole in itertools.chain(*pairs)
-        for part, of_part in zip(whole, _first_occurrences(whole, new), strict=True)
+        for part, new_keys in zip(whole, _first_occurrences(whole, rare_keys), strict=True)
     }
     return slowest_host(interpolated_phases(pairs, times, tokens), ranks_of(recorded))
 
@@ -135,28 +135,29 @@ def ranks_of(recorded: Sequence[RecordedPhase]) -> int:
 
 
 def operations_of_one_micro_step(recorded: Sequence[RecordedPhase]) -> set[str]:
-    """Return the keys of the operations that a single micro-step of the trace has: others lack them or their sizes.
+    """Return the keys of the operations that only one micro-step of the trace has.
 
-    The share of micro-steps with sizes that no other one has is an estimate of the share of later ones with sizes that
-    none had before (Good, 1953, The population frequencies of species).
+    The other micro-steps lack the operation, or have it with other sizes. The share of traced micro-steps with such
+    sizes estimates the share of later micro-steps whose sizes are new (Good, 1953, The population frequencies of
+    species).
     """
     wholes: dict[Phase, list[WholePhase]] = defaultdict(list)
     for whole in whole_phases(recorded):
         wholes[whole[0].phase].append(whole)
-    found: set[str] = set()
-    for each in wholes.values():
-        counts = Counter(key for whole in each for key in {key for part in whole for key in part.operations})
-        found |= {key for key, count in counts.items() if count == 1}
-    return found
+    rare_keys: set[str] = set()
+    for wholes_of_phase in wholes.values():
+        counts = Counter(key for whole in wholes_of_phase for key in {key for part in whole for key in part.operations})
+        rare_keys |= {key for key, count in counts.items() if count == 1}
+    return rare_keys
 
 
 def _first_occurrences(whole: WholePhase, keys: Set[str]) -> Iterator[set[str]]:
-    """Yield those of the keys that each part of a phase has and no earlier part has."""
-    rest = set(keys)
+    """Yield for each part of a phase those of ``keys`` that this part has and no earlier part has."""
+    remaining = set(keys)
     for part in whole:
-        found = rest & part.operations.keys()
-        rest -= found
-        yield found
+        new_keys = remaining & part.operations.keys()
+        remaining -= new_keys
+        yield new_keys
 
 
 def interpolated_phases(
@@ -167,20 +168,20 @@ def interpolated_phases(
     pairs: the result of ``parts_of_step``. times: time of each recorded part, by the part's id. tokens: length of the
     batches' texts; None: the length of each traced batch.
     """
-    found: list[PhaseTime] = []
-    for own, other in pairs:
-        here, there = ([times[id(one)] for one in whole] for whole in (own, other))
-        if tokens is not None and own[0].phase != "optimizer step":
-            here = interpolate_parts(here, own[0].tokens, there, other[0].tokens, tokens)
-        found += here
-    return found
+    times_of_step: list[PhaseTime] = []
+    for base, other in pairs:
+        base_times, other_times = ([times[id(part)] for part in whole] for whole in (base, other))
+        if tokens is not None and base[0].phase != "optimizer step":
+            base_times = interpolate_parts(base_times, base[0].tokens, other_times, other[0].tokens, tokens)
+        times_of_step += base_times
+    return times_of_step
 
 
 def parts_of_step(recorded: Sequence[RecordedPhase], accumulate: int) -> list[tuple[WholePhase, WholePhase]]:
-    """Return the phases of a step, each in its parts, as pairs: the phase, and one with a batch of another length.
+    """Return the phases of a step as pairs: a phase, and the same phase with a batch of another length.
 
-    A step consists of the first micro-step, others, which add up gradients, the last one, in which GPUs reduce them,
-    and the optimizer's step. The last traced micro-step has the longest batch.
+    A step consists of the first micro-step, of further ones that add up gradients, of the last one, in which GPUs
+    reduce the gradients, and of the optimizer's step. The last traced micro-step has the longest batch.
     """
     whole = whole_phases(recorded)
     passes = {phase: [one for one in whole if one[0].phase == phase] for phase in ("forward", "backward")}
@@ -222,7 +223,7 @@ def needed_operations(recorded: Sequence[RecordedPhase], accumulate: int) -> set
         for pair in parts_of_step(recorded, accumulate)
         for one in itertools.chain(*pair)
         for key in one.operations
-        if parse(key).family not in WITHOUT_KERNEL
+        if parse(key).family not in FAMILIES_WITHOUT_KERNEL
     }
 
 

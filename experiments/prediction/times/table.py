@@ -1,4 +1,4 @@
-"""Tables of measured operation times of one GPU; they also estimate other operations and other cards."""
+"""Tables of operation times that were measured on one GPU; they also estimate times of other operations and cards."""
 
 import functools
 import gzip
@@ -22,8 +22,8 @@ TABLES = Path(__file__).parent / "tables"
 SUFFIXES = (".jsonl", ".jsonl.gz")
 MEMORY_BOUND = ("element-wise", "reductions", "indexing", "copies")
 LAYOUT_DISTANCE = 2.0
-"""Distance of two memory-bound operations whose tensors have different layouts, as that of sizes that differ by a
-factor of e**2. Values from 1.5 to 6 have the same error in the benchmark estimated_operations."""
+"""Distance that different layouts of their tensors add between two memory-bound operations: as much as sizes that
+differ by a factor of e**2. Values from 1.5 to 6 have the same error in the benchmark estimated_operations."""
 MAX_HOST_S = 8e-5
 """Longest host time of an operation that the host can start in advance while the GPU is occupied (``replay``)."""
 UNKNOWN_SLOWDOWN, UNKNOWN_HOST_S = 2.0, 1e-5
@@ -48,14 +48,14 @@ class OperationTime(NamedTuple):
     host_s: float
 
 
-def own_table_path(card: str) -> Path:
+def calibrated_table_path(card: str) -> Path:
     """Return the path of the table that ``testbed calibrate`` writes for this user's card."""
     return cache_folder() / "times" / f"{card}.jsonl"
 
 
 def table_files() -> list[Path]:
     """Return the files of all tables: first the user's own, then those of the package."""
-    folders = (own_table_path("").parent, TABLES)
+    folders = (calibrated_table_path("").parent, TABLES)
     return [path for folder in folders for path in sorted(folder.glob("*")) if path.name.endswith(SUFFIXES)]
 
 
@@ -69,21 +69,21 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class Estimate(NamedTuple):
-    """The times of an operation on the GPU of a table. attainable_s: its attainable time there, seconds.
+    """The times of an operation on the GPU of a table. attainable_s: the operation's attainable time on this GPU.
 
-    measured: False if the times are those of a similar operation, scaled to this one's size.
+    is_measured: False if the times are those of a similar operation, scaled to this one's size.
     """
 
     operation: Operation
     times: OperationTime
     attainable_s: float
-    measured: bool
+    is_measured: bool
 
 
 class OperationFeatures(NamedTuple):
-    """What decides whether an operation is similar to another.
+    """What determines whether an operation is similar to another.
 
-    sizes: logarithms. layout: of a memory-bound operation, else ''.
+    sizes: logarithms of its sizes. layout: the layout of a memory-bound operation; '' for other operations.
     """
 
     sizes: tuple[float, ...]
@@ -93,7 +93,7 @@ class OperationFeatures(NamedTuple):
         """Return how much two operations differ; infinite if their sizes are of different kinds."""
         if len(self.sizes) != len(other.sizes):
             return math.inf
-        sizes = sum(abs(own - others) for own, others in zip(self.sizes, other.sizes, strict=True))
+        sizes = sum(abs(this - that) for this, that in zip(self.sizes, other.sizes, strict=True))
         return sizes + (LAYOUT_DISTANCE if self.layout != other.layout else 0.0)
 
 
@@ -128,9 +128,9 @@ class Table:
         for key, times in self.measured.items():
             if not waited_for_host(operation := parse(key), times):
                 slowdown = times.device_s / attainable_s(operation, self.card)
-                one = MeasuredOperation(_features(operation), slowdown, times.host_s)
+                measured = MeasuredOperation(_features(operation), slowdown, times.host_s)
                 for group in _groups(operation):
-                    similar[group].append(one)
+                    similar[group].append(measured)
         return similar
 
     @functools.cached_property
@@ -140,30 +140,32 @@ class Table:
         for key, times in self.measured.items():
             for group in _groups(parse(key)):
                 host_s[group].append(times.host_s)
-        return {group: median(found) for group, found in host_s.items()}
+        return {group: median(seconds) for group, seconds in host_s.items()}
 
     def prepare(self) -> None:
-        """Compute what estimates need, once for the forks of this process."""
+        """Compute what estimates need, so that the forks of this process need not compute it again."""
         _ = self._by_computation, self._similar, self._host_s
 
     @classmethod
     def read(cls, path: Path) -> "Table":
         """Read a table that a calibration wrote."""
         first, *lines = read_lines(path)
-        found = {line["key"]: OperationTime(line["device_s"], line["host_s"]) for line in lines if "device_s" in line}
-        return cls(Machine.model_validate(first), found)
+        measured = {
+            line["key"]: OperationTime(line["device_s"], line["host_s"]) for line in lines if "device_s" in line
+        }
+        return cls(Machine.model_validate(first), measured)
 
     def times(self, key: str, card: Card) -> OperationTime:
-        """Return the times of an operation on ``card``. The host is assumed to be the measured one.
+        """Return the times of an operation on ``card``. The host is assumed to be the one of the table.
 
         The host time is at most the median of similar operations: longer times include waiting for the GPU.
         """
-        operation, times, own_s, _ = self._estimate(key)
-        return OperationTime(times.device_s * attainable_s(operation, card) / own_s, times.host_s)
+        operation, times, table_attainable_s, _ = self._estimate(key)
+        return OperationTime(times.device_s * attainable_s(operation, card) / table_attainable_s, times.host_s)
 
     def is_measured(self, key: str) -> bool:
         """Return whether the operation itself was measured."""
-        return self._estimate(key).measured
+        return self._estimate(key).is_measured
 
     def _estimate(self, key: str) -> Estimate:
         if key not in self._estimates:
@@ -171,21 +173,23 @@ class Table:
         return self._estimates[key]
 
     def _new_estimate(self, key: str) -> Estimate:
-        operation, found = parse(key), self._by_computation.get(canonical_key(key))
-        own_s = attainable_s(operation, self.card)
-        if found:
-            device_s, host_s = found
+        operation, measured_times = parse(key), self._by_computation.get(canonical_key(key))
+        table_attainable_s = attainable_s(operation, self.card)
+        if measured_times:
+            device_s, host_s = measured_times
         else:
             similar = self._most_similar(operation)
-            device_s, host_s = own_s * similar.slowdown, similar.host_s
-        usual_s = next((self._host_s[one] for one in _groups(operation) if one in self._host_s), host_s)
-        return Estimate(operation, OperationTime(device_s, min(host_s, usual_s)), own_s, found is not None)
+            device_s, host_s = table_attainable_s * similar.slowdown, similar.host_s
+        median_s = next((self._host_s[group] for group in _groups(operation) if group in self._host_s), host_s)
+        return Estimate(
+            operation, OperationTime(device_s, min(host_s, median_s)), table_attainable_s, measured_times is not None
+        )
 
     def _most_similar(self, operation: Operation) -> MeasuredOperation:
         features = _features(operation)
         for group in _groups(operation):
-            if found := self._similar.get(group):
-                return min(found, key=lambda one: one.features.distance(features))
+            if candidates := self._similar.get(group):
+                return min(candidates, key=lambda one: one.features.distance(features))
         return MeasuredOperation(features, UNKNOWN_SLOWDOWN, UNKNOWN_HOST_S)
 
     def has_chip_of(self, card: str) -> bool:
@@ -196,7 +200,7 @@ class Table:
 def waited_for_host(operation: Operation, times: OperationTime) -> bool:
     """Return whether the GPU had to wait for the host during the measurement, so that the measured time is too long.
 
-    Transfers from and to the host always wait for it.
+    In transfers from and to the host, the GPU always waits for the host.
     """
     return operation.family != "host transfers" and times.device_s < times.host_s > MAX_HOST_S
 
@@ -204,12 +208,12 @@ def waited_for_host(operation: Operation, times: OperationTime) -> bool:
 def _groups(operation: Operation) -> tuple[tuple[str, ...], ...]:
     """Return the groups of similar operations, the most similar first.
 
-    On few tensors, an optimizer's operation resembles an element-wise one; on many, it needs time for each tensor.
+    An optimizer's operation on few tensors resembles an element-wise one. On many, it needs time for each tensor.
     """
-    few = operation.name.startswith(("aten::_foreach", "bitsandbytes::optimizer")) and not any(
+    has_few_tensors = operation.name.startswith(("aten::_foreach", "bitsandbytes::optimizer")) and not any(
         "tensors" in one for one in operation.tensors
     )
-    family, data_type = "element-wise" if few else operation.family, operation.data_type
+    family, data_type = "element-wise" if has_few_tensors else operation.family, operation.data_type
     base = operation.name.partition(".")[0].rstrip("_")
     return (family, data_type, base), (family, data_type), (family,)
 

@@ -17,7 +17,7 @@ from statistics import fmean, median, quantiles
 from typing import Any, NamedTuple
 
 from experiments.history.durations import StoredTimes
-from experiments.history.outside_steps import FILE, OutsideSteps, Parts, Stage, StepKind, row_parts, step_kind
+from experiments.history.outside_steps import FILE, OutsideSteps, PartCounts, Stage, StepKind, row_parts, step_kind
 from experiments.results.run_folder import Run
 from experiments.results.schema import Result
 from experiments.suites.suite import suite_named
@@ -38,7 +38,7 @@ class TimedStage(NamedTuple):
 
     run: str
     row: str
-    parts: Parts
+    parts: PartCounts
     seconds: float
 
 
@@ -50,7 +50,7 @@ class Edges(NamedTuple):
     between_rows_s: float
 
 
-def seconds_of(stage: Parts, parts: Mapping[str, float]) -> float:
+def seconds_of(stage: PartCounts, parts: Mapping[str, float]) -> float:
     """Return the seconds of a stage. parts: seconds of each part; 0 for others."""
     return sum(parts.get(part, 0.0) * count for part, count in stage.items())
 

@@ -69,7 +69,7 @@ def requested_traces(monkeypatch):
     """Record the requested traces; every prediction needs 40 GiB."""
     asked: list[Any] = []
 
-    def trace_script(words, cards, say, options, smallest):
+    def trace_script(words, cards, say, options, only_smallest_card):
         asked.append((words, cards, options))
         return [prediction(40.0)]
 

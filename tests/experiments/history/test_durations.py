@@ -59,8 +59,8 @@ def test_only_the_training_time_of_a_measured_row_counts_and_its_other_stages_ar
 
 def test_the_time_of_a_row_in_a_job_of_its_own_includes_the_import_of_its_libraries(results):
     stored, outside = StoredTimes.read(results), outside_steps()
-    own_job = stored.expected_time(spec_of("baseline"), CARD, own_job=True)
-    longer_s = own_job.expected_s - expected_time(stored, "baseline").expected_s
+    as_job = stored.expected_time(spec_of("baseline"), CARD, is_job=True)
+    longer_s = as_job.expected_s - expected_time(stored, "baseline").expected_s
     assert longer_s == pytest.approx(outside.job_s + outside.libraries_s - outside.between_rows_s)
 
 

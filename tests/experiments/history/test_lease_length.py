@@ -46,7 +46,7 @@ def test_the_times_of_suites_are_added_up_and_the_sources_of_the_times_are_count
 
 
 def test_rows_that_are_jobs_do_not_share_a_warm_process():
-    assert ExpectedTimes({"a": [row_time(90)]}, 1, own_jobs=True).total_time().expected_s == 92.0
+    assert ExpectedTimes({"a": [row_time(90)]}, 1, rows_are_jobs=True).total_time().expected_s == 92.0
     assert (ONCE.around_row_s(True), ONCE.around_row_s(False)) == (15.0, 1.0)
 
 

@@ -59,38 +59,38 @@ def build_prediction(
     """Return the prediction of the rank that ran in this process, for one of the ``gpus`` GPUs that it used."""
     phantom, tags, model = traced.phantom, watcher.tags, watcher.model
     phantom.select_gpu(gpu)
-    events, free = tags.event_count, traced.phantom.replay(UNLIMITED)
-    at_peak = parts_of_peak(phantom, tags, free)
-    phase, step, _ = tags.position_at(free.peak_event)
-    needed = needed_bytes(phantom, free)
-    allocations = phantom.live_allocations(free.peak_event)
-    counted = list(model.parameters()) if model else []
+    event_count, unlimited_replay = tags.event_count, traced.phantom.replay(UNLIMITED)
+    at_peak = parts_of_peak(phantom, tags, unlimited_replay)
+    phase, step, _ = tags.position_at(unlimited_replay.peak_event)
+    needed_size = needed_bytes(phantom, unlimited_replay)
+    allocations = phantom.live_allocations(unlimited_replay.peak_event)
+    model_parameters = list(model.parameters()) if model else []
     times, time_unknown = predict_step_times(watcher, traced.cards, traced.ranks)
-    recurrent = model is not None and any(isinstance(part, torch.nn.RNNBase) for part in model.modules())
+    has_recurrent_layers = model is not None and any(isinstance(part, torch.nn.RNNBase) for part in model.modules())
     return ScriptPrediction(
         rank=traced.rank,
         ranks=traced.ranks,
         gpu=gpu,
         gpus=gpus,
         model=_class_name(model) if model else "",
-        parameters=sum(one.numel() for one in counted),
-        trainable_parameters=sum(one.numel() for one in counted if one.requires_grad),
+        parameters=sum(one.numel() for one in model_parameters),
+        trainable_parameters=sum(one.numel() for one in model_parameters if one.requires_grad),
         optimizers=tuple(watcher.optimizers),
         steps=watcher.steps,
         ended=ended,
-        peak_gib=free.peak_allocated / GIB,
-        reserved_gib=free.peak_reserved / GIB,
+        peak_gib=unlimited_replay.peak_allocated / GIB,
+        reserved_gib=unlimited_replay.peak_reserved / GIB,
         at_peak=at_peak,
         peak_phase=phase,
         peak_step=step,
         host_gib=phantom.host_peak() / GIB,
-        cards=tuple(_card_prediction(name, phantom, tags, needed, times[name]) for name in traced.cards),
+        cards=tuple(_card_prediction(name, phantom, tags, needed_size, times[name]) for name in traced.cards),
         timeline_gib=tuple(size / GIB for size in phantom.timeline(TIMELINE_POINTS)),
-        phases=tuple(PhaseStart(at=event / max(1, events), phase=phase) for event, phase in tags.phases),
+        phases=tuple(PhaseStart(at=event / max(1, event_count), phase=phase) for event, phase in tags.phases),
         modules=_memory_by_module(allocations, watcher),
         lines=_memory_by_line(allocations, lines),
         blocks=_peak_blocks(allocations, watcher, lines),
-        notes=tuple(imports.modeling_notes(recurrent)),
+        notes=tuple(imports.modeling_notes(has_recurrent_layers)),
         time_unknown=time_unknown,
         versions={"torch": torch.__version__, **versions()},
         elapsed_s=time.perf_counter() - traced.started_s,
@@ -108,17 +108,17 @@ def _class_name(model: torch.nn.Module) -> str:
 
 
 def _card_prediction(
-    name: str, phantom: Phantom, tags: MemoryTags, needed: int, time: StepTime | None
+    name: str, phantom: Phantom, tags: MemoryTags, needed_size: int, time: StepTime | None
 ) -> CardPrediction:
-    usable = round(card_named(name).usable_gib * GIB)
-    limited = phantom.replay(usable)
+    usable_size = round(card_named(name).usable_gib * GIB)
+    limited_replay = phantom.replay(usable_size)
     return CardPrediction(
         card=name,
-        usable_gib=usable / GIB,
-        needed_gib=needed / GIB,
-        reserved_gib=limited.peak_reserved / GIB,
-        retries=limited.retries,
-        failure=failure_in_replay(limited, tags),
+        usable_gib=usable_size / GIB,
+        needed_gib=needed_size / GIB,
+        reserved_gib=limited_replay.peak_reserved / GIB,
+        retries=limited_replay.retries,
+        failure=failure_in_replay(limited_replay, tags),
         time=time,
     )
 
@@ -126,9 +126,11 @@ def _card_prediction(
 def _memory_by_module(allocations: Sequence[LiveAllocation], watcher: TrainingWatcher) -> tuple[ModuleMemory, ...]:
     """Return the memory at the peak by module, phase and category, largest first."""
     sizes: Counter[tuple[str, Phase, str]] = Counter()
-    for one in allocations:
-        phase, *_ = watcher.tags.position_at(one.allocated_at)
-        sizes[watcher.module_spans.name_at(one.allocated_at), phase, CATEGORIES[one.category]] += one.size
+    for allocation in allocations:
+        phase, *_ = watcher.tags.position_at(allocation.allocated_at)
+        sizes[watcher.module_spans.name_at(allocation.allocated_at), phase, CATEGORIES[allocation.category]] += (
+            allocation.size
+        )
     return tuple(
         ModuleMemory(module=module, phase=phase, category=category, size_gib=size / GIB)
         for (module, phase, category), size in sizes.most_common(MAX_ENTRIES)
@@ -138,8 +140,8 @@ def _memory_by_module(allocations: Sequence[LiveAllocation], watcher: TrainingWa
 def _memory_by_line(allocations: Sequence[LiveAllocation], lines: LineTracker) -> tuple[LineMemory, ...]:
     """Return the memory at the peak by line of the script and category, largest first."""
     sizes: Counter[tuple[str, str]] = Counter()
-    for one in allocations:
-        sizes[lines.spans.name_at(one.allocated_at), CATEGORIES[one.category]] += one.size
+    for allocation in allocations:
+        sizes[lines.spans.name_at(allocation.allocated_at), CATEGORIES[allocation.category]] += allocation.size
     return tuple(
         LineMemory(line=line, category=category, size_gib=size / GIB)
         for (line, category), size in sizes.most_common(MAX_ENTRIES)
@@ -149,11 +151,11 @@ def _memory_by_line(allocations: Sequence[LiveAllocation], lines: LineTracker) -
 def _peak_blocks(
     allocations: Sequence[LiveAllocation], watcher: TrainingWatcher, lines: LineTracker
 ) -> tuple[ModuleLineMemory, ...]:
-    """Return the memory at the peak by category, kind of module and line, largest first."""
+    """Return the memory at the peak by category, module and line, largest first. Modules have * for layer numbers."""
     sizes: Counter[tuple[str, str, str]] = Counter()
-    for one in allocations:
-        module = LAYER_NUMBER.sub("*", watcher.module_spans.name_at(one.allocated_at))
-        sizes[CATEGORIES[one.category], module, lines.spans.name_at(one.allocated_at)] += one.size
+    for allocation in allocations:
+        module = LAYER_NUMBER.sub("*", watcher.module_spans.name_at(allocation.allocated_at))
+        sizes[CATEGORIES[allocation.category], module, lines.spans.name_at(allocation.allocated_at)] += allocation.size
     return tuple(
         ModuleLineMemory(category=category, module=module, line=line, size_gib=size / GIB)
         for (category, module, line), size in sizes.most_common()

@@ -17,17 +17,17 @@ def trace_started_programs(is_launcher: Callable[[], bool], run: Callable[[Comma
     """Replace subprocess.Popen, so that ``run`` runs a program that a launcher starts in this process.
 
     This applies to Python files, and to programs that torchrun, accelerate or deepspeed start, unless their output is
-    captured. is_launcher: whether the script has used no GPU yet. run: does not return if the program uses the GPU,
-    else returns its exit code. Popen then starts a process that does nothing but end with this exit code.
+    captured. is_launcher: returns whether the script has used no GPU yet. run: does not return if the program uses the
+    GPU, else returns the program's exit code. Popen then starts a process that only ends with this exit code.
     """
     start = subprocess.Popen.__init__
 
-    def start_or_run(popen: Any, args: Any, *more: Any, **options: Any) -> None:
-        command = None if more or options.get("stdout") else _training_command(args)
+    def start_or_run(popen: Any, args: Any, *other_arguments: Any, **options: Any) -> None:
+        command = None if other_arguments or options.get("stdout") else _training_command(args)
         if command is not None and is_launcher():
             with _program_environment(options.get("env"), options.get("cwd")):
                 args = [sys.executable, "-c", f"raise SystemExit({run(command)})"]
-        start(popen, args, *more, **options)
+        start(popen, args, *other_arguments, **options)
 
     subprocess.Popen.__init__ = start_or_run  # type: ignore[assignment, method-assign]
 
@@ -46,12 +46,12 @@ def _training_command(args: Any) -> Command | None:
 
 @contextmanager
 def _program_environment(variables: Mapping[str, str] | None, folder: Any) -> Iterator[None]:
-    """Give this process the environment and working folder of a program, and its own again at the end."""
-    environment, own_folder, arguments, path = dict(os.environ), os.getcwd(), sys.argv, list(sys.path)
+    """Give this process the environment and working folder of a program; restore the previous ones at the end."""
+    previous_variables, previous_folder, arguments, path = dict(os.environ), os.getcwd(), sys.argv, list(sys.path)
     os.environ.update({name: str(value) for name, value in (variables or {}).items()})
-    os.chdir(folder or own_folder)
+    os.chdir(folder or previous_folder)
     yield
-    os.chdir(own_folder)
+    os.chdir(previous_folder)
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(previous_variables)
     sys.argv, sys.path[:] = arguments, path

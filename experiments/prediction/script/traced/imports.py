@@ -1,4 +1,4 @@
-"""Prepare libraries for the phantom device at their first import, if importing them uses CUDA."""
+"""Prepare some libraries for the phantom device when a script first imports them."""
 
 import importlib.util
 import json
@@ -49,12 +49,12 @@ class ImportFinder(MetaPathFinder):
         if name != self._library or self not in sys.meta_path:
             return None
         sys.meta_path.remove(self)
-        found = importlib.util.find_spec(name)
+        library_spec = importlib.util.find_spec(name)
         sys.meta_path.insert(0, self)
-        if found is None:
+        if library_spec is None:
             return None
-        spec = ModuleSpec(name, PreparedLoader(self._import), origin=found.origin, is_package=True)
-        spec.submodule_search_locations = found.submodule_search_locations
+        spec = ModuleSpec(name, PreparedLoader(self._import), origin=library_spec.origin, is_package=True)
+        spec.submodule_search_locations = library_spec.submodule_search_locations
         return spec
 
     def _import(self) -> None:
@@ -75,28 +75,28 @@ def prepare_imports(phantom: Phantom) -> None:
         sys.meta_path.insert(0, ImportFinder(library, prepare))
 
 
-def modeling_notes(recurrent: bool) -> list[str]:
+def modeling_notes(has_recurrent_layers: bool) -> list[str]:
     """Return a note for each effect that the prediction does not model: kernels of imported libraries, compilation.
 
-    recurrent: whether the model has LSTM or GRU layers.
+    has_recurrent_layers: whether the model has LSTM or GRU layers.
     """
-    found = {name: what for name, what in NOT_MODELED.items() if name in sys.modules}
-    lines = [f"{name} was imported: memory inside {what} is not modeled" for name, what in found.items()]
+    imported = {name: what for name, what in NOT_MODELED.items() if name in sys.modules}
+    lines = [f"{name} was imported: memory inside {what} is not modeled" for name, what in imported.items()]
     if importlib.util.find_spec("triton") is None:
         lines += [
             f"triton is not installed: {name} ran other code than on a GPU; install it with: pip install triton"
             for name in TRITON_USERS
             if name in sys.modules
         ]
-    if recurrent:
+    if has_recurrent_layers:
         lines.append("LSTM and GRU layers: the memory of cuDNN's kernels is that of an H200")
-    if compiles():
+    if script_compiles_module():
         lines.append("torch.compile was called: the prediction is for the uncompiled model")
     return lines
 
 
-def compiles() -> bool:
-    """Return whether the script compiles a module."""
+def script_compiles_module() -> bool:
+    """Return whether the script compiles a module with torch.compile."""
     return any(_compile_calls)
 
 
@@ -107,7 +107,7 @@ def record_compile_calls() -> None:
     compile = torch.compile
 
     def recording_compile(*arguments: Any, **options: Any) -> Any:
-        _compile_calls.extend(isinstance(one, torch.nn.Module) for one in arguments[:1])
+        _compile_calls.extend(isinstance(argument, torch.nn.Module) for argument in arguments[:1])
         return compile(*arguments, **options)
 
     torch.compile = recording_compile
@@ -138,14 +138,14 @@ def _prepare_torchvision(phantom: Phantom) -> None:
 
 
 def _prepare_triton(log: Callable[[str], None]) -> None:
-    """Skip and log the launches of Triton's kernels. They allocate nothing: their results are tensors that exist."""
+    """Skip and log the launches of Triton's kernels. They allocate nothing: they write to existing tensors."""
     import torch
     from triton.runtime.autotuner import Autotuner, Heuristics
     from triton.runtime.jit import JITFunction
 
     def skip_and_log_launch(_: Any, *arguments: Any, **options: Any) -> None:
-        tensors = (one for one in (*arguments, *options.values()) if isinstance(one, torch.Tensor))
-        sizes = [{"type": "Byte", "sizes": [one.nbytes]} for one in tensors]
+        tensors = (tensor for tensor in (*arguments, *options.values()) if isinstance(tensor, torch.Tensor))
+        sizes = [{"type": "Byte", "sizes": [tensor.nbytes]} for tensor in tensors]
         log(json.dumps(["triton::kernel", *sizes]))
 
     for kernel in (JITFunction, Autotuner, Heuristics):

@@ -1,6 +1,6 @@
 """Parse the arguments of torchrun, accelerate launch and deepspeed into a program and the number of ranks.
 
-The parsers of the launchers themselves are used, so that the same arguments are allowed. torch must be loaded first.
+Each launcher's own parser is called, so that the same arguments are allowed. torch must be loaded first.
 """
 
 import os
@@ -26,7 +26,7 @@ class GpusAndNodes(NamedTuple):
 def parse_launch(launch: LaunchCommand) -> tuple[Program, GpusAndNodes]:
     """Return the program that a launcher starts, with its number of GPUs per node and of nodes.
 
-    Raises InputError for arguments that are rejected.
+    Raises InputError for arguments that the launcher rejects.
     """
     try:
         return PARSERS[launch.launcher](launch.arguments)
@@ -50,16 +50,16 @@ def _parse_accelerate(arguments: Sequence[str]) -> tuple[Program, GpusAndNodes]:
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils import launch
 
-    options_given = launch_command_parser().parse_args(arguments)
-    ways = (
-        options_given.multi_gpu,
-        options_given.cpu,
-        options_given.use_deepspeed,
-        options_given.use_fsdp,
-        options_given.use_megatron_lm,
+    parsed = launch_command_parser().parse_args(arguments)
+    modes = (
+        parsed.multi_gpu,
+        parsed.cpu,
+        parsed.use_deepspeed,
+        parsed.use_fsdp,
+        parsed.use_megatron_lm,
     )
-    options_given.multi_gpu = options_given.multi_gpu or ((options_given.num_processes or 1) > 1 and not any(ways))
-    options, *_ = _validate_launch_command(options_given)
+    parsed.multi_gpu = parsed.multi_gpu or ((parsed.num_processes or 1) > 1 and not any(modes))
+    options, *_ = _validate_launch_command(parsed)
     if options.use_deepspeed:
         _, variables = launch.prepare_deepspeed_cmd_env(options)
     elif options.num_processes > 1:

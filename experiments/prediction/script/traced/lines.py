@@ -33,8 +33,8 @@ class NamedSpans:
 
     def name_at(self, event: int) -> str:
         """Return the name of the span that contains an event."""
-        place = bisect_right(self._starts, event, key=lambda start: start[0]) - 1
-        return self._starts[place][1] if place >= 0 else ""
+        index = bisect_right(self._starts, event, key=lambda start: start[0]) - 1
+        return self._starts[index][1] if index >= 0 else ""
 
 
 class LineTracker:
@@ -81,7 +81,7 @@ class LineTracker:
         if cell := CELL_FILE.search(file):
             return f"cell {cell['number'] or ''}".strip()
         path = Path(file).absolute()
-        own = path.is_relative_to(self._folder) and not path.is_relative_to(PREDICTION_CODE)
-        if not own or any(part in LIBRARY_FOLDERS for part in path.parts):
+        is_script = path.is_relative_to(self._folder) and not path.is_relative_to(PREDICTION_CODE)
+        if not is_script or any(part in LIBRARY_FOLDERS for part in path.parts):
             return ""
         return str(path.relative_to(self._folder))

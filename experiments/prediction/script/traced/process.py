@@ -95,13 +95,13 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
     from experiments.prediction.peak import MemoryTags
     from experiments.prediction.phantom.gpus import simulate_gpus
     from experiments.prediction.phantom.ranks import simulate_ranks
-    from experiments.prediction.script.traced import launchers, missing
+    from experiments.prediction.script.traced import launchers, missing_weights
     from experiments.prediction.script.traced.build_prediction import Trace, build_prediction
     from experiments.prediction.script.traced.watch import TrainingWatcher
     from experiments.prediction.times.record import StepRecorder
 
     if job.fake_weights:
-        missing.replace_missing_weights()
+        missing_weights.replace_missing_weights()
     world_size = 1
 
     def prepare(command: Command) -> Program:
@@ -127,8 +127,8 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
     def finish(ended: TraceEnd) -> None:
         traced = Trace(phantom, job.cards, job.rank, world_size, started_s)
         if watcher.tags.event_count:
-            found = [build_prediction(traced, watcher, lines, ended, gpu, job.gpus) for gpu in range(job.gpus)]
-            write_atomically(out, json.dumps([one.model_dump(mode="json") for one in found]))
+            predictions = [build_prediction(traced, watcher, lines, ended, gpu, job.gpus) for gpu in range(job.gpus)]
+            write_atomically(out, json.dumps([one.model_dump(mode="json") for one in predictions]))
         else:
             _write_error(out, f"the script {END_DESCRIPTIONS[ended]} and allocated nothing on the GPU")
         sys.stdout.flush()

@@ -11,8 +11,8 @@ from experiments.prediction.times.phase import RecordedPhase
 from experiments.prediction.times.step import program_step_time
 from experiments.results.predictions import StepTime
 
-FLOAT32_SHARE = 0.01
-"""Share of the floating-point operations in 32 bit from which TF32 changes the time of a step."""
+MAX_FLOAT32_SHARE = 0.01
+"""If a higher share of the floating-point operations is in 32 bit, TF32 changes the time of a step."""
 
 
 def predict_step_times(
@@ -29,9 +29,9 @@ def _reason_of_unknown_time(recorded: Sequence[RecordedPhase], steps: int) -> st
     if not recorded:
         taken = "took none" if steps == 0 else "took one"
         return f"a second optimizer step is needed, and the script {taken} before the trace ended"
-    if imports.compiles():
+    if imports.script_compiles_module():
         return "torch.compile was called"
-    if torch.get_float32_matmul_precision() != "highest" and _float32_share(recorded) > FLOAT32_SHARE:
+    if torch.get_float32_matmul_precision() != "highest" and _float32_share(recorded) > MAX_FLOAT32_SHARE:
         return "TF32 is on, and no time of its matrix products was measured"
     return ""
 

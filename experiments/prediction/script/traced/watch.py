@@ -1,8 +1,8 @@
 """Find the phases, modules and categories of tensors of an unchanged training.
 
 Global hooks of PyTorch report when the forward pass of a module and the step of an optimizer begin and end. The
-function `backward` is replaced. A step of an optimizer counts only if a backward pass ran since the last one.
-Therefore, an optimizer that steps once per parameter or per shard counts once.
+function `backward` is replaced. A step of an optimizer counts only if a backward pass ran since its previous step.
+Therefore, many steps in a row, one for each parameter or shard, count as one.
 """
 
 from collections.abc import Callable, Iterator
@@ -103,9 +103,9 @@ class TrainingWatcher:
         return watched_backward
 
     def _on_step_start(self, optimizer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """Begin a step. With a closure it begins after the closure, which runs the forward and backward passes.
+        """Begin a step. If it gets a closure, it begins after this closure has run the forward and backward pass.
 
-        ``arguments`` are those of the method ``step``, the optimizer first.
+        arguments: those of the method ``step``; the first is the optimizer.
         """
         closure = options.get("closure") or (arguments[1] if len(arguments) > 1 else None)
         if not callable(closure):

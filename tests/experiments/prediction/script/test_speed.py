@@ -124,7 +124,7 @@ def test_the_command_fit_names_the_fastest_of_the_traced_batches_that_fit(capsys
     out = printed(capsys)
     assert "fastest traced batch that fits: --bs 8, 5 x --bs per second ±25%" in out
     assert "samples/s" not in out
-    console().print(fit_view(fit, "--batch", samples=2))
+    console().print(fit_view(fit, "--batch", batches_per_step=2))
     out = printed(capsys)
     assert "fastest traced batch that fits: --batch 8, 10 samples/s ±25%" in out
     assert "8 1.6 s ±25 % 10 10.00" in out

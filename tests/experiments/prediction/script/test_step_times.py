@@ -8,10 +8,10 @@ from experiments.prediction.custom import CustomTraining
 from experiments.prediction.loop import program_command
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.trace import trace_script
-from experiments.prediction.times.limits import START_S, attainable_s
+from experiments.prediction.times.limits import KERNEL_START_S, attainable_s
 from experiments.prediction.times.operations import parse
 from experiments.prediction.times.phase import ADAM_PARAMETERS_PER_S, HOST_FACTORS, LINK_SHARE, PCIE_GB_S
-from experiments.prediction.times.step import ERROR, SHARED_ERROR
+from experiments.prediction.times.step import SAME_CHIP_ERROR, SHARED_ERROR
 from experiments.suites.cards import card_named
 from tests.experiments.prediction.script.test_trace import DDP, LOOP, MIB, START
 from tests.support.processes.phantom_library import cache_with_library
@@ -34,7 +34,7 @@ def use_table(tmp_path, monkeypatch, trace):
         cache = cache_with_library(tmp_path / "cache") if not (tmp_path / "cache").exists() else tmp_path / "cache"
         monkeypatch.setenv("TESTBED_CACHE", str(cache))
         card = card_named(MACHINE["card"])
-        copy_s = START_S + 3 * 4 * 1024**2 / (card.bandwidth_gb_s * 1e9)
+        copy_s = KERNEL_START_S + 3 * 4 * 1024**2 / (card.bandwidth_gb_s * 1e9)
         names = {
             "aten::mm.out": product_s(1024, 1024, 1024),
             "aten::add.out": copy_s,
@@ -96,7 +96,7 @@ def test_the_time_of_a_step_limited_by_bandwidth_depends_on_the_bandwidth_of_the
     ratio = card_named("a100_80gb").bandwidth_gb_s / card_named("a100_40gb").bandwidth_gb_s
     slow_s, fast_s = slow.device_s["element-wise"], fast.device_s["element-wise"]
     starts_s = (slow_s - ratio * fast_s) / (1 - ratio)
-    assert starts_s / START_S == pytest.approx(round(starts_s / START_S), abs=1e-3)
+    assert starts_s / KERNEL_START_S == pytest.approx(round(starts_s / KERNEL_START_S), abs=1e-3)
     assert 0 < starts_s < 0.2 * fast_s
 
 
@@ -165,7 +165,7 @@ def test_the_time_of_a_triton_kernel_follows_from_the_bytes_of_its_tensors(step)
     source = "from triton.runtime.jit import JITFunction\n" + LOOP
     kernel = source.replace("    optimizer.step()", "    JITFunction().run(batch, 3, out=batch)\n    optimizer.step()")
     without, launched = (step(one)[1].device_s["element-wise"] for one in (source, kernel))
-    attainable = START_S + 2 * 32 * MIB / (card_named("a100_80gb").bandwidth_gb_s * 1e9)
+    attainable = KERNEL_START_S + 2 * 32 * MIB / (card_named("a100_80gb").bandwidth_gb_s * 1e9)
     assert launched - without == pytest.approx(attainable, rel=0.01)
 
 
@@ -189,19 +189,19 @@ while True:
     time = step(source)[1]
     assert time.cpu_optimizer_s == pytest.approx(4096 * 1024 / ADAM_PARAMETERS_PER_S)
     assert time.device_s["host transfers"] > 0
-    assert time.error_share == pytest.approx(ERROR + SHARED_ERROR)
+    assert time.error_share == pytest.approx(SAME_CHIP_ERROR + SHARED_ERROR)
 
 
 def test_transfers_from_and_to_the_host_raise_the_stated_error_of_a_time(step):
     source = LOOP.replace("model(batch)", "(model(batch) + sum(batch.cpu().cuda() for _ in range(100)))")
-    assert step(source)[1].error_share == pytest.approx(ERROR + SHARED_ERROR)
-    assert step(LOOP)[1].error_share == pytest.approx(ERROR)
+    assert step(source)[1].error_share == pytest.approx(SAME_CHIP_ERROR + SHARED_ERROR)
+    assert step(LOOP)[1].error_share == pytest.approx(SAME_CHIP_ERROR)
 
 
 def test_only_a_training_with_several_ranks_needs_time_to_transfer_gradients_over_the_link(step):
     first, *_, last = step(DDP, before=("torchrun", "--nproc-per-node", "2"), all_ranks=True)
     assert first.link_s == last.link_s == pytest.approx(8 * MIB / (LINK_SHARE * PCIE_GB_S * 1e9), rel=0.01)
-    assert last.error_share == pytest.approx(ERROR + SHARED_ERROR)
+    assert last.error_share == pytest.approx(SAME_CHIP_ERROR + SHARED_ERROR)
     assert step(LOOP)[1].link_s == 0.0
 
 

@@ -364,7 +364,9 @@ def test_the_smallest_card_that_fits_is_found_with_few_traces(monkeypatch, tmp_p
 
     monkeypatch.setattr(tracing, "_trace_rank", fake_traced)
     messages: list[str] = []
-    found = trace_script(["python", "train.py"], list(GROUPS), messages.append, ScriptOptions(), smallest=True)
+    found = trace_script(
+        ["python", "train.py"], list(GROUPS), messages.append, ScriptOptions(), only_smallest_card=True
+    )
     assert set(traced) == set(GROUPS) - {"v100_16gb"}
     assert smallest_card(found) == "mi210_64gb"
     assert "smallest that fits so far: " in messages[-1]

@@ -6,8 +6,8 @@ import pytest
 
 from experiments.prediction.times.limits import (
     FULL_WIDTH_SHARE,
-    START_S,
-    TENSOR_TYPES,
+    KERNEL_START_S,
+    PRECISION_BY_TYPE,
     attainable_s,
     tile_waste,
 )
@@ -28,26 +28,28 @@ def addition(elements: int):
 
 
 def test_a_memory_bound_kernel_takes_its_start_time_and_the_time_that_the_bandwidth_allows():
-    assert attainable_s(addition(10**9), A100) == pytest.approx(START_S + 12e9 / (A100.bandwidth_gb_s * 1e9))
-    assert attainable_s(addition(1), A100) == pytest.approx(START_S, rel=1e-4)
+    assert attainable_s(addition(10**9), A100) == pytest.approx(KERNEL_START_S + 12e9 / (A100.bandwidth_gb_s * 1e9))
+    assert attainable_s(addition(1), A100) == pytest.approx(KERNEL_START_S, rel=1e-4)
 
 
 def test_a_matrix_product_in_16_bit_reaches_the_peak_rate():
     operation = product(8192, 8192, 8192, "BFloat16")
-    assert attainable_s(operation, H100) == pytest.approx(START_S + operation.flop / 989e12)
+    assert attainable_s(operation, H100) == pytest.approx(KERNEL_START_S + operation.flop / 989e12)
 
 
 @pytest.mark.parametrize("sizes", [(0, 64, 64), (64, 0, 64), (64, 64, 0)])
 def test_an_empty_matrix_product_takes_its_start_time_and_the_time_that_the_bandwidth_allows(sizes):
     operation = product(*sizes)
-    assert attainable_s(operation, H100) == pytest.approx(START_S + operation.total_bytes / (H100.bandwidth_gb_s * 1e9))
+    assert attainable_s(operation, H100) == pytest.approx(
+        KERNEL_START_S + operation.total_bytes / (H100.bandwidth_gb_s * 1e9)
+    )
 
 
 def test_a_matrix_product_in_32_bit_reaches_the_peak_rate_only_with_64_units_per_multiprocessor():
     operation = product(128 * 108, 128 * 132 * 80, 4096)  # whole waves of the largest tile on all three cards
     for card, share in ((A100, 1.0), (V100, 1.0), (H100, FULL_WIDTH_SHARE)):
         assert tile_waste((128 * 108, 128 * 132 * 80, 4096, 1), card) == 1.0
-        expected_s = START_S + operation.flop / (share * card.peak_tflops["fp32"] * 1e12)
+        expected_s = KERNEL_START_S + operation.flop / (share * card.peak_tflops["fp32"] * 1e12)
         assert attainable_s(operation, card) == pytest.approx(expected_s)
 
 
@@ -71,6 +73,6 @@ def test_the_attainable_share_of_the_peak_rate_is_the_highest_share_in_the_store
     shares = [
         operation.flop / device_s / (1e12 * H100.peak_tflops["fp32"])
         for operation, device_s in operations
-        if operation.product_sizes and TENSOR_TYPES.get(operation.data_type) == "fp32"
+        if operation.product_sizes and PRECISION_BY_TYPE.get(operation.data_type) == "fp32"
     ]
     assert max(shares) == pytest.approx(FULL_WIDTH_SHARE, abs=5e-4)

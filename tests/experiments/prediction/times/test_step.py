@@ -11,7 +11,7 @@ import pytest
 from experiments.prediction.times import phase as phase_module
 from experiments.prediction.times import step
 from experiments.prediction.times.clocks import gpu_busy_share, total_seconds
-from experiments.prediction.times.limits import START_S, attainable_s
+from experiments.prediction.times.limits import KERNEL_START_S, attainable_s
 from experiments.prediction.times.operations import parse
 from experiments.prediction.times.phase import (
     ADAM_PARAMETERS_PER_S,
@@ -112,7 +112,7 @@ def test_a_measured_operation_takes_its_measured_time_scaled_to_the_speed_of_the
     table = Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)})
     assert table.times(product(4096), H100) == OperationTime(4e-4, 1e-5)
     flop = 2 * 4096**3
-    on_a100_s, on_h100_s = (START_S + flop / (card.peak_tflops["bf16"] * 1e12) for card in (A100, H100))
+    on_a100_s, on_h100_s = (KERNEL_START_S + flop / (card.peak_tflops["bf16"] * 1e12) for card in (A100, H100))
     assert table.times(product(4096), A100).device_s == pytest.approx(4e-4 * on_a100_s / on_h100_s)
 
 
@@ -356,7 +356,10 @@ def test_the_time_of_a_step_includes_an_optimizer_on_the_cpu(monkeypatch):
     time, alone = (program_step_time(phases, "h100_80gb", 1) for phases in (recorded, recorded[:1]))
     assert time.cpu_optimizer_s == pytest.approx(2e9 / ADAM_PARAMETERS_PER_S)
     assert time.step_s == pytest.approx(alone.step_s + time.cpu_optimizer_s)
-    assert (alone.error_share, time.error_share) == (step.ERROR, pytest.approx(step.ERROR + step.SHARED_ERROR))
+    assert (alone.error_share, time.error_share) == (
+        step.SAME_CHIP_ERROR,
+        pytest.approx(step.SAME_CHIP_ERROR + step.SHARED_ERROR),
+    )
     assert (alone.unmeasured_share, program_step_time([], "h100_80gb", 1)) == (0.0, None)
 
 

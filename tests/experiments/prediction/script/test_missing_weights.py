@@ -3,7 +3,7 @@
 import pytest
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
-from experiments.prediction.script.traced.missing import _weights
+from experiments.prediction.script.traced.missing_weights import _weights_without_values
 
 GIB = 2**30
 TINY = """
@@ -49,7 +49,7 @@ def test_tied_weights_are_created_once() -> None:
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=32
     )
     config.tie_word_embeddings = True
-    names = _weights(LlamaForCausalLM, config)
+    names = _weights_without_values(LlamaForCausalLM, config)
     assert "model.embed_tokens.weight" in names
     assert "lm_head.weight" not in names
 
@@ -57,6 +57,6 @@ def test_tied_weights_are_created_once() -> None:
 def test_weights_that_the_saved_model_lacks_are_initialized_by_the_model() -> None:
     config = BertConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=32)
     config.architectures = ["BertModel"]
-    names = _weights(BertForSequenceClassification, config)
+    names = _weights_without_values(BertForSequenceClassification, config)
     assert "embeddings.word_embeddings.weight" in names
     assert not any("classifier" in name for name in names)

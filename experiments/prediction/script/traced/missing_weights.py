@@ -20,7 +20,7 @@ def replace_missing_weights() -> None:
             config, others = options.pop("config", None), options
             if not isinstance(config, PreTrainedConfig):
                 config, others = cls.config_class.from_pretrained(config or name, return_unused_kwargs=True, **options)
-            weights = _weights(cls, config)
+            weights = _weights_without_values(cls, config)
             model = load_pretrained(cls, None, *arguments, config=config, state_dict=weights, **others)
             model.name_or_path = model.config.name_or_path = str(name)
             return model
@@ -28,23 +28,23 @@ def replace_missing_weights() -> None:
     PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # type: ignore[assignment, method-assign]
 
 
-def _weights(model_class: Any, config: Any) -> dict[str, Any]:
+def _weights_without_values(model_class: Any, config: Any) -> dict[str, Any]:
     """Return the weights that a saved model has, without values, in the data type of the configuration.
 
-    Their memory is never touched. All other weights are initialized, as they are with a saved model: this draws the
-    same random numbers, so that the data is shuffled in the same order. Of tied weights, only one is returned, as in a
-    saved model.
+    Their memory is never touched. Transformers initializes all other weights, as it does when it loads a saved model.
+    So the same random numbers are drawn, and the data is shuffled in the same order. Of tied weights, only one is
+    returned, as in a saved model.
     """
     import torch
     import transformers
 
-    saved = getattr(transformers, next(iter(config.architectures or ()), ""), model_class)
+    saved_class = getattr(transformers, next(iter(config.architectures or ()), ""), model_class)
     with torch.device("meta"):
-        model = saved(config)
+        model = saved_class(config)
     model.tie_weights()
-    wanted = getattr(config, "dtype", None) or torch.float32
-    tensors = {id(one): (name, one) for name, one in reversed(model.state_dict(keep_vars=True).items())}
+    float_dtype = getattr(config, "dtype", None) or torch.float32
+    tensors = {id(tensor): (name, tensor) for name, tensor in reversed(model.state_dict(keep_vars=True).items())}
     return {
-        name: torch.empty(one.shape, dtype=wanted if one.is_floating_point() else one.dtype, device="cpu")
-        for name, one in tensors.values()
+        name: torch.empty(tensor.shape, dtype=float_dtype if tensor.is_floating_point() else tensor.dtype, device="cpu")
+        for name, tensor in tensors.values()
     }
