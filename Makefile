@@ -92,7 +92,7 @@ doctor: env ## check this machine, a site or a cluster (site= profile= account=)
 slots: env ## find the earliest free time slots and show a calendar (node=gpu_a100_pcie for=both|single|multi hours= start= count= days=3)
 	$(TESTBED) slots --calendar $(or $(days),3) $(LEASE) $(args)
 
-lease: env ## lease the earliest time slot, boot its nodes, print their logins (name=, options as for slots; args="--yes --watch")
+lease: env ## lease the earliest time slot, boot its nodes, print SSH commands (name=, options as for slots; args="--yes --watch")
 	$(TESTBED) lease $(LEASE) $(NAME) $(args)
 
 configure: env ## install driver, Docker, Slurm and the image on leased nodes (name= versions= args="--check")

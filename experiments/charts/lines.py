@@ -8,6 +8,7 @@ from experiments.charts.chart import Chart, axis_ticks, format_number, format_pe
 
 PANEL_PX, TITLE_PX, AXIS_PX, LEFT_PX = 76, 30, 40, 46
 PANEL_UNITS = 1000
+"""Width and height of a panel in the units of its lines' paths."""
 LINE_CLASSES = ("line-1", "line-2", "line-3", "line-4")
 BAND_CLASSES = ("band-1", "band-2", "band-3", "band-4", "band-5")
 X_TICKS, Y_TICKS = 5, 2

@@ -18,7 +18,7 @@ NamePart = Annotated[
 NUMBER_COLUMNS = ("memory", "usable", "parameters")
 WRAPPED_COLUMNS = ("GPU", "kind")
 OPTIONAL_COLUMNS = {"GPU": 1}
-"""Columns that a narrow terminal omits."""
+"""Columns that a narrow terminal omits, with the order in which they are omitted: the highest number first."""
 KIND_OF_FAMILY = {
     "blip2-opt": "captions images, decoder OPT",
     "blip2-t5": "captions images, decoder T5",
@@ -68,8 +68,8 @@ def _legend() -> list[str]:
     return [
         "Memory in GiB; usable: what one process can allocate; *: assumed, not reported by PyTorch. compute: compute "
         "capability; 16-bit types that are not listed run slowly or not at all.",
-        f"PyTorch for: the build that the card needs; none: too old for PyTorch 2.11 and newer. The project's image "
-        f"has PyTorch for CUDA {IMAGE_CUDA}. --card also "
+        f"PyTorch for: the PyTorch build that the card needs; none: the card is too old for PyTorch 2.11 and newer. "
+        f"The project's image has PyTorch for CUDA {IMAGE_CUDA}. --card also "
         f"takes a size, such as 24GiB: a GPU with the kernels of {REFERENCE_CARD}.",
     ]
 

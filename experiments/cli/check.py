@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from experiments.suites.suite import Suite
 
 app = Commands()
-BAD_INPUT = 2
+EXIT_BAD_INPUT = 2
 
 
 @app.command()
@@ -48,7 +48,7 @@ def check(
         if suite:
             say(_suite_summary(path, suite))
     if any(mistakes for _, mistakes in checked.values()):
-        raise typer.Exit(BAD_INPUT)
+        raise typer.Exit(EXIT_BAD_INPUT)
 
 
 def _mistake_lines(path: Path, mistakes: "list[Mistake]") -> list[str]:

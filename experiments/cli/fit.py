@@ -14,7 +14,7 @@ from experiments.cli.parsing.trainings import (
     RowsOrCommand,
     Training,
     command_after_dashes,
-    exit_code_of_script,
+    exit_if_script_fails,
     optional_word,
     options_given,
     parse_batches,
@@ -76,7 +76,7 @@ def _fit_model(training: CustomTraining, card: str, batches: list[int], as_json:
 
     data = []
     for one in (replace(training, card=name, batch=size) for name in parse_card_list(card) for size in batches):
-        with progress() as show, exit_code_of_script():
+        with progress() as show, exit_if_script_fails():
             found = fit_program(one, show)
             tried = try_changes(one, found, show)
         changes, samples = attempts_as_data(tried), samples_of_step(replace(one, batch=1))
@@ -96,17 +96,17 @@ def _fit_rows(
     from experiments.prediction.service import trace_rows
     from experiments.prediction.tables import fit_as_data, fit_view
 
-    custom = "model" in options_given(context)
-    if not custom and "/" not in (rows or ""):
+    is_custom = "model" in options_given(context)
+    if not is_custom and "/" not in (rows or ""):
         raise InputError("fit: SUITE/ROW or --model is required")
     specs = specs_to_predict(context, rows, training, card, batch)
     with progress() as show:
         fits = [fit_row(spec, lambda specs, failed: trace_rows(specs, show, failed)) for spec in specs]
     if as_json:
         data = [fit_as_data(one) for one in fits]
-        print_json(data[0] if custom and len(data) == 1 else data)
+        print_json(data[0] if is_custom and len(data) == 1 else data)
     else:
-        if custom:
+        if is_custom:
             say(describe_custom_training(fits[0].requested))
         console().print(*map(fit_view, fits), sep="\n")
 
@@ -129,7 +129,7 @@ def _fit_script(
         raise InputError(f"fit -- COMMAND: --card all: needs one card of {', '.join(cards())}, {SIZE_HELP}")
     supported_card(card, "--card")
     first = read_batch(command, flag) or FIRST_BATCH
-    with progress() as show, exit_code_of_script():
+    with progress() as show, exit_if_script_fails():
         found = fit_batches(first, lambda batch: trace_script(set_batch(command, flag, batch), [card], show, script))
     if as_json:
         print_json(fit_as_data(found))

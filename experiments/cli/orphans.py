@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 ELSEWHERE_NOTE = "not created from this computer; deleted only with --clean and this tag"
 CLEAN_HELP = (
-    "nothing was deleted; --clean deletes resources created from this computer, --clean TAG those with this tag"
+    "nothing was deleted; --clean deletes the resources that were created from this computer, --clean TAG deletes the "
+    "resources with this tag"
 )
 
 app = Commands()
@@ -26,7 +27,8 @@ def orphans_command(
     tags: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="TAG", help="With --clean: tags of resources to delete; default: those created from this computer."
+            metavar="TAG",
+            help="With --clean: tags of the resources to delete; default: all that were created from this computer.",
         ),
     ] = None,
     site: Site = "chameleon",
@@ -35,7 +37,7 @@ def orphans_command(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """List your resources from the testbed that no active lease uses.
+    """List resources that testbed created and no active lease uses.
 
     The testbed tags each resource that it creates with its lease. A resource whose tag belongs to no active lease has
     leaked.

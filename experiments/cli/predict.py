@@ -15,7 +15,7 @@ from experiments.cli.parsing.trainings import (
     RowsOrCommand,
     Training,
     command_after_dashes,
-    exit_code_of_script,
+    exit_if_script_fails,
     optional_word,
     options_given,
     parse_batches,
@@ -49,7 +49,7 @@ def predict(
 ) -> None:
     """Predict memory and time of rows, models or scripts without a GPU.
 
-    A script's command comes after `--`: testbed predict --card all -- python train.py. It runs unchanged on a
+    A script's command comes after `--`: testbed predict --card all -- python train.py. The script runs unchanged on a
     simulated GPU, until it has taken enough optimizer steps.
     """
     if command := command_after_dashes(context):
@@ -65,7 +65,7 @@ def predict(
         )
 
 
-def _predict_rows(specs: "Sequence[RowSpec]", custom: bool, as_json: bool) -> None:
+def _predict_rows(specs: "Sequence[RowSpec]", is_custom: bool, as_json: bool) -> None:
     from experiments.prediction.custom_tables import custom_predictions_as_data, custom_predictions_view
     from experiments.prediction.service import reject_if_parameters_exceed_card, trace_rows
     from experiments.prediction.tables import prediction_as_data, prediction_tables
@@ -73,15 +73,15 @@ def _predict_rows(specs: "Sequence[RowSpec]", custom: bool, as_json: bool) -> No
     failures: list[Exception] = []
     with progress() as show:
         predictions = trace_rows(specs, show, lambda spec, problem: failures.append(problem))
-    if custom and len(specs) == len(predictions) == 1:
+    if is_custom and len(specs) == len(predictions) == 1:
         reject_if_parameters_exceed_card(predictions[0])
     if as_json:
-        if custom and predictions:
+        if is_custom and predictions:
             print_json(custom_predictions_as_data(predictions))
         else:
             print_json([*map(prediction_as_data, predictions)])
     elif predictions:
-        console().print(custom_predictions_view(predictions) if custom else prediction_tables(predictions))
+        console().print(custom_predictions_view(predictions) if is_custom else prediction_tables(predictions))
     for problem in failures:
         say(str(problem), stderr=True)
     if failures:
@@ -98,7 +98,7 @@ def _predict_model(training: CustomTraining, card: str, batches: list[int], as_j
     names, data = parse_card_list("all" if smallest else card), []
     for one in (replace(training, card=names[0], batch=size) for size in batches):
         words = program_command(one)
-        with progress() as show, exit_code_of_script():
+        with progress() as show, exit_if_script_fails():
             options = ScriptOptions(gpus=one.gpus_per_process)
             found = trace_script(words, names, show, options, f"{one.model}, batch {one.batch}", smallest)
         samples = samples_of_step(one)
@@ -118,7 +118,7 @@ def _predict_script(
 
     reject_options_of_models(context)
     smallest = card == SMALLEST
-    with progress() as show, exit_code_of_script():
+    with progress() as show, exit_if_script_fails():
         names = parse_card_list("all" if smallest or not card else card)
         found = trace_script(command, names, show, script, smallest=smallest)
     if as_json:

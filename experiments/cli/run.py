@@ -23,11 +23,13 @@ def run(
     ] = None,
     group: Group = None,
     suite_file: SuiteFile = None,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the Slurm jobs of this command.")] = False,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Cancel the Slurm jobs that this command started earlier.")
+    ] = False,
     notify: Notify = None,
     as_json: Json = False,
 ) -> None:
-    """Run missing and changed rows of suites; evaluate and report them."""
+    """Run rows without a result and changed rows; evaluate and report."""
     from dataclasses import replace
 
     from experiments.cli.semester.notices import send_run_messages

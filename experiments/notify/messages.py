@@ -51,7 +51,7 @@ def lease_messages(
     within: how long after ``now`` is still "soon". above_su: the highest cost without a message, service units; None:
     no message about the cost.
 
-    A lease that ends itself and that the site no longer lists also has a message.
+    Also yields a message for a lease that ends itself, if its site no longer lists it.
     """
     for state in states:
         lease, name = state.lease, state.active_lease.name

@@ -15,6 +15,7 @@ from provision.words import number_with_noun
 
 SHOWN_LIBRARIES = ("torch", "transformers", "lightning", "deepspeed", "litgpt")
 MATCHING_OPTIONS = ("suite", "card", "size", "length", "weights")
+"""Options that a run and its previous run have in common."""
 
 
 class Fact(Record):

@@ -17,7 +17,7 @@ from experiments.suites.suite import Suite
 
 
 class PredictedRow(Record):
-    """One row with its prediction, and its measurements if it fit at full size on all ranks. Memory: GiB of one GPU.
+    """One row with its prediction, and with measurements if it ran at full size on all ranks and fit. GiB on one GPU.
 
     Errors are relative to the measured values.
     """
@@ -41,7 +41,7 @@ class PredictedRow(Record):
 
     @property
     def optimizer_cpu_gib(self) -> float:
-        """Return the optimizer state in host memory, to 0.01 GiB: less than that is not shown."""
+        """Return the optimizer state in host memory, rounded to 0.01 GiB, so that less than 0.005 GiB is not shown."""
         return round(self.prediction.optimizer_cpu_gib, 2)
 
     def part_gib(self, part: MemoryPart) -> float | None:

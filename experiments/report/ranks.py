@@ -12,6 +12,7 @@ from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity, Row, Suite
 
 MATCHING_SETTINGS = ("engine", "model", "task", "dataset", "precision", "lora", "quantization")
+"""Settings that a row and its base row on one device have in common."""
 
 
 class RankReport(Record):
@@ -80,7 +81,10 @@ def stated_settings(suite: Suite, run: Run, row: str) -> Settings:
 
 
 def base_row(suite: Suite, run: Run, row: Row) -> Row | None:
-    """Return the single-device row of the same model, data and precision that shares most settings with ``row``."""
+    """Return the row on one device that has the model, data and precision of ``row`` and shares the most settings with it.
+
+    Returns None if there is no row on one device with this model, data and precision.
+    """
     own = stated_settings(suite, run, row.id).model_dump()
 
     def shared_settings(other: Row) -> int:
@@ -125,7 +129,7 @@ def _stated_times(base: Row, base_result: Result, row: Row, result: Result) -> S
 
 
 def _stated_train_s(row: Row) -> float | None:
-    """Return the lab's training time, in the middle of its bounds."""
+    """Return the training time that the lab states, seconds: the middle between its bounds; None if it states none."""
     values = [value for value in row.expect.reference_values if value.quantity == "train_s"]
     return (values[0].low + values[0].high) / 2 if values else None
 

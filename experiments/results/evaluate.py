@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from experiments.results.obstacles import (
     Evidence,
+    ResultPair,
     StatementConditions,
     check_obstacles,
     missing_value_obstacles,
@@ -135,7 +136,7 @@ def _outcome_status(row: str, expected: str | None, evidence: Evidence) -> tuple
 def _reference_verdict(row: Row, reference: ReferenceValue, evidence: Evidence) -> Verdict:
     check = reference.as_check(row.id)
     expected = f"{format_bounds(check.low, check.high)} {quantity_unit(reference.quantity)}".rstrip()
-    found = _evaluate_check(check, evidence, StatementConditions(full_size=True))
+    found = _evaluate_check(check, evidence, StatementConditions(needs_full_size=True))
     return Verdict(
         id=f"{row.id}/{reference.quantity}",
         kind="reference value",
@@ -225,7 +226,7 @@ def _evaluate_quantity(check: Check, evidence: Evidence, conditions: StatementCo
         return CheckResult("not evaluated", text, obstacle)
     if lower_bound_problem := _lower_bound_obstacle(check, (result, base), compared):
         return CheckResult("not evaluated", text, lower_bound_problem)
-    if too_close := _error_obstacle(check, (result, base), compared):
+    if too_close := _prediction_error_obstacle(check, (result, base), compared):
         return CheckResult("not evaluated", text, f"too close to call: {text}, {too_close}")
     if all(check.accepts(value) for value in compared):
         return CheckResult("pass", text)
@@ -266,7 +267,7 @@ def _values_to_check(quantity: Quantity, result: Result) -> list[float]:
     return [] if value is None else [value]
 
 
-def _lower_bound_obstacle(check: Check, pair: tuple[Result, Result], compared: list[float]) -> str:
+def _lower_bound_obstacle(check: Check, pair: ResultPair, compared: list[float]) -> str:
     """Return why a check cannot be decided because a row ran out of memory; "" if it can be decided.
 
     compared: the values, or their ratios, that the check compares with its bounds. The memory of a row that ran out of
@@ -286,7 +287,7 @@ def _lower_bound_obstacle(check: Check, pair: tuple[Result, Result], compared: l
     return f"{(result if is_lower else base).spec.row} ran out of memory: it needs more than it reached"
 
 
-def _error_obstacle(check: Check, pair: tuple[Result, Result], compared: list[float]) -> str:
+def _prediction_error_obstacle(check: Check, pair: ResultPair, compared: list[float]) -> str:
     """Return 'with a prediction error of 5 %' if this error leaves the check undecided; else "".
 
     compared: the values, or their ratios, that the check compares with its bounds.
@@ -308,7 +309,7 @@ def _error_obstacle(check: Check, pair: tuple[Result, Result], compared: list[fl
 
 
 def _ranges_of_shares(
-    check: Check, pair: tuple[Result, Result], compared: list[float], errors: list[float]
+    check: Check, pair: ResultPair, compared: list[float], errors: list[float]
 ) -> list[tuple[float, float]]:
     """Return the range of a share of GPU time, or of its ratio to the share of another row, within the error."""
     if check.over_row is None:

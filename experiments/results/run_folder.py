@@ -52,6 +52,7 @@ PREDICTIONS_FILE = "predictions.json"
 RUN_SCHEMA_VERSION: Literal[1] = 1
 MAX_ROWS = 1000
 MAX_NAMED_RUNS = 5
+"""Maximum number of runs that an error message names."""
 
 
 def row_path(suite: str, row: str) -> str:

@@ -32,8 +32,8 @@ class Verdict(Record):
     status: Status = Field(description="whether the statement passes")
     grade: Grade | None = Field(
         default=None,
-        description="how the evidence was obtained, from measured to miniature; no mark of a student; "
-        "None: no pass or fail, or not recorded in schema version 1 or 2",
+        description="how the evidence was obtained, from measured (the best) to miniature; not a student's mark; "
+        "None: the status is neither pass nor fail, or the file has schema version 1 or 2 and records no grade",
     )
     expected: str = Field(description="values for which the statement passes")
     value: str = Field(description="measured or predicted value")

@@ -13,7 +13,7 @@ from experiments.errors import InputError
 from experiments.results.verdicts import Grade, Status, Verdict
 from experiments.results.wording import format_duration, format_number, format_size, is_miniature_that_ran
 from experiments.runners.progress import OUTCOME_STYLES, steps_in_words
-from experiments.watch.state import SERIES, Curve, RowStatus, RunStatus, RunWatcher
+from experiments.watch.state import LOAD_COLUMNS, Curve, RowStatus, RunStatus, RunWatcher
 from provision.files import printable
 
 READ_INTERVAL_S = 1.0
@@ -27,7 +27,10 @@ VERDICT_STYLES = {"pass": "green", "fail": "red", "error": "red"}
 
 
 class WatchApp(App[None]):
-    """Shows a run until it is closed. cost: returns what the lease has cost so far, '' without a lease; may be slow."""
+    """Shows a run until the user quits. cost: function, possibly slow, that returns the lease's cost so far as text.
+
+    Without a lease, ``cost`` returns "".
+    """
 
     TITLE = "testbed watch"
     BINDINGS = [("q", "quit", "Quit")]  # noqa: RUF012 - as Textual declares it
@@ -58,7 +61,7 @@ class WatchApp(App[None]):
         self._headline = Label("", id="headline", markup=False)
         self._cost = Label("", id="cost", markup=False)
         self._table: DataTable[Text] = DataTable(id="rows", cursor_type="row")
-        self._charts = [(Static("", markup=False), Sparkline([])) for _ in SERIES]
+        self._charts = [(Static("", markup=False), Sparkline([])) for _ in LOAD_COLUMNS]
         self._log_view = RichLog(id="log", wrap=True, min_width=0)
         self._verdicts = RichLog(id="verdicts", wrap=True, min_width=0)
         self._verdicts.border_title = "verdicts"
@@ -152,7 +155,7 @@ def _set_text(widget: Static, text: str) -> None:
 def headline(now: RunStatus) -> str:
     """Return the run as one line: its name, its progress, its verdicts so far, and whether it still runs."""
     parts = [now.run.run_id, f"{now.done} of {len(now.rows)} rows done"]
-    running = sum(row.running for row in now.rows)
+    running = sum(row.is_running for row in now.rows)
     if running and now.active:
         parts.append(f"{running} running")
     elif now.active and now.done < len(now.rows):
@@ -190,7 +193,7 @@ def cells(row: RowStatus) -> tuple[Text, ...]:
 
 def _row_style(row: RowStatus) -> str:
     if row.result is None:
-        return "bold" if row.running else "dim"
+        return "bold" if row.is_running else "dim"
     return "" if is_miniature_that_ran(row.result) else OUTCOME_STYLES.get(row.result.outcome, "red")
 
 

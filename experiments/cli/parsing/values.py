@@ -44,7 +44,7 @@ def describe_allowed_values(param: Any) -> str:
 
 
 def allowed_choices(param: Any) -> tuple[str, ...]:
-    """Return the fixed list of values of a parameter; empty if it has none."""
+    """Return the values of a parameter that allows only a fixed list of values; empty for any other parameter."""
     return get_args(value_type(param))
 
 

@@ -40,9 +40,9 @@ def blame(
 ) -> None:
     """Find the package whose new version changed a statement or a row.
 
-    Both environments are created in the cache folder, and the rows are observed there. If they differ, the packages
-    that differ are bisected; packages that need each other's versions change together. Environments and observations
-    are stored: the same command resumes after Ctrl-C.
+    Creates both environments in the cache folder, and observes the rows in each. If the observations differ, bisects
+    the packages whose versions differ. Packages that need each other's versions change together. Environments and
+    observations are stored: the same command resumes after Ctrl-C.
     """
     from experiments.blame.blame import blame as find
     from experiments.blame.observe import observe

@@ -19,10 +19,10 @@ def bundle(
     folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="Folder of the run: results/RUN_ID.")],
     output: Annotated[Path | None, typer.Option(help="Path of the archive; default: RUN_FOLDER.bundle.zip.")] = None,
 ) -> None:
-    """Write one archive of a run to hand in, with checksums.
+    """Write an archive of a run, with checksums, to hand in.
 
     The archive has results and telemetry, without weights, logs and notebooks. `testbed grade` checks it offline.
-    Passwords in URLs and the home folder are removed from its texts.
+    Passwords in URLs and the path of the home folder are removed from its files.
     """
     from experiments.bundle.archive import write_bundle
     from experiments.results.run_folder import RunFolder
@@ -33,8 +33,10 @@ def bundle(
 @app.command()
 def grade(
     bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE", help="Archives of `testbed bundle`.")],
-    row: Annotated[list[str] | None, typer.Option(help="A requested row; default: the rows of the run.")] = None,
-    card: Annotated[str | None, typer.Option(help="The requested GPU model.")] = None,
+    row: Annotated[
+        list[str] | None, typer.Option(help="A row that students had to run; default: the rows of the run.")
+    ] = None,
+    card: Annotated[str | None, typer.Option(help="The GPU model that the run must be for; default: any.")] = None,
     predictions: Annotated[
         Path | None, typer.Option(metavar="RUN_FOLDER", help="Your own run; results must agree with its predictions.")
     ] = None,
@@ -47,7 +49,7 @@ def grade(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check archives that students hand in; show reasons and points.
+    """Check archives that students hand in; show points and problems.
 
     A bundle is rejected if a row is not in the lab or has other settings, or if a measurement is copied from another
     bundle. It is also rejected if its values contradict each other, the telemetry or a prediction. The reasons are

@@ -29,18 +29,21 @@ def history(
     ] = None,
     mlflow: Annotated[
         str | None,
-        typer.Option(metavar="DIR_OR_URI", help="Also add every run to MLflow: its server, database, or a folder."),
+        typer.Option(metavar="DIR_OR_URI", help="Also add every run to this MLflow server, database or folder."),
     ] = None,
     fail_on_change: Annotated[
         bool,
-        typer.Option("--fail-on-change", help="Exit with code 1 if something changed in the newest run of a series."),
+        typer.Option(
+            "--fail-on-change",
+            help="Exit with code 1 if something changed in the newest run of a suite with the same options.",
+        ),
     ] = False,
     details: Annotated[
         bool, typer.Option("--all", help="Show every statement and measured value over time, not one line per row.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Record runs; show what changed between them, and which versions.
+    """Record runs; show what changed, and which versions differ.
 
     testbed history record RUN_FOLDER... adds runs to the database, each only once. Without record, the command shows
     the runs in which a verdict flipped, a setting changed, or a value changed beyond its noise. For each of these runs,

@@ -16,21 +16,21 @@ from experiments.system.tables import Column, Table, print_lines
 CSV_COLUMNS = ("folder", "run_id", "suite", "card", "size", "started_at", *STATUSES, "files_changed")
 
 
-def print_evaluations(evaluated: Sequence[Reevaluation], root: Path, every: bool, console: Console) -> None:
+def print_evaluations(evaluated: Sequence[Reevaluation], root: Path, show_all: bool, console: Console) -> None:
     """Print a single run with its statements, or several runs as one line each.
 
-    every: whether to print also every statement of each run.
+    show_all: whether to print every statement of each run, too.
     """
-    for one in evaluated if every or len(evaluated) == 1 else ():
-        console.print(verdict_table(one.evaluation, every))
+    for one in evaluated if show_all or len(evaluated) == 1 else ():
+        console.print(verdict_table(one.evaluation, show_all))
         if one.changes:
             console.print(changes_table(one.changes))
-        _warn_of_files(one, console)
+        _warn_of_changed_files(one, console)
     if len(evaluated) > 1:
         console.print(_summary_table(evaluated, root))
 
 
-def _warn_of_files(reevaluation: Reevaluation, console: Console) -> None:
+def _warn_of_changed_files(reevaluation: Reevaluation, console: Console) -> None:
     if reevaluation.files_changed:
         print_lines(
             console, f"files that differ from the run's SHA256SUMS: {', '.join(reevaluation.files_changed)}", "bold red"

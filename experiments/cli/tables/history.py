@@ -30,7 +30,7 @@ MISSING_VALUE = "·"
 
 
 def history_tables(changes_of_series: Sequence[tuple[Series, list[RunChanges]]], details: bool) -> Group:
-    """Return what changed in each series, then a line per row.
+    """Return what changed in each series (the runs of a suite with the same options), then a line per row.
 
     Series in which something changed come first. details: whether to show every statement and every measured value in
     place of the line per row.

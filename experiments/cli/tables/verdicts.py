@@ -21,13 +21,13 @@ MAX_REASONS = 6
 STYLES = {"pass": "green", "fail": "red", "error": "bold red", "not evaluated": "dim"}
 
 
-def verdict_table(evaluation: Evaluation, every: bool = False) -> Group:
+def verdict_table(evaluation: Evaluation, show_all: bool = False) -> Group:
     """Return the headline, and the verdicts with their reasons, the most severe status first.
 
-    Statements that were not evaluated are counted by reason; with ``every``, each of them gets a line.
+    Statements that were not evaluated are counted by reason. With ``show_all``, each of them gets a line instead.
     """
     table = Table("verdict", Column("statement", prose=True), "grade", Column("value or reason", prose=True))
-    shown = [verdict for verdict in evaluation.verdicts if every or verdict.status != "not evaluated"]
+    shown = [verdict for verdict in evaluation.verdicts if show_all or verdict.status != "not evaluated"]
     for verdict in sorted(shown, key=lambda verdict: STATUSES.index(verdict.status)):
         table.add(
             Text(verdict.status, STYLES[verdict.status]), verdict.says, verdict.grade or "", _value_or_reason(verdict)

@@ -22,6 +22,7 @@ PANELS = (
     ("GPU temperature", "°C", {"gpu_temperature_c": ""}),
     ("processes on the GPU", "", {"gpu_processes": ""}),
 )
+"""Panels of the telemetry chart: title, unit, and the name of the line of each column of telemetry.csv."""
 STEP_PARTS = {
     "matrix products": ("matrix products",),
     "attention": ("attention",),
@@ -32,6 +33,7 @@ STEP_PARTS = {
 """The parts of a step in the chart, and the families of operations in each part."""
 WAITING = "waiting for the host or for other GPUs"
 PANELS_BY_GPU = (("busy by GPU", "%", "util_percent"), ("memory by GPU", "GiB", "memory_gib"))
+"""Panels with a line for each GPU: title, unit, and the end of the names of the columns in telemetry.csv."""
 MAX_GPUS = 16
 
 

@@ -10,8 +10,8 @@ from experiments.report.pages.environment import render_template, save_page
 from experiments.report.words import format_percent
 from experiments.results.wording import choose_memory_unit, format_number
 
-MACHINE = ("card", "device", "driver", "CUDA", "image", "host", "site")
-CODE = ("recipe version", "git commit", "training code")
+MACHINE_DIFFERENCES = ("card", "device", "driver", "CUDA", "image", "host", "site")
+CODE_DIFFERENCES = ("recipe version", "git commit", "training code")
 MISSING = "–"
 
 
@@ -61,9 +61,9 @@ def differences(comparison: Comparison) -> dict[str, list[Difference]]:
     packages = {*comparison.packages}
     for one in comparison.differences:
         kind = "Settings"
-        if one.what in MACHINE:
+        if one.what in MACHINE_DIFFERENCES:
             kind = "Card, driver and machine"
-        elif one.what in CODE:
+        elif one.what in CODE_DIFFERENCES:
             kind = "Code"
         elif one.what in packages:
             kind = "Packages"

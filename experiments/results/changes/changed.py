@@ -1,4 +1,4 @@
-"""A change between runs, and the facts that differ."""
+"""A change of a fact, a measured value or a verdict between runs, and the facts that differ between two runs."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, get_args

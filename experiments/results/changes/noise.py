@@ -33,9 +33,10 @@ def change_points(
 ) -> dict[Key, set[int]]:
     """Return the indices in ``runs`` (the oldest run first) at which each value changes.
 
-    The noise between runs is measured on ``recorded``. Without ``recorded``, it is measured on ``runs`` except for the
-    newest run, which may contain the change. If these are too few, the noise of a time is measured between the rows of
-    the newest two runs, or else between steps.
+    The noise between runs is measured on the runs in ``recorded``. Without ``recorded``, it is measured on ``runs``
+    except for the newest run, which may contain the change. If these runs are too few, the noise of a time is the
+    deviation between the rows of the newest two runs. If these rows are too few, it is the deviation between steps.
+
     steps: standard deviation of a step by row and quantity, in the unit of the quantity.
     """
     keys = list(dict.fromkeys(key for run in runs for key in run))
@@ -79,7 +80,7 @@ def _deviation_between_runs(key: Key, runs: Sequence[MeasuredValues]) -> float:
 
 
 def _relative_deviations_between_runs(runs: Sequence[MeasuredValues]) -> dict[str, float]:
-    """Return the relative standard deviation of each quantity between runs, over all rows, if there are enough."""
+    """Return the relative standard deviation between runs, over all rows, of each quantity with enough differences."""
     relative_changes: dict[str, list[float]] = {}
     for key in dict.fromkeys(key for run in runs for key in run):
         values = [run[key].value for run in runs if key in run and run[key].value]
@@ -92,7 +93,7 @@ def _relative_deviations_between_runs(runs: Sequence[MeasuredValues]) -> dict[st
 
 
 def _relative_deviations_between_rows(runs: Sequence[MeasuredValues]) -> dict[str, float]:
-    """Return the relative standard deviation of each time over the rows of the newest two runs, if there are enough.
+    """Return the relative standard deviation over the rows of the newest two runs, of each time that enough rows have.
 
     A change that all rows have in common is not noise.
     """
