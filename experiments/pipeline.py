@@ -300,8 +300,8 @@ def _gpu_warnings(prepared: PreparedRun) -> list[str]:
     run, suite = prepared.run, prepared.suite
     rows = (suite.settings(suite.row(row), run.card) for row in run.rows)
     bf16 = any(settings.precision.startswith("bf16") for settings in rows)
-    found = {card_of_device(gpu.name, gpu.memory_gib) for gpu in prepared.target.node.gpus}
-    return [line for card in sorted(filter(None, found)) for line in card_warnings(card, bf16)]
+    cards = {card_of_device(gpu.name, gpu.memory_gib) for gpu in prepared.target.node.gpus}
+    return [line for card in sorted(filter(None, cards)) for line in card_warnings(card, bf16)]
 
 
 def _reject_rows(planned: PlannedRun, view: View) -> dict[str, str]:

@@ -306,7 +306,7 @@ def _with_recorded_data(run: PreparedRun) -> PreparedRun:
 
 def _show_predictions(runs: Sequence[PreparedRun], view: View) -> list[Prediction]:
     """Predict the rows before anything is leased; show how many rows have each predicted outcome."""
-    found: list[Prediction] = []
+    all_predictions: list[Prediction] = []
     for run in runs:
         suite, card = run.suite.suite, run.run.card
         specs = [spec for spec in select_rows(suite, card) if spec.row in run.run.rows]
@@ -316,8 +316,8 @@ def _show_predictions(runs: Sequence[PreparedRun], view: View) -> list[Predictio
         outcomes = [prediction.predicted_outcome for prediction in predictions]
         counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
         view.print_line(f"{suite} on {card}: predicted {counts or 'nothing'}")
-        found += predictions
-    return found
+        all_predictions += predictions
+    return all_predictions
 
 
 def _run_on_machines(runs: Sequence[PreparedRun], view: View) -> list[FinishedRun]:

@@ -72,7 +72,11 @@ def _bar_values(bar: Bar, y: int, highest: float, unit: str) -> dict[str, object
             parts.append({**box, "tip": tip, "class": css_class_of(name)})
         start += size
     marks = [
-        {"x": format_percent(mark.value, highest), "tip": f"{mark.name} {format_number(mark.value)} {unit}", "symbol": mark.symbol}
+        {
+            "x": format_percent(mark.value, highest),
+            "tip": f"{mark.name} {format_number(mark.value)} {unit}",
+            "symbol": mark.symbol,
+        }
         for mark in bar.marks
     ]
     return {"bar": bar, "y": y, "parts": parts, "marks": marks}

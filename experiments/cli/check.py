@@ -56,14 +56,14 @@ def _mistake_lines(path: Path, mistakes: "list[Mistake]") -> list[str]:
     places: dict[tuple[int, str, str], list[str]] = {}
     for one in sorted(mistakes):
         places.setdefault((one.line, one.says, one.similar_name), []).append(one.where)
-    found = []
+    lines = []
     for (line, says, similar), wheres in places.items():
         first, *others = [where for where in wheres if where] or [""]
         more = f" and {number_with_noun(len(others), 'more place')}" if others else ""
         hint = f"; did you mean {similar}?" if similar else ""
         file = str(path).replace("\n", "\\n")
-        found.append(f"{file}:{line}: {first}{more}{': ' if first else ''}{says}{hint}")
-    return found
+        lines.append(f"{file}:{line}: {first}{more}{': ' if first else ''}{says}{hint}")
+    return lines
 
 
 def _suite_summary(path: Path, suite: "Suite") -> str:

@@ -77,12 +77,12 @@ def _fit_model(training: CustomTraining, card: str, batches: list[int], as_json:
     data = []
     for one in (replace(training, card=name, batch=size) for name in parse_card_list(card) for size in batches):
         with progress() as show, exit_if_script_fails():
-            found = fit_program(one, show)
-            tried = try_changes(one, found, show)
+            fit_result = fit_program(one, show)
+            tried = try_changes(one, fit_result, show)
         changes, samples = attempts_as_data(tried), samples_of_step(replace(one, batch=1))
-        data.append({**training_as_data(one), **fit_as_data(found, samples), "changes": changes})
+        data.append({**training_as_data(one), **fit_as_data(fit_result, samples), "changes": changes})
         if not as_json:
-            lines = describe_training(one), fit_view(found, "--batch", samples), *describe_fastest_change(tried)
+            lines = describe_training(one), fit_view(fit_result, "--batch", samples), *describe_fastest_change(tried)
             console().print(*lines, attempts_table(tried), sep="\n")
     if as_json:
         print_json(data[0] if len(data) == 1 else data)
@@ -130,8 +130,10 @@ def _fit_script(
     supported_card(card, "--card")
     first = read_batch(command, flag) or FIRST_BATCH
     with progress() as show, exit_if_script_fails():
-        found = fit_batches(first, lambda batch: trace_script(set_batch(command, flag, batch), [card], show, script))
+        fit_result = fit_batches(
+            first, lambda batch: trace_script(set_batch(command, flag, batch), [card], show, script)
+        )
     if as_json:
-        print_json(fit_as_data(found))
+        print_json(fit_as_data(fit_result))
     else:
-        console().print(fit_view(found, flag))
+        console().print(fit_view(fit_result, flag))

@@ -82,16 +82,16 @@ def slots(
         else:
             console().print(bookings_table(booked, options.time_zone))
         return
-    found = reserve.choose_slots_among(sites, reconciler, requirements, options.starts_now, limit)
-    for line in gpu_warnings([slot.hosts[0] for slot in found]):
+    free_slots = reserve.choose_slots_among(sites, reconciler, requirements, options.starts_now, limit)
+    for line in gpu_warnings([slot.hosts[0] for slot in free_slots]):
         say(line, stderr=True)
     if as_json:
-        print_json(found)
+        print_json(free_slots)
         return
     for connected in sites if days else ():
-        _show_calendar(connected, reconciler, options, found, days)
-    console().print(slots_table(found, options.time_zone))
-    say(_expected_times(options, found[0].hosts))
+        _show_calendar(connected, reconciler, options, free_slots, days)
+    console().print(slots_table(free_slots, options.time_zone))
+    say(_expected_times(options, free_slots[0].hosts))
 
 
 @app.command()

@@ -100,11 +100,13 @@ def _predict_model(training: CustomTraining, card: str, batches: list[int], as_j
         words = program_command(one)
         with progress() as show, exit_if_script_fails():
             options = ScriptOptions(gpus=one.gpus_per_process)
-            found = trace_script(words, names, show, options, f"{one.model}, batch {one.batch}", smallest)
+            predictions = trace_script(words, names, show, options, f"{one.model}, batch {one.batch}", smallest)
         samples = samples_of_step(one)
-        data.append({**training_as_data(one), **script_predictions_as_data(found, samples)})
+        data.append({**training_as_data(one), **script_predictions_as_data(predictions, samples)})
         if not as_json:
-            console().print(describe_training(one), script_predictions_view(found, one.precision, samples), sep="\n")
+            console().print(
+                describe_training(one), script_predictions_view(predictions, one.precision, samples), sep="\n"
+            )
     if as_json:
         print_json(data[0] if len(data) == 1 else data)
 
@@ -120,17 +122,17 @@ def _predict_script(
     smallest = card == SMALLEST
     with progress() as show, exit_if_script_fails():
         names = parse_card_list("all" if smallest or not card else card)
-        found = trace_script(command, names, show, script, smallest=smallest)
+        predictions = trace_script(command, names, show, script, smallest=smallest)
     if as_json:
-        print_json(script_predictions_as_data(found))
+        print_json(script_predictions_as_data(predictions))
     else:
-        console().print(script_predictions_view(found))
+        console().print(script_predictions_view(predictions))
     if script.page:
         from experiments.report.pages.script import write_script_page
 
-        write_script_page(script.page, command, found)
+        write_script_page(script.page, command, predictions)
         say(f"page: {script.page}", stderr=True)
-    needed = max(card.needed_gib for one in found for card in one.cards)
+    needed = max(card.needed_gib for one in predictions for card in one.cards)
     if script.max_gib is not None and needed > script.max_gib:
         say(f"testbed: {needed:.2f} GiB are needed, more than --max-gib {script.max_gib:g}", stderr=True)
         raise typer.Exit(1)

@@ -71,8 +71,8 @@ def report(
     from experiments.results.run_folder import RUN_FILE, RunFolder
 
     single = (folder / RUN_FILE).is_file()
-    found = [folder] if single else sorted(path.parent for path in folder.glob(f"*/{RUN_FILE}"))
-    for run in [RunFolder(path) for path in found if single or not path.is_symlink()] or [RunFolder(folder)]:
+    folders = [folder] if single else sorted(path.parent for path in folder.glob(f"*/{RUN_FILE}"))
+    for run in [RunFolder(path) for path in folders if single or not path.is_symlink()] or [RunFolder(folder)]:
         written = write_report(run)
         print(written.page)
         if as_zip:

@@ -36,7 +36,7 @@ CAUSES_SHOWN_AS_OPTIONS = frozenset(("suite version", "commit", "node", "data", 
 
 
 class Change(Record):
-    """A measured value in the two runs: before in the first run of the command, after in the second; None if missing."""
+    """A measured value in two runs. before: in the run that the command names first. None: the run does not have it."""
 
     before: float | None
     after: float | None

@@ -12,7 +12,7 @@ from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity, Row, Suite
 
 MATCHING_SETTINGS = ("engine", "model", "task", "dataset", "precision", "lora", "quantization")
-"""Settings that a row and its base row on one device have in common."""
+"""Settings that a row and its base row, the most similar row on one device, have in common."""
 
 
 class RankReport(Record):
@@ -71,8 +71,8 @@ def rank_reports(result: Result) -> tuple[RankReport, ...]:
 
 def scalings(suite: Suite, run: Run, results: Mapping[str, Result]) -> tuple[Scaling, ...]:
     """Return the speedup of each row of the run with several ranks and a result."""
-    several = [row for row in run.rows if row in results and stated_settings(suite, run, row).ranks > 1]
-    return tuple(_scaling(suite, run, suite.row(row), results) for row in several)
+    rows_with_ranks = [row for row in run.rows if row in results and stated_settings(suite, run, row).ranks > 1]
+    return tuple(_scaling(suite, run, suite.row(row), results) for row in rows_with_ranks)
 
 
 def stated_settings(suite: Suite, run: Run, row: str) -> Settings:
@@ -81,19 +81,19 @@ def stated_settings(suite: Suite, run: Run, row: str) -> Settings:
 
 
 def base_row(suite: Suite, run: Run, row: Row) -> Row | None:
-    """Return the row on one device that has the model, data and precision of ``row`` and shares the most settings with it.
+    """Return the most similar row on one device: the row that shares the most settings with ``row``.
 
-    Returns None if there is no row on one device with this model, data and precision.
+    Both rows have the same MATCHING_SETTINGS. Returns None if there is no such row.
     """
-    own = stated_settings(suite, run, row.id).model_dump()
+    row_settings = stated_settings(suite, run, row.id).model_dump()
 
     def shared_settings(other: Row) -> int:
         settings = stated_settings(suite, run, other.id).model_dump()
         if settings["devices"] * settings["nodes"] > 1 or any(
-            settings[name] != own[name] for name in MATCHING_SETTINGS
+            settings[name] != row_settings[name] for name in MATCHING_SETTINGS
         ):
             return 0
-        return sum(settings[name] == own[name] for name in own)
+        return sum(settings[name] == row_settings[name] for name in row_settings)
 
     best = max(suite.rows_for(run.card), key=shared_settings)
     return best if shared_settings(best) else None

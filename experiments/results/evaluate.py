@@ -136,18 +136,18 @@ def _outcome_status(row: str, expected: str | None, evidence: Evidence) -> tuple
 def _reference_verdict(row: Row, reference: ReferenceValue, evidence: Evidence) -> Verdict:
     check = reference.as_check(row.id)
     expected = f"{format_bounds(check.low, check.high)} {quantity_unit(reference.quantity)}".rstrip()
-    found = _evaluate_check(check, evidence, StatementConditions(needs_full_size=True))
+    check_result = _evaluate_check(check, evidence, StatementConditions(needs_full_size=True))
     return Verdict(
         id=f"{row.id}/{reference.quantity}",
         kind="reference value",
         says=f"{row.title}: {quantity_label(reference.quantity)} {expected}",
         rows=(row.id,),
-        status=found.status,
-        grade=_worst_grade(found.status, (row.id,), evidence),
+        status=check_result.status,
+        grade=_worst_grade(check_result.status, (row.id,), evidence),
         expected=expected,
-        value=found.value,
-        missed=found.missed,
-        **_reason_fields(found.status, found.reason, reference.known_failure),
+        value=check_result.value,
+        missed=check_result.missed,
+        **_reason_fields(check_result.status, check_result.reason, reference.known_failure),
     )
 
 
@@ -155,14 +155,14 @@ def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
     rows = claim_rows(claim)
     tiny = any(evidence.results[row].spec.size == "tiny" for row in rows if row in evidence.results)
     checks = [check.for_tiny_models() if tiny else check for check in claim.checks]
-    found = [
+    check_results = [
         _evaluate_check(check, evidence, StatementConditions(claim.full_size, claim.all_ranks)) for check in checks
     ]
     outcomes_of = tuple(dict.fromkeys(check.row for check in checks if check.outcome))
-    found += [CheckResult("not evaluated", "", unlike) for unlike in twin_size_obstacles(outcomes_of, evidence)]
-    statuses = [one.status for one in found]
+    check_results += [CheckResult("not evaluated", "", unlike) for unlike in twin_size_obstacles(outcomes_of, evidence)]
+    statuses = [one.status for one in check_results]
     status: Status = next((worst for worst in ("fail", "not evaluated") if worst in statuses), "pass")
-    reasons = dict.fromkeys(one.reason for one in found if one.status == status)
+    reasons = dict.fromkeys(one.reason for one in check_results if one.status == status)
     return Verdict(
         id=claim.verdict_id,
         kind="claim",
@@ -171,8 +171,8 @@ def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
         status=status,
         grade=_worst_grade(status, rows, evidence),
         expected="; ".join(_expected_text(check) for check in checks),
-        value="; ".join(one.value for one in found if one.value),
-        missed="; ".join(one.missed for one in found if one.missed),
+        value="; ".join(one.value for one in check_results if one.value),
+        missed="; ".join(one.missed for one in check_results if one.missed),
         **_reason_fields(status, "; ".join(reason for reason in reasons if reason), claim.known_failure),
     )
 
@@ -230,12 +230,8 @@ def _evaluate_quantity(check: Check, evidence: Evidence, conditions: StatementCo
         return CheckResult("not evaluated", text, f"too close to call: {text}, {too_close}")
     if all(check.accepts(value) for value in compared):
         return CheckResult("pass", text)
-    return CheckResult(
-        "fail",
-        text,
-        f"{text}, expected {_bounds_text(check)}",
-        _distance_to_bound(check, compared),
-    )
+    reason = f"{text}, expected {_bounds_text(check)}"
+    return CheckResult("fail", text, reason, _distance_to_bound(check, compared))
 
 
 def _distance_to_bound(check: Check, compared: list[float]) -> str:
@@ -337,17 +333,18 @@ def _describe_values(check: Check, values: list[float], divisor: float | None, c
         return f"{subject} {range_} {unit}{ranks}" if unit else f"{subject} = {range_}{ranks}"
     base = check.over_quantity or check.quantity
     if quantity_unit(check.quantity) == quantity_unit(base):
-        (value, divisor), its = _values_in_best_unit(quantity_unit(base), max(values), divisor)
-        own = ""
+        (value, divisor), base_unit = _values_in_best_unit(quantity_unit(base), max(values), divisor)
+        value_unit = ""
     else:
-        ((value,), own), ((divisor,), its) = (
+        ((value,), value_unit), ((divisor,), base_unit) = (
             _values_in_best_unit(quantity_unit(check.quantity), max(values)),
             _values_in_best_unit(quantity_unit(base), divisor),
         )
-    numerator, denominator = f"{format_number(value)} {own or its}".rstrip(), f"{format_number(divisor)} {its}".rstrip()
+    numerator = f"{format_number(value)} {value_unit or base_unit}".rstrip()
+    denominator = f"{format_number(divisor)} {base_unit}".rstrip()
     if compared[0] == inf:
         return f"{subject} {numerator}, and {_name_of_base(check)} {denominator}"
-    pair = f"{numerator if own else format_number(value)} vs. {denominator}"
+    pair = f"{numerator if value_unit else format_number(value)} vs. {denominator}"
     return f"{subject} {format_number(compared[0])} times {_name_of_base(check)} ({pair})"
 
 
@@ -359,10 +356,10 @@ def _name_of_base(check: Check) -> str:
     return f"the {quantity} of {check.over_row}" if check.over_row else f"its {quantity}"
 
 
-def _values_in_best_unit(name: str, *values: float) -> tuple[tuple[float, ...], str]:
+def _values_in_best_unit(unit: str, *values: float) -> tuple[tuple[float, ...], str]:
     """Return the values and their unit. Values in GiB are converted to the unit that suits the largest of them."""
-    if name != "GiB":
-        return values, name
+    if unit != "GiB":
+        return values, unit
     best_unit, per_gib = choose_memory_unit(max(map(abs, values)))
     return tuple(value * per_gib for value in values), best_unit
 

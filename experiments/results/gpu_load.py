@@ -37,9 +37,10 @@ def gpu_load(
 
     speed: speed of the row; None: not measured. steady_gpu_util_percent: median utilization during the steps after the
     warm-up, of the GPU with the lowest median. steady_s: start and end of these steps in seconds; None for results of
-    earlier versions: then all steps but the first are used. cpu_wait_share: share of the training during which all GPUs are idle
-    and the host's processors are busy. cpu_wait_interval_s: median seconds from the start of one such wait to the next.
-    other_gpu_util_percent_max: highest utilization of the machine's GPUs that neither the row nor another program uses.
+    earlier versions: then all steps but the first are used. cpu_wait_share: share of the training during which all GPUs
+    are idle and the host's processors are busy. cpu_wait_interval_s: median seconds from the start of one such wait to
+    the next. other_gpu_util_percent_max: highest utilization of the machine's GPUs that neither the row nor another
+    program uses.
     """
     training = training_samples(samples, speed)
     load = {}

@@ -145,7 +145,7 @@ class Prediction(Record):
 
     @property
     def predicted_outcome(self) -> PredictedOutcome:
-        """Return whether the row fits; borderline if the margin is within 2 % of usable_gib, the error of predictions."""
+        """Return whether the row fits; borderline: the margin is within 2 % of usable_gib, the error of predictions."""
         return outcome_for_margin(self.margin_gib, self.usable_gib)
 
     @property

@@ -129,7 +129,7 @@ def _convert_version_2(data: dict[str, Any]) -> dict[str, Any]:
 
 def _change_verdicts(data: dict[str, Any], change: Any) -> dict[str, Any]:
     """Return ``data`` with ``change`` applied to each verdict. Invalid entries stay; the schema rejects them later."""
-    found = data.get("verdicts")
-    if not isinstance(found, list):
+    verdicts = data.get("verdicts")
+    if not isinstance(verdicts, list):
         return data
-    return {**data, "verdicts": [change(one) if isinstance(one, dict) else one for one in found]}
+    return {**data, "verdicts": [change(one) if isinstance(one, dict) else one for one in verdicts]}

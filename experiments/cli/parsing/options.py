@@ -94,13 +94,15 @@ def expand_options(command: Callable[..., None]) -> Callable[..., None]:
     groups: dict[str, tuple[type, list[str]]] = {}
     parameters: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
-        cls, without = _dataclass_of(parameter.annotation)
+        cls, omitted = _dataclass_of(parameter.annotation)
         if cls is None:
             parameters.append(parameter)
             continue
-        own = [_parameter(field, option) for field, option in fields_with_options(cls) if field.name not in without]
-        groups[parameter.name] = (cls, [one.name for one in own])
-        parameters += own
+        group_parameters = [
+            _parameter(field, option) for field, option in fields_with_options(cls) if field.name not in omitted
+        ]
+        groups[parameter.name] = (cls, [one.name for one in group_parameters])
+        parameters += group_parameters
 
     @wraps(command)
     def command_with_options(**values: Any) -> None:

@@ -52,13 +52,13 @@ def blame(
     require_packages("uv", "packaging")
     request = _observation_request(target, card)
     ends = (pins_of(good, "--good"), pins_of(bad, "--bad"))
-    found = find(
+    result = find(
         *ends, partial(observe, request), _observation_methods(by), request.statement, partial(say, stderr=True)
     )
     if as_json:
-        print_json({"target": target, "card": request.card, "good": good, "bad": bad, **found.model_dump(mode="json")})
+        print_json({"target": target, "card": request.card, "good": good, "bad": bad, **result.model_dump(mode="json")})
         return
-    for line in _result_lines(found):
+    for line in _result_lines(result):
         say(line)
 
 

@@ -100,11 +100,11 @@ def _query_active_leases(journal: "Journal", before: "Sequence[LeaseSnapshot]") 
 
     reconciler = Reconciler(journal, NoWaitClock(), lambda line: None)
     known = {state.active_lease.tag: state for state in before}
-    found = (
+    latest_states = (
         state if isinstance(state, LeaseSnapshot) else known.get(one.tag)
         for one, state in active_lease_states(reconciler)
     )
-    return [state for state in found if state]
+    return [state for state in latest_states if state]
 
 
 def _with_cost_at(state: "LeaseSnapshot", now: datetime) -> "LeaseSnapshot":

@@ -50,17 +50,19 @@ def _warning_lines(comparison: Comparison) -> list[Line]:
 def _verdict_changes_view(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
     if not comparison.verdicts:
         return Text("Every statement has the same status in both runs.")
-    both = [change for change in comparison.verdicts if change.before and change.after]
+    in_both_runs = [change for change in comparison.verdicts if change.before and change.after]
     columns = (Column("statement", prose=True), *heads, Column("reason", prose=True))
-    table = Table(*columns, title=f"{len(both)} changed statuses, worse first")
-    for change in both:
+    table = Table(*columns, title=f"{len(in_both_runs)} changed statuses, worse first")
+    for change in in_both_runs:
         table.add(change.says, change.before or "", Text(change.after or "", _color_of_change(change)), change.reason)
     alone = [
         f"{_count_missing_verdicts(comparison, only)} in {run} only"
         for run, only in zip("AB", ("after", "before"), strict=True)
     ]
     others = Text(f"other statements: {', '.join(alone)} (--json shows them)", "dim")
-    return Group(*([table] if both else []), *([others] if len(both) < len(comparison.verdicts) else []))
+    return Group(
+        *([table] if in_both_runs else []), *([others] if len(in_both_runs) < len(comparison.verdicts) else [])
+    )
 
 
 def _count_missing_verdicts(comparison: Comparison, side: str) -> int:

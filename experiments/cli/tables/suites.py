@@ -77,9 +77,9 @@ def rows_table(name: str, card: str | None) -> Group:
     named: dict[str, None] = {}
     for row in suite.rows_for(card):
         settings = suite.settings(row, card)
-        own = _differing_settings(suite, settings)
-        named |= dict.fromkeys(own)
-        words = ", ".join(f"{key} {_compact_setting(getattr(settings, key))}" for key in own)
+        differing = _differing_settings(suite, settings)
+        named |= dict.fromkeys(differing)
+        words = ", ".join(f"{key} {_compact_setting(getattr(settings, key))}" for key in differing)
         table.add(row.id, row.title, settings.model, OUTCOME_NAMES.get(row.expect.outcome or "", ""), words)
     return Group(table, Text(), _settings_meanings(named))
 

@@ -73,8 +73,11 @@ def counts_table(evaluations: Sequence[Evaluation]) -> Table:
     """Return a table with the number of statements by status, for each suite and in total."""
     table = Table("suite", *(Column(status, number=True) for status in STATUSES))
     counts = {one.run.suite: [one.count(status) for status in STATUSES] for one in evaluations}
-    for name, own in (*counts.items(), ("all", [sum(column) for column in zip(*counts.values(), strict=True)])):
-        table.add(name, *map(status_count, STATUSES, own))
+    for name, suite_counts in (
+        *counts.items(),
+        ("all", [sum(column) for column in zip(*counts.values(), strict=True)]),
+    ):
+        table.add(name, *map(status_count, STATUSES, suite_counts))
     return table
 
 
@@ -85,7 +88,9 @@ def status_count(status: Status, count: int) -> Text:
 
 def problem_lines(evaluations: Sequence[Evaluation]) -> Group | None:
     """Return a line for each statement that is an error or failed, with suite and reason; errors first."""
-    found = [(one.run.suite, verdict) for one in evaluations for verdict in one.verdicts if verdict.status in PROBLEMS]
+    problems = [
+        (one.run.suite, verdict) for one in evaluations for verdict in one.verdicts if verdict.status in PROBLEMS
+    ]
     lines = [
         Line(
             Text.assemble(
@@ -94,7 +99,7 @@ def problem_lines(evaluations: Sequence[Evaluation]) -> Group | None:
                 f"{_grade_note(verdict)}: {verdict.says} ({_value_or_reason(verdict)})",
             )
         )
-        for suite, verdict in sorted(found, key=lambda item: PROBLEMS.index(item[1].status))
+        for suite, verdict in sorted(problems, key=lambda item: PROBLEMS.index(item[1].status))
     ]
     return Group(*lines) if lines else None
 
@@ -115,8 +120,8 @@ def show_runs(runs: "Iterable[FinishedRun]", console: Console) -> "list[Finished
         finished.append(done)
     evaluations = [done.evaluation for done in finished]
     if len(finished) > 1:
-        if found := problem_lines(evaluations):
-            console.print(found)
+        if problems := problem_lines(evaluations):
+            console.print(problems)
         console.print(counts_table(evaluations))
         for done in finished:
             _show_report(done, console)

@@ -46,9 +46,9 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
 
 def headline(comparison: Comparison) -> str:
     """Return the numbers of statements and rows that got worse or better in the second run, in words."""
-    both = [change.worsening for change in comparison.verdicts if change.before and change.after]
+    worsenings = [change.worsening for change in comparison.verdicts if change.before and change.after]
     rows = [row.worsening for row in comparison.rows]
-    worse, better = (sum(sign * one > 0 for one in both) for sign in (1, -1))
+    worse, better = (sum(sign * one > 0 for one in worsenings) for sign in (1, -1))
     slower, faster = (sum(sign * one > 0 for one in rows) for sign in (1, -1))
     if not any((worse, better, slower, faster)):
         return "Nothing got worse or better."
@@ -57,7 +57,7 @@ def headline(comparison: Comparison) -> str:
 
 def differences(comparison: Comparison) -> dict[str, list[Difference]]:
     """Return the differences between the runs and between settings of rows, by kind. A kind may have none."""
-    found: dict[str, list[Difference]] = {"Settings": [], "Packages": [], "Card, driver and machine": [], "Code": []}
+    by_kind: dict[str, list[Difference]] = {"Settings": [], "Packages": [], "Card, driver and machine": [], "Code": []}
     packages = {*comparison.packages}
     for one in comparison.differences:
         kind = "Settings"
@@ -67,11 +67,11 @@ def differences(comparison: Comparison) -> dict[str, list[Difference]]:
             kind = "Code"
         elif one.what in packages:
             kind = "Packages"
-        found[kind].append(one)
-    found["Settings"] += [
+        by_kind[kind].append(one)
+    by_kind["Settings"] += [
         one.model_copy(update={"what": f"{row.row}: {one.what}"}) for row in comparison.rows for one in row.settings
     ]
-    return found
+    return by_kind
 
 
 def row_changes(row: RowComparison) -> list[ValueChange]:

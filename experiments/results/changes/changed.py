@@ -50,13 +50,13 @@ def change_sentences(changed: Iterable[RunChange]) -> list[str]:
     alike: dict[tuple[str, str, str, bool], list[RunChange]] = {}
     for one in changed:
         alike.setdefault((one.what, one.before, one.now, bool(one.row)), []).append(one)
-    found: list[str] = []
+    sentences: list[str] = []
     for (*_, has_row), group in alike.items():
         if has_row and len(group) > MAX_NAMED_ROWS:
-            found.append(f"{len(group)} rows: {group[0]._replace(row='').sentence}")
+            sentences.append(f"{len(group)} rows: {group[0]._replace(row='').sentence}")
         else:
-            found += [one.sentence for one in group]
-    return found
+            sentences += [one.sentence for one in group]
+    return sentences
 
 
 def value_change(key: Key, before: float, now: float) -> RunChange:

@@ -87,7 +87,7 @@ def outcome_facts(result: Result) -> dict[str, str]:
 def possible_causes(run: Run, result: Result) -> dict[str, str]:
     """Return facts of a row that may cause a change: versions, code, device, node and data."""
     device = result.device
-    found: dict[str, Any] = {
+    causes: dict[str, Any] = {
         "suite version": run.recipe_version,
         "commit": result.git_commit,
         "training code": result.code,
@@ -102,4 +102,4 @@ def possible_causes(run: Run, result: Result) -> dict[str, str]:
         "weights version": result.weights_commit,
         **result.versions,
     }
-    return {name: str(value or "") for name, value in found.items()}
+    return {name: str(value or "") for name, value in causes.items()}

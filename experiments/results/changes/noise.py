@@ -43,7 +43,7 @@ def change_points(
     noisy = recorded or runs[:-1]
     shared = _relative_deviations_between_rows(runs) | _relative_deviations_between_runs(noisy)
     tested = sum(len(run) for run in runs)
-    found = {}
+    indices_by_key = {}
     for key in keys:
         indices = [index for index, run in enumerate(runs) if key in run]
         values = [runs[index][key].value for index in indices]
@@ -52,8 +52,8 @@ def change_points(
         if key[1] in ABSOLUTE_TIME_QUANTITIES and not between and key[1] not in shared:
             between = (steps or {}).get(key, inf)
         noise = max(between, spread, _rounding(key[1], abs(median(values))))
-        found[key] = {indices[start] for start in segment_starts(values, noise, tested)}
-    return found
+        indices_by_key[key] = {indices[start] for start in segment_starts(values, noise, tested)}
+    return indices_by_key
 
 
 def segment_starts(values: Sequence[float], noise: float, tested: int) -> list[int]:
