@@ -39,7 +39,7 @@ from experiments.system.lock import lock_folder
 from provision.words import number_with_noun
 
 
-def _ignore_progress(done: int, total: int | None) -> None:
+def _ignore_progress(done_bytes: int, total_bytes: int | None) -> None:
     """Accept the progress of a download without showing it."""
 
 

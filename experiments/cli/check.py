@@ -54,8 +54,8 @@ def check(
 def _mistake_lines(path: Path, mistakes: "list[Mistake]") -> list[str]:
     """Return one line for each mistake in the order of the file. Rows with the same mistake share a line."""
     places: dict[tuple[int, str, str], list[str]] = {}
-    for one in sorted(mistakes):
-        places.setdefault((one.line, one.says, one.similar_name), []).append(one.where)
+    for mistake in sorted(mistakes):
+        places.setdefault((mistake.line, mistake.says, mistake.similar_name), []).append(mistake.where)
     lines = []
     for (line, says, similar), wheres in places.items():
         first, *others = [where for where in wheres if where] or [""]
@@ -90,5 +90,5 @@ def _check_as_data(path: Path, suite: "Suite | None", mistakes: "list[Mistake]")
         "suite": suite.suite if suite else None,
         "rows": [row.id for row in suite.rows] if suite else [],
         "statements": statement_ids(suite) if suite else [],
-        "mistakes": [one._asdict() for one in sorted(mistakes)],
+        "mistakes": [mistake._asdict() for mistake in sorted(mistakes)],
     }

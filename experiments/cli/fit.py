@@ -75,14 +75,18 @@ def _fit_model(training: CustomTraining, card: str, batches: list[int], as_json:
     from experiments.suites.cards import parse_card_list
 
     data = []
-    for one in (replace(training, card=name, batch=size) for name in parse_card_list(card) for size in batches):
+    for variant in (replace(training, card=name, batch=size) for name in parse_card_list(card) for size in batches):
         with progress() as show, exit_if_script_fails():
-            fit_result = fit_program(one, show)
-            tried = try_changes(one, fit_result, show)
-        changes, samples = attempts_as_data(tried), samples_of_step(replace(one, batch=1))
-        data.append({**training_as_data(one), **fit_as_data(fit_result, samples), "changes": changes})
+            fit_result = fit_program(variant, show)
+            tried = try_changes(variant, fit_result, show)
+        changes, samples = attempts_as_data(tried), samples_of_step(replace(variant, batch=1))
+        data.append({**training_as_data(variant), **fit_as_data(fit_result, samples), "changes": changes})
         if not as_json:
-            lines = describe_training(one), fit_view(fit_result, "--batch", samples), *describe_fastest_change(tried)
+            lines = (
+                describe_training(variant),
+                fit_view(fit_result, "--batch", samples),
+                *describe_fastest_change(tried),
+            )
             console().print(*lines, attempts_table(tried), sep="\n")
     if as_json:
         print_json(data[0] if len(data) == 1 else data)

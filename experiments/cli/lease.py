@@ -363,14 +363,14 @@ def _show_past_leases(reconciler: "Reconciler", name: str | None, since: str, as
 
     all_leases = past_leases(reconciler.journal.entries(), reconciler.clock.now())
     begin = _parse_day(since).replace(tzinfo=local_zone())
-    leases = [one for one in all_leases if one.start >= begin and name in (None, one.name)]
+    leases = [past_lease for past_lease in all_leases if past_lease.start >= begin and name in (None, past_lease.name)]
     if as_json:
-        print_json([asdict(one) | {"used_su": one.used_su} for one in leases])
+        print_json([asdict(past_lease) | {"used_su": past_lease.used_su} for past_lease in leases])
         return
-    for one in leases:
-        start, end = (time_in_words(moment, local_zone()) for moment in (one.start, one.end))
-        cost = "unknown" if one.used_su is None else f"{one.used_su:.1f} service units"
-        print(f"{one.name} at {one.site}, {start} to {end}: {cost}")
+    for past_lease in leases:
+        start, end = (time_in_words(moment, local_zone()) for moment in (past_lease.start, past_lease.end))
+        cost = "unknown" if past_lease.used_su is None else f"{past_lease.used_su:.1f} service units"
+        print(f"{past_lease.name} at {past_lease.site}, {start} to {end}: {cost}")
     print(sum_in_words(leases))
 
 

@@ -96,16 +96,16 @@ def _predict_model(training: CustomTraining, card: str, batches: list[int], as_j
 
     smallest = card == SMALLEST
     names, data = parse_card_list("all" if smallest else card), []
-    for one in (replace(training, card=names[0], batch=size) for size in batches):
-        words = program_command(one)
+    for variant in (replace(training, card=names[0], batch=size) for size in batches):
+        words = program_command(variant)
         with progress() as show, exit_if_script_fails():
-            options = ScriptOptions(gpus=one.gpus_per_process)
-            predictions = trace_script(words, names, show, options, f"{one.model}, batch {one.batch}", smallest)
-        samples = samples_of_step(one)
-        data.append({**training_as_data(one), **script_predictions_as_data(predictions, samples)})
+            options = ScriptOptions(gpus=variant.gpus_per_process)
+            predictions = trace_script(words, names, show, options, f"{variant.model}, batch {variant.batch}", smallest)
+        samples = samples_of_step(variant)
+        data.append({**training_as_data(variant), **script_predictions_as_data(predictions, samples)})
         if not as_json:
             console().print(
-                describe_training(one), script_predictions_view(predictions, one.precision, samples), sep="\n"
+                describe_training(variant), script_predictions_view(predictions, variant.precision, samples), sep="\n"
             )
     if as_json:
         print_json(data[0] if len(data) == 1 else data)

@@ -8,7 +8,7 @@ from pydantic import Field
 from experiments.errors import InputError
 from experiments.prediction.as_result import evaluate_run
 from experiments.report.words import machine_in_words
-from experiments.results.changes.changed import Key, MeasuredValues, RunChange, differing_facts, value_change
+from experiments.results.changes.changed import MeasuredValues, RunChange, ValueKey, differing_facts, value_change
 from experiments.results.changes.facts import outcome_facts, possible_causes, step_deviations, values_of_rows
 from experiments.results.changes.noise import change_points
 from experiments.results.quantities import value_of
@@ -150,7 +150,7 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[MeasuredValues] = ())
     )
 
 
-def _changed_values(a: Results, b: Results, recorded: Sequence[MeasuredValues]) -> dict[Key, RunChange]:
+def _changed_values(a: Results, b: Results, recorded: Sequence[MeasuredValues]) -> dict[ValueKey, RunChange]:
     """Return the measured values that changed beyond their noise, by row and quantity."""
     before, now = (values_of_rows(results) for results in (a, b))
     steps = {(row, name): deviation for row, one in a.items() for name, deviation in step_deviations(one).items()}
@@ -181,7 +181,7 @@ def _run_labels(*runs: tuple[RunFolder, Run]) -> tuple[str, str]:
 
 
 def _compare_row(
-    row: str, a: Result | None, b: Result | None, changed: Mapping[Key, RunChange], same_size: bool
+    row: str, a: Result | None, b: Result | None, changed: Mapping[ValueKey, RunChange], same_size: bool
 ) -> RowComparison:
     peak, reserved, speed = (
         _change_of_value(name, a, b, (row, name) in changed, same_size) for name in COMPARED_QUANTITIES

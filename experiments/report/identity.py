@@ -68,14 +68,14 @@ def find_previous_run(folder: Path, run: Run) -> PreviousRun | None:
     earlier_runs = []
     for path in folder.resolve().parent.glob(f"*/{VERDICT_FILE}"):
         try:
-            one = Evaluation.model_validate_json(read_bytes(path))
+            evaluation = Evaluation.model_validate_json(read_bytes(path))
         except (OSError, ValidationError):
             continue
-        if one.run.started_at < run.started_at and all(
-            getattr(one.run, name) == getattr(run, name) for name in MATCHING_OPTIONS
+        if evaluation.run.started_at < run.started_at and all(
+            getattr(evaluation.run, name) == getattr(run, name) for name in MATCHING_OPTIONS
         ):
-            earlier_runs.append(one)
-    last = max(earlier_runs, key=lambda one: one.run.started_at, default=None)
+            earlier_runs.append(evaluation)
+    last = max(earlier_runs, key=lambda evaluation: evaluation.run.started_at, default=None)
     if last is None:
         return None
     statuses = {verdict.id: verdict.status for verdict in last.verdicts}

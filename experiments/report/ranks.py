@@ -60,12 +60,12 @@ def rank_reports(result: Result) -> tuple[RankReport, ...]:
     failed = result.failure.rank if result.failure else None
     return tuple(
         RankReport(
-            measured=one.model_copy(update={"memory": one.memory.model_copy(update={"snapshots": ()})}),
-            ended=OUTCOME_NAMES[one.outcome],
-            failed_first=one.rank == failed,
-            quantities={name: read(one) for name, read in QUANTITIES.items()},
+            measured=measured.model_copy(update={"memory": measured.memory.model_copy(update={"snapshots": ()})}),
+            ended=OUTCOME_NAMES[measured.outcome],
+            failed_first=measured.rank == failed,
+            quantities={name: read(measured) for name, read in QUANTITIES.items()},
         )
-        for one in sorted(result.ranks, key=lambda one: one.rank)
+        for measured in sorted(result.ranks, key=lambda measured: measured.rank)
     )
 
 

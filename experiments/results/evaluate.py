@@ -158,8 +158,10 @@ def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
     check_results = [
         _evaluate_check(check, evidence, StatementConditions(claim.full_size, claim.all_ranks)) for check in checks
     ]
-    outcomes_of = tuple(dict.fromkeys(check.row for check in checks if check.outcome))
-    check_results += [CheckResult("not evaluated", "", unlike) for unlike in twin_size_obstacles(outcomes_of, evidence)]
+    outcome_rows = tuple(dict.fromkeys(check.row for check in checks if check.outcome))
+    check_results += [
+        CheckResult("not evaluated", "", reason) for reason in twin_size_obstacles(outcome_rows, evidence)
+    ]
     statuses = [one.status for one in check_results]
     status: Status = next((worst for worst in ("fail", "not evaluated") if worst in statuses), "pass")
     reasons = dict.fromkeys(one.reason for one in check_results if one.status == status)

@@ -68,19 +68,20 @@ def grade(
     trusted = RunFolder(predictions).predictions() if predictions else ()
     if predictions and not trusted:
         raise InputError(f"--predictions {predictions}: has no predictions.json; `testbed run` writes it")
-    first = [check_bundle(path, trusted, row or (), card) for path in bundles]
+    checked_alone = [check_bundle(path, trusted, row or (), card) for path in bundles]
     checked = reject_copies(
-        first, paths_by_measurement_key([run for folder in known_runs or () for run in run_folders(folder)])
+        checked_alone, paths_by_measurement_key([run for folder in known_runs or () for run in run_folders(folder)])
     )
-    answers = {str(one.path): gradescope_results(one) for one in checked}
+    gradescope_data = {str(bundle_check.path): gradescope_results(bundle_check) for bundle_check in checked}
     if gradescope:
-        write_atomically(gradescope, json.dumps(answers[str(bundles[0])], indent=2))
+        write_atomically(gradescope, json.dumps(gradescope_data[str(bundles[0])], indent=2))
     if as_json:
-        print_json(answers)
-    for one in () if as_json else checked:
-        points = answers[str(one.path)]["score"]
-        say(f"{one.path}: {'accepted' if one.accepted else 'rejected'}, {points} of {len(one.rows)} points")
-        missing = [f"{name}: {why}" for name, why in one.rows.items() if why]
-        for line in (*one.problems, *missing):
+        print_json(gradescope_data)
+    for bundle_check in () if as_json else checked:
+        points = gradescope_data[str(bundle_check.path)]["score"]
+        decision = "accepted" if bundle_check.accepted else "rejected"
+        say(f"{bundle_check.path}: {decision}, {points} of {len(bundle_check.rows)} points")
+        missing = [f"{name}: {why}" for name, why in bundle_check.rows.items() if why]
+        for line in (*bundle_check.problems, *missing):
             say(f"  {line}")
-    raise typer.Exit(int(not all(one.accepted for one in checked)))
+    raise typer.Exit(int(not all(bundle_check.accepted for bundle_check in checked)))

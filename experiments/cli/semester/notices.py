@@ -101,8 +101,8 @@ def _query_active_leases(journal: "Journal", before: "Sequence[LeaseSnapshot]") 
     reconciler = Reconciler(journal, NoWaitClock(), lambda line: None)
     known = {state.active_lease.tag: state for state in before}
     latest_states = (
-        state if isinstance(state, LeaseSnapshot) else known.get(one.tag)
-        for one, state in active_lease_states(reconciler)
+        state if isinstance(state, LeaseSnapshot) else known.get(active_lease.tag)
+        for active_lease, state in active_lease_states(reconciler)
     )
     return [state for state in latest_states if state]
 

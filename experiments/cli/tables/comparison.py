@@ -145,8 +145,8 @@ def _changed_values_view(comparison: Comparison, heads: tuple[str, str]) -> Rend
 
 def _differences_table(what: str, differences: Sequence[Difference], heads: tuple[str, str], title: str) -> Table:
     table = Table(Column(what, prose=True), *(Column(head, prose=True) for head in heads), title=title)
-    for one in differences:
-        table.add(one.what, *(text or "–" for text in (one.before, one.after)))
+    for difference in differences:
+        table.add(difference.what, *(text or "–" for text in (difference.before, difference.after)))
     return table
 
 

@@ -15,7 +15,7 @@ from experiments.system.tables import Column, Line, Table, print_lines
 if TYPE_CHECKING:
     from experiments.pipeline import FinishedRun
 
-PROBLEMS = ("error", "fail")
+PROBLEM_STATUSES = ("error", "fail")
 MAX_REASONS = 6
 """Maximum number of shown reasons why statements were not evaluated."""
 STYLES = {"pass": "green", "fail": "red", "error": "bold red", "not evaluated": "dim"}
@@ -61,11 +61,11 @@ def contradiction_lines(evaluation: Evaluation) -> list[Line]:
         Line(
             Text.assemble(
                 ("prediction contradicts measurement", "yellow"),
-                f": {one.says} Predicted: {one.predicted.status}, {one.predicted.value};"
-                f" {one.measured.grade}: {one.measured.status}, {one.measured.value}",
+                f": {contradiction.says} Predicted: {contradiction.predicted.status}, {contradiction.predicted.value};"
+                f" {contradiction.measured.grade}: {contradiction.measured.status}, {contradiction.measured.value}",
             )
         )
-        for one in evaluation.contradictions
+        for contradiction in evaluation.contradictions
     ]
 
 
@@ -89,7 +89,10 @@ def status_count(status: Status, count: int) -> Text:
 def problem_lines(evaluations: Sequence[Evaluation]) -> Group | None:
     """Return a line for each statement that is an error or failed, with suite and reason; errors first."""
     problems = [
-        (one.run.suite, verdict) for one in evaluations for verdict in one.verdicts if verdict.status in PROBLEMS
+        (one.run.suite, verdict)
+        for one in evaluations
+        for verdict in one.verdicts
+        if verdict.status in PROBLEM_STATUSES
     ]
     lines = [
         Line(
@@ -99,7 +102,7 @@ def problem_lines(evaluations: Sequence[Evaluation]) -> Group | None:
                 f"{_grade_note(verdict)}: {verdict.says} ({_value_or_reason(verdict)})",
             )
         )
-        for suite, verdict in sorted(problems, key=lambda item: PROBLEMS.index(item[1].status))
+        for suite, verdict in sorted(problems, key=lambda item: PROBLEM_STATUSES.index(item[1].status))
     ]
     return Group(*lines) if lines else None
 

@@ -59,17 +59,19 @@ def differences(comparison: Comparison) -> dict[str, list[Difference]]:
     """Return the differences between the runs and between settings of rows, by kind. A kind may have none."""
     by_kind: dict[str, list[Difference]] = {"Settings": [], "Packages": [], "Card, driver and machine": [], "Code": []}
     packages = {*comparison.packages}
-    for one in comparison.differences:
+    for difference in comparison.differences:
         kind = "Settings"
-        if one.what in MACHINE_DIFFERENCES:
+        if difference.what in MACHINE_DIFFERENCES:
             kind = "Card, driver and machine"
-        elif one.what in CODE_DIFFERENCES:
+        elif difference.what in CODE_DIFFERENCES:
             kind = "Code"
-        elif one.what in packages:
+        elif difference.what in packages:
             kind = "Packages"
-        by_kind[kind].append(one)
+        by_kind[kind].append(difference)
     by_kind["Settings"] += [
-        one.model_copy(update={"what": f"{row.row}: {one.what}"}) for row in comparison.rows for one in row.settings
+        difference.model_copy(update={"what": f"{row.row}: {difference.what}"})
+        for row in comparison.rows
+        for difference in row.settings
     ]
     return by_kind
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 from math import inf, log, sqrt
 from statistics import median
 
-from experiments.results.changes.changed import Key, MeasuredValues
+from experiments.results.changes.changed import MeasuredValues, ValueKey
 from experiments.results.quantities import ABSOLUTE_TIME_QUANTITIES
 from experiments.system.packages import require_packages
 
@@ -29,8 +29,10 @@ MIN_DIFFERENCES = 3
 
 
 def change_points(
-    runs: Sequence[MeasuredValues], recorded: Sequence[MeasuredValues] = (), steps: Mapping[Key, float] | None = None
-) -> dict[Key, set[int]]:
+    runs: Sequence[MeasuredValues],
+    recorded: Sequence[MeasuredValues] = (),
+    steps: Mapping[ValueKey, float] | None = None,
+) -> dict[ValueKey, set[int]]:
     """Return the indices in ``runs`` (the oldest run first) at which each value changes.
 
     The noise between runs is measured on the runs in ``recorded``. Without ``recorded``, it is measured on ``runs``
@@ -73,7 +75,7 @@ def segment_starts(values: Sequence[float], noise: float, tested: int) -> list[i
     return [int(end) for end in search.predict(pen=2 * log(tested))[:-1]]
 
 
-def _deviation_between_runs(key: Key, runs: Sequence[MeasuredValues]) -> float:
+def _deviation_between_runs(key: ValueKey, runs: Sequence[MeasuredValues]) -> float:
     """Return the standard deviation of a value between runs; 0 if it is not known."""
     values = [run[key].value for run in runs if key in run]
     return _deviation([later - earlier for earlier, later in pairwise(values)])
