@@ -79,7 +79,7 @@ class PreparedRun:
         return [self._keep_result_if_rejected(row) if row.outdated else row for row in planned]
 
     def _keep_result_if_rejected(self, row: PlannedRow) -> PlannedRow:
-        """Return ``row`` planned to keep its outdated result if the target rejects it, else ``row`` unchanged."""
+        """Return ``row`` unchanged if the target can run it; else a plan that keeps the row's outdated result."""
         reason = self.target.rejection_reason(row.spec, self.host_memory_gib)
         return replace(row, must_run=False, why=f"cannot run here: {reason}") if reason else row
 

@@ -136,7 +136,7 @@ def _lease_hours_and_gpus(group: GroupOption) -> tuple[int, int]:
 
 
 class LeaseRequirementsMissing(InputError):
-    """Requirements of a lease are missing; the message lists them. key_is_unusable: one of them is the SSH key."""
+    """Requirements of a lease are missing; the message lists them. key_is_unusable: whether the SSH key is unusable."""
 
     def __init__(self, text: str, key_is_unusable: bool) -> None:
         super().__init__(text)

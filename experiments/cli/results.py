@@ -101,7 +101,7 @@ def compare(
 ) -> None:
     """Compare two runs of one suite.
 
-    First shows the statements whose status differs, then all rows. In both, those that became worse come first. Then
+    First shows the statements whose status differs, then all rows. In both tables, what became worse comes first. Then
     shows the values that changed beyond their noise, and the options, settings and versions that differ. The noise is
     measured on the runs in the history's database. The exit code is 1 if a statement's status or a row's outcome
     changed.

@@ -159,7 +159,7 @@ def _changed_values(a: Results, b: Results, recorded: Sequence[MeasuredValues]) 
 
 
 def _changed_facts(a: Results, b: Results) -> list[RunChange]:
-    """Return the facts that changed, without settings, which RowComparison has."""
+    """Return the facts that changed, without settings, which RowComparison contains."""
     before, now = (
         {(row, name): value for row, one in results.items() for name, value in outcome_facts(one).items()}
         for results in (a, b)

@@ -83,7 +83,7 @@ def stated_settings(suite: Suite, run: Run, row: str) -> Settings:
 def base_row(suite: Suite, run: Run, row: Row) -> Row | None:
     """Return the most similar row on one device: the row that shares the most settings with ``row``.
 
-    Both rows have the same MATCHING_SETTINGS. Returns None if there is no such row.
+    Both rows have the same values of MATCHING_SETTINGS. Returns None if there is no such row.
     """
     row_settings = stated_settings(suite, run, row.id).model_dump()
 

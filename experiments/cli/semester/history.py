@@ -35,7 +35,7 @@ def history(
         bool,
         typer.Option(
             "--fail-on-change",
-            help="Exit with code 1 if something changed in the newest run of a suite with the same options.",
+            help="Exit with code 1 if the newest run of a suite changed from earlier runs with the same options.",
         ),
     ] = False,
     details: Annotated[
