@@ -4,22 +4,25 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 MIN_SIMILARITY = 0.75
-"""Allowed names that are less similar to the given name are not suggested (difflib's ratio, from 0 to 1)."""
+"""Minimum similarity of an unknown name and the allowed name that a message suggests: difflib's ratio, 0 to 1."""
 
 
 class InputError(ValueError):
     """A user error: the message is one line that names the wrong value, its location and the allowed values.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints the message without a traceback and exits with code 2.
     """
 
 
 class Interrupted(Exception):
-    """Ctrl-C or a signal stopped the command. Finished rows keep their results; exit code 130."""
+    """Ctrl-C or a signal stopped the command. Finished rows keep their results. The command exits with code 130."""
 
 
 def unknown_name_error(what: str, value: object, allowed: Iterable[object], where: str = "") -> InputError:
-    """Return the InputError for a name that is not in ``allowed``. The message suggests the most similar names."""
+    """Return the InputError for the name ``value``, which is not in ``allowed``. Its message suggests similar names.
+
+    what: the kind of the name, such as 'card'. where: the place of the name, such as an option; "" adds no place.
+    """
     location, names = f"{where}: " if where else "", [str(name) for name in allowed]
     similar = similar_names(str(value), names)
     suggestion = f"; did you mean {similar}?" if similar else ""

@@ -39,7 +39,7 @@ from experiments.system.lock import lock_folder
 from provision.words import number_with_noun
 
 
-def _ignore_progress(done: int, total: int | None) -> None:
+def _ignore_progress(done_bytes: int, total_bytes: int | None) -> None:
     """Accept the progress of a download without showing it."""
 
 
@@ -47,11 +47,12 @@ def _ignore_progress(done: int, total: int | None) -> None:
 class PreparedRun:
     """A run of one suite with resolved and checked options. Nothing has been written yet.
 
-    options: the resolved options. auto_size: whether the size was 'auto'. run: the content to write to run.json.
+    options: the resolved options. size_was_auto: whether the user left the size at 'auto'. target: where the rows run:
+    this machine, a cluster or leased nodes. run: the content to write to run.json.
     """
 
     options: RunOptions
-    auto_size: bool
+    size_was_auto: bool
     suite: Suite
     target: Target
     run: Run
@@ -66,21 +67,24 @@ class PreparedRun:
         return self.options.host_memory_gib or self.target.node.host_memory_gib
 
     def plan(self) -> list[PlannedRow]:
-        """Return for each row whether it has to run. An outdated row that the target cannot run keeps its result.
+        """Return for each row whether it has to run.
+
+        A result is outdated if it is from other library versions, another driver or another GPU. If the target cannot
+        run a row with an outdated result, the row keeps this result.
 
         Raises InputError if a result has another schema version.
         """
         options, target = self.options, self.target
         planned = plan(self.suite, self.run, self.folder, options.rerun, target.software, options.keep_outdated)
-        return [self._keep_result_if_it_cannot_run(row) if row.outdated else row for row in planned]
+        return [self._keep_result_if_rejected(row) if row.outdated else row for row in planned]
 
-    def _keep_result_if_it_cannot_run(self, row: PlannedRow) -> PlannedRow:
-        """Return a plan that keeps the row's outdated result if the target cannot run the row, else ``row``."""
+    def _keep_result_if_rejected(self, row: PlannedRow) -> PlannedRow:
+        """Return ``row`` unchanged if the target can run it; else a plan that keeps the row's outdated result."""
         reason = self.target.rejection_reason(row.spec, self.host_memory_gib)
         return replace(row, must_run=False, why=f"cannot run here: {reason}") if reason else row
 
     def rows_left(self) -> list[PlannedRow]:
-        """Return the plan of the rows that still have to run."""
+        """Return the planned rows that still have to run."""
         return [row for row in self.plan() if row.must_run]
 
     def with_target(self, target: Target, on_download: DownloadCallback = _ignore_progress) -> "PreparedRun":
@@ -104,7 +108,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that is evaluated and reported: its folder, its page and its verdicts."""
+    """A run whose report is written. report: the path of the report's HTML page."""
 
     folder: Path
     report: Path
@@ -118,7 +122,7 @@ def run_suite(
     worker: str = WORKER_MODULE,
     grace_s: float = GRACE_S,
 ) -> FinishedRun:
-    """Run the rows of one suite that have no result or have changed; see ``run_suites``."""
+    """Run the rows of one suite that have no result or have changed. The parameters are those of ``run_prepared``."""
     (finished,) = run_suites([options], view, on_download, worker, grace_s)
     return finished
 
@@ -130,7 +134,7 @@ def run_suites(
     worker: str = WORKER_MODULE,
     grace_s: float = GRACE_S,
 ) -> Iterator[FinishedRun]:
-    """Prepare runs of several suites at one target, then run them. See ``prepare`` and ``run_prepared``."""
+    """Prepare runs of several suites at one target, then run them. Parameters: see ``prepare`` and ``run_prepared``."""
     with closing(connect_target(all_options[0])) as target:
         prepared = [prepare(options, target, on_download) for options in all_options]
         yield from run_prepared(prepared, view, worker, grace_s)
@@ -139,13 +143,14 @@ def run_suites(
 def run_prepared(
     prepared_runs: Sequence[PreparedRun], view: View, worker: str = WORKER_MODULE, grace_s: float = GRACE_S
 ) -> Iterator[FinishedRun]:
-    """Run the missing and changed rows of one suite after the other; yield each run when its report is written.
+    """Run the rows that have no result or have changed, one suite after the other.
 
-    worker: module that runs a row. grace_s: a row is killed this many seconds after its own time limit.
+    Yields each run when its report is written. worker: name of the Python module that runs a row. grace_s: a row is
+    killed this many seconds after its own time limit.
 
     Raises InputError before any row runs if a folder has a run with other options, or if no row of a suite can run.
-    Raises NotReached before anything is written if the target does not answer. Raises Interrupted and NoFreeGpu like
-    the runners.
+    Raises NotReached before anything is written if the target does not answer. Raises Interrupted and NoFreeGpu if
+    a runner raises them.
     """
     with ExitStack() as locks:
         for prepared in prepared_runs:
@@ -158,7 +163,10 @@ def run_prepared(
 
 
 def cancel_jobs(all_options: Sequence[RunOptions], view: View) -> list[str]:
-    """Cancel the jobs of runs; return the rows of these jobs. Raises InputError for a target without a queue."""
+    """Cancel the jobs of the runs; return the ids of the rows of these jobs.
+
+    Raises InputError for a target without a queue.
+    """
     with closing(connect_target(all_options[0])) as target:
         if not target.has_queue:
             site = all_options[0].site
@@ -197,7 +205,7 @@ def connect_target(options: RunOptions) -> Target:
 def prepare(options: RunOptions, target: Target, on_download: DownloadCallback = _ignore_progress) -> PreparedRun:
     """Resolve and check the options of one run at ``target``, and prepare its data there.
 
-    ``on_download`` is called with the bytes of a download so far and their total. Raises InputError for every user
+    ``on_download`` is called with the numbers of bytes downloaded so far and in total. Raises InputError for every user
     error that can be found before rows run.
     """
     suite = suite_named(options.suite)
@@ -250,9 +258,10 @@ def _plan_run(prepared: PreparedRun) -> PlannedRun:
 
 
 def _begin_run(planned: PlannedRun, view: View) -> PlannedRun:
-    """Write run.json and a result for each row that cannot run; return the run with only the rows to run.
+    """Write run.json, and a result for each row that cannot run.
 
-    Raises InputError if no row can run and none has a result.
+    Returns the run with only the rows that have to run and can run. Raises InputError if no row can run and none has a
+    result.
     """
     prepared = planned.prepared
     folder = prepared.folder
@@ -282,7 +291,7 @@ def _show_run(prepared: PreparedRun, view: View) -> None:
         )
     for line in _gpu_warnings(prepared):
         view.print_line(f"warning: {line}")
-    if prepared.auto_size and run.size == "tiny" and node.gpus:
+    if prepared.size_was_auto and run.size == "tiny" and node.gpus:
         view.print_line(f"size tiny, because {too_small_reason(node.gpus[0], run.card)}")
 
 
@@ -291,8 +300,8 @@ def _gpu_warnings(prepared: PreparedRun) -> list[str]:
     run, suite = prepared.run, prepared.suite
     rows = (suite.settings(suite.row(row), run.card) for row in run.rows)
     bf16 = any(settings.precision.startswith("bf16") for settings in rows)
-    found = {card_of_device(gpu.name, gpu.memory_gib) for gpu in prepared.target.node.gpus}
-    return [line for card in sorted(filter(None, found)) for line in card_warnings(card, bf16)]
+    cards = {card_of_device(gpu.name, gpu.memory_gib) for gpu in prepared.target.node.gpus}
+    return [line for card in sorted(filter(None, cards)) for line in card_warnings(card, bf16)]
 
 
 def _reject_rows(planned: PlannedRun, view: View) -> dict[str, str]:
@@ -320,9 +329,9 @@ def _finish_run(planned: PlannedRun, view: View, worker: str, grace_s: float) ->
 
 
 def _show_expected_times(planned: PlannedRun, view: View) -> dict[str, ExpectedTime]:
-    """Print how long the rows take at full size, if these times are known; return the expected times by row.
+    """Print how long the rows take at full size, if these times are known; return the expected times by row id.
 
-    The view then shows the time of each row. Times on shared GPUs are not known.
+    Afterwards, ``view`` shows the expected time of each row. Times on shared GPUs are not known.
     """
     prepared, target = planned.prepared, planned.prepared.target
     if planned.run.size == "tiny":

@@ -47,7 +47,7 @@ STAGES = ("doctor", "predict", "slots", "lease", "configure", "run", "release")
 
 
 class PreflightFailed(InputError):
-    """A preflight check failed. The message has each failed check with its fix."""
+    """A preflight check failed. The message states each failed check and how to fix it."""
 
 
 class LeaseTooLong(InputError):
@@ -62,11 +62,12 @@ class LeaseEnded(InputError):
 class Reproduction:
     """Suites to reproduce, the lease to run them on, and the setup of its machines.
 
-    max_length: longest allowed lease; None: no limit. choose_length: if possible, choose the length of the lease from
-    the expected times of the rows. keep: do not release the machines at the end. watch: wait until a time slot is free.
+    run_options: the options of the run of each suite. max_length: longest allowed lease; None: no limit. choose_length:
+    if possible, choose the length of the lease from the expected times of the rows. keep: do not release the machines
+    at the end. watch: wait until a time slot is free.
     """
 
-    suites: tuple[RunOptions, ...]
+    run_options: tuple[RunOptions, ...]
     lease_request: LeaseRequest
     site: LeasingSite
     setup: Setup
@@ -77,7 +78,7 @@ class Reproduction:
 
 
 @dataclass
-class Stages:
+class StageTimer:
     """Prints the name of each stage and measures its time."""
 
     view: View
@@ -102,34 +103,34 @@ def reproduce(
     """Run all stages.
 
     Calls ``confirm`` with the time slot and its cost before it creates the lease. To cancel, ``confirm`` raises an
-    exception. The lease is always released, unless ``keep`` is set or the lease was created for another purpose.
+    exception. The lease is always released, unless ``keep`` is set or the lease belongs to another request.
     Raises PreflightFailed, LeaseTooLong, and the errors of the stages.
     """
     if not reproduction.choose_length:
         _check_budget(reproduction)
-    lease_request, stages, site = reproduction.lease_request, Stages(view), reproduction.site
-    with stages.stage("doctor"):
+    lease_request, timer, site = reproduction.lease_request, StageTimer(view), reproduction.site
+    with timer.stage("doctor"):
         _run_preflight_checks(reproduction, reconciler, view)
     host = _expected_host(reproduction, reconciler)
     runs = _prepare_runs(reproduction, host)
     active = reconciler.journal.active_lease(lease_request.name)
     if active and (why := lease_deletion_message(reconciler, active)):
-        with stages.stage("release"):
+        with timer.stage("release"):
             _release(site, reconciler, lease_request.name, view)
         raise LeaseEnded(f"lease {lease_request.name} {why}")
     if not any(run.rows_left() for run in runs):
         view.print_line("every row already has a result; --rerun runs the rows again")
         if active and not reproduction.keep:
-            with stages.stage("release"):
+            with timer.stage("release"):
                 _release(site, reconciler, lease_request.name, view)
         return [report_run(run) for run in runs]
     predictions: list[Prediction] = []
     times: ExpectedTimes | None = None
     if any(run.options.predict for run in runs):
-        with stages.stage("predict"):
+        with timer.stage("predict"):
             predictions = _show_predictions(runs, view)
     if not active:
-        with stages.stage("slots"):
+        with timer.stage("slots"):
             times = _expected_times(host.node_type, runs, predictions)
             view.print_line(times.summary)
             reproduction = _with_lease_length(reproduction, times, view.print_line)
@@ -140,16 +141,16 @@ def reproduce(
             view.print_line(slot)
         require_lasting_credential(site, reconciler, lease_request.requirements)
         confirm(slot)
-    finished = _run_on_lease(reproduction, runs, reconciler, stages)
+    finished = _run_on_lease(reproduction, runs, reconciler, timer)
     if times and not reproduction.keep:
-        _record_lease(reproduction, reconciler, host.node_type, times, stages)
+        _record_lease(reproduction, reconciler, host.node_type, times, timer)
     return finished
 
 
 def _record_lease(
-    reproduction: Reproduction, reconciler: Reconciler, node_type: str, times: ExpectedTimes, stages: Stages
+    reproduction: Reproduction, reconciler: Reconciler, node_type: str, times: ExpectedTimes, timer: StageTimer
 ) -> None:
-    """Record and show what the lease has cost, and what was predicted before it began."""
+    """Record and show the time and cost of the lease, and the time that was predicted before the lease began."""
     name = reproduction.lease_request.name
     past = [one for one in past_leases(reconciler.journal.entries(), reconciler.clock.now()) if one.name == name]
     predicted_run_s = times.total_time().expected_s
@@ -164,40 +165,40 @@ def _record_lease(
         expected_run_s=predicted_run_s / times.leases.run_factor,
         used_s=(past[-1].end - past[-1].start).total_seconds(),
         before_request_s=past[-1].time_before_request.total_seconds(),
-        run_s=stages.seconds_by_stage["run"],
+        run_s=timer.seconds_by_stage["run"],
     )
-    append_record(reproduction.suites[0].results, record)
-    stages.view.print_line(record.words)
+    append_record(reproduction.run_options[0].results, record)
+    timer.view.print_line(record.words)
 
 
 def _run_on_lease(
-    reproduction: Reproduction, runs: Sequence[PreparedRun], reconciler: Reconciler, stages: Stages
+    reproduction: Reproduction, runs: Sequence[PreparedRun], reconciler: Reconciler, timer: StageTimer
 ) -> list[FinishedRun]:
     """Lease machines, configure them and run the suites.
 
-    Always releases the lease, unless ``keep`` is set or the lease was created for another purpose.
+    Always releases the lease, unless ``keep`` is set or the lease belongs to another request.
     """
-    site, lease_request, view = reproduction.site, reproduction.lease_request, stages.view
+    site, lease_request, view = reproduction.site, reproduction.lease_request, timer.view
     release = not reproduction.keep
     try:
-        with stages.stage("lease"):
+        with timer.stage("lease"):
             machines = leasing.lease(site, reconciler, lease_request, watch=reproduction.watch).machines
-        with stages.stage("configure"):
+        with timer.stage("configure"):
             if lease_request.end_when_idle:
                 set_up_end_when_idle(site, reconciler, lease_request.name, lease_request.end_when_idle)
             _configure(site, machines, reproduction.setup, view)
-        with stages.stage("run"):
+        with timer.stage("run"):
             return _run_on_machines(runs, view)
     except UNTOUCHED_LEASE_ERRORS:
         release = False
         raise
     finally:
         if release:
-            with stages.stage("release"):
+            with timer.stage("release"):
                 _release(site, reconciler, lease_request.name, view)
         elif active := reconciler.journal.active_lease(lease_request.name):
             view.print_line(running_cost(reconciler, active))
-        view.print_line(stages.summary())
+        view.print_line(timer.summary())
 
 
 def _configure(site: LeasingSite, machines: Sequence[Machine], setup: Setup, view: View) -> None:
@@ -243,9 +244,9 @@ def _expected_times(node_type: str, runs: Sequence[PreparedRun], predictions: Se
 
 
 def _with_lease_length(reproduction: Reproduction, times: ExpectedTimes, report: Callable[[str], None]) -> Reproduction:
-    """Return the reproduction; with ``choose_length``, its lease is as long as the rows are expected to need.
+    """Return the reproduction. If its ``choose_length`` is set, its lease gets the length that the rows need.
 
-    Raises LeaseTooLong for a lease above the budget, and LeaseTooShort for a lease in which the rows cannot end.
+    Raises LeaseTooLong if the lease is longer than the budget, and LeaseTooShort if the rows need more time.
     """
     length = times.lease_length() if reproduction.choose_length else None
     if length:
@@ -278,7 +279,7 @@ def _run_preflight_checks(reproduction: Reproduction, reconciler: Reconciler, vi
 
 
 def _expected_host(reproduction: Reproduction, reconciler: Reconciler) -> Host:
-    """Return the site's description of a host like those that will be leased."""
+    """Return the first host of the site that meets the requirements. The leased hosts will be like this host."""
     return matching_hosts(reconciler.query(reproduction.site.hosts), reproduction.lease_request.requirements)[0]
 
 
@@ -286,13 +287,14 @@ def _prepare_runs(reproduction: Reproduction, host: Host) -> list[PreparedRun]:
     """Prepare the runs for the node that will be leased."""
     count = reproduction.lease_request.requirements.host_count
     target = expected_target(expected_node(host), count, reproduction.setup.image_variant)
-    return [_with_recorded_data(prepare(options, target)) for options in reproduction.suites]
+    return [_with_recorded_data(prepare(options, target)) for options in reproduction.run_options]
 
 
 def _with_recorded_data(run: PreparedRun) -> PreparedRun:
-    """Return the run with the data folder that run.json records for the same data.
+    """Return the run with the data folder that its run.json records, if run.json is about the same data; else ``run``.
 
-    The folder on the node to lease is not known yet, and another folder would make the rows outdated.
+    The data folder on the node is not known before the lease. Another folder than the recorded one would make the
+    stored results outdated.
     """
     if run.run.data_sha256 is None or not (run.folder.path / RUN_FILE).exists():
         return run
@@ -303,8 +305,8 @@ def _with_recorded_data(run: PreparedRun) -> PreparedRun:
 
 
 def _show_predictions(runs: Sequence[PreparedRun], view: View) -> list[Prediction]:
-    """Predict the rows before anything is leased; show the number of rows by predicted outcome."""
-    found: list[Prediction] = []
+    """Predict the rows before anything is leased; show how many rows have each predicted outcome."""
+    all_predictions: list[Prediction] = []
     for run in runs:
         suite, card = run.suite.suite, run.run.card
         specs = [spec for spec in select_rows(suite, card) if spec.row in run.run.rows]
@@ -314,8 +316,8 @@ def _show_predictions(runs: Sequence[PreparedRun], view: View) -> list[Predictio
         outcomes = [prediction.predicted_outcome for prediction in predictions]
         counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
         view.print_line(f"{suite} on {card}: predicted {counts or 'nothing'}")
-        found += predictions
-    return found
+        all_predictions += predictions
+    return all_predictions
 
 
 def _run_on_machines(runs: Sequence[PreparedRun], view: View) -> list[FinishedRun]:

@@ -18,35 +18,38 @@ from provision.choices import ImageVariant
 
 AUTO = "auto"
 USE_KEY = "use"
+"""Key of an option's OptionUse in the metadata of its field."""
 IdPart = Callable[[Any], str]
+"""Function that returns the part of the default run id for an option's value, or ""."""
 
 
 @dataclass(frozen=True)
 class OptionUse:
     """Where the value of an option is used.
 
-    recorded: stored in run.json. identity: a later command continues the run only with the same value. shown:
-    comparisons and JUnit files contain it. id_part: returns the value's part of the default run id, or "".
+    is_recorded: run.json stores the value. identifies_run: a later command continues the run only with the same value.
+    is_shown: comparisons and JUnit files show the value. id_part: function that returns the value's part of the default
+    run id, or "".
     """
 
-    recorded: bool = True
-    identity: bool = False
-    shown: bool = False
+    is_recorded: bool = True
+    identifies_run: bool = False
+    is_shown: bool = False
     id_part: IdPart = lambda value: ""
 
 
-def _option_field(default: Any, help: str, *, recorded: bool = True, **options: Any) -> Any:
+def _option_field(default: Any, help: str, *, is_recorded: bool = True, **options: Any) -> Any:
     """Return a dataclass field that has a command-line option and an OptionUse."""
-    uses = {name: options.pop(name) for name in ("identity", "shown", "id_part") if name in options}
-    return option(default, help, metadata={USE_KEY: OptionUse(recorded=recorded, **uses)}, **options)
+    uses = {name: options.pop(name) for name in ("identifies_run", "is_shown", "id_part") if name in options}
+    return option(default, help, metadata={USE_KEY: OptionUse(is_recorded=is_recorded, **uses)}, **options)
 
 
-_identity_field = partial(_option_field, identity=True, shown=True)
-_unrecorded_field = partial(_option_field, recorded=False)
+_identity_field = partial(_option_field, identifies_run=True, is_shown=True)
+_unrecorded_field = partial(_option_field, is_recorded=False)
 
 
 def _id_part_unless(*values: Any, text: str = "{}") -> IdPart:
-    """Return an IdPart: "" for a value in ``values``, else the value formatted with ``text``."""
+    """Return an IdPart that returns "" for a value in ``values``, and else the value formatted with ``text``."""
     return lambda value: "" if value in values else text.format(value)
 
 
@@ -58,14 +61,16 @@ class RunOptions:
     argument of the command, and ``command`` is the command line itself.
     """
 
-    suite: str = field(default="", metadata={USE_KEY: OptionUse(identity=True, id_part=str)})
-    rows: tuple[str, ...] = _option_field((), "Only this row; may be given several times.", flag="--row", metavar="ROW")
+    suite: str = field(default="", metadata={USE_KEY: OptionUse(identifies_run=True, id_part=str)})
+    rows: tuple[str, ...] = _option_field(
+        (), "Run only this row; may be given several times.", flag="--row", metavar="ROW"
+    )
     card: str = _identity_field(AUTO, "GPU model that the rows target; auto: the machine's own.", id_part=str)
     size: SizeOption = _identity_field(
         AUTO, "Size of the models; auto: full where a GPU has enough memory, else tiny.", id_part=str
     )
     length: Literal["verdict", "as-taught"] = _identity_field(
-        "verdict", "Steps: as many as the evaluation needs, or all steps of the lab.", id_part=str
+        "verdict", "Number of steps; verdict: as many as the evaluation needs; as-taught: all of the lab.", id_part=str
     )
     site: str = _identity_field(
         "local",
@@ -98,7 +103,7 @@ class RunOptions:
     )
     gpus_per_node: int | None = _identity_field(
         None,
-        "Scale rows that need more GPUs per node down to N.",
+        "If a row needs more than N GPUs per node, run it on N per node.",
         metavar="N",
         id_part=_id_part_unless(None, text="{}gpus"),
     )
@@ -110,21 +115,21 @@ class RunOptions:
     )
     data: str = _option_field(
         SYNTHETIC,
-        "synthetic, hub (published texts), gourmetgram-captions (the lab's archive), a folder, or an archive's path or "
-        "URL.",
-        shown=True,
+        "Training data: synthetic, hub (published texts), gourmetgram-captions (the lab's archive), a folder, or an "
+        "archive's path or URL.",
+        is_shown=True,
         id_part=lambda data: "" if data == SYNTHETIC else "realdata",
     )
     data_sha256: str | None = _identity_field(None, "SHA-256 of the archive; required for a URL.")
     run_id: str | None = _option_field(None, "Name of the run; default: composed of the options.")
     results: Path = _unrecorded_field(Path("results"), "Folder that runs are stored in.", metavar="DIR")
     host_memory_gib: float | None = _unrecorded_field(
-        None, "Memory of this machine, if the machine reports less than it has.", minimum=1
+        None, "Host memory of this machine in GiB, if the machine reports less than it has.", minimum=1
     )
     rerun: bool = _unrecorded_field(False, "Run finished rows again.", flag="--rerun")
     keep_outdated: bool = _unrecorded_field(
         False,
-        "Keep outdated results: from other library versions, another driver or another GPU.",
+        "Keep outdated results, which are from other library versions, another driver or another GPU.",
         flag="--keep-outdated",
     )
     predict: bool = _unrecorded_field(True, "Predict the rows at full size first.")
@@ -142,13 +147,13 @@ def options_where(test: Callable[[OptionUse], bool]) -> tuple[str, ...]:
     return tuple(name for name, use in OPTION_USES.items() if test(use))
 
 
-RECORDED_OPTIONS = options_where(lambda use: use.recorded)
-IDENTITY_OPTIONS = options_where(lambda use: use.identity)
-SHOWN_OPTIONS = options_where(lambda use: use.shown)
+RECORDED_OPTIONS = options_where(lambda use: use.is_recorded)
+IDENTITY_OPTIONS = options_where(lambda use: use.identifies_run)
+SHOWN_OPTIONS = options_where(lambda use: use.is_shown)
 
 
 def recorded_values(options: RunOptions) -> dict[str, Any]:
-    """Return the values to record in run.json, by name."""
+    """Return the values to record in run.json, by name of the option."""
     return {name: getattr(options, name) for name in RECORDED_OPTIONS}
 
 

@@ -9,6 +9,7 @@ NoteTone = Literal["quiet", "bad", "warn"]
 
 BAR_PX, TOP_PX, AXIS_PX = 44, 24, 40
 HEADROOM = 1.03
+"""Highest value of the axis, divided by the highest value of the chart."""
 MAX_TICKS = 5
 
 
@@ -71,7 +72,11 @@ def _bar_values(bar: Bar, y: int, highest: float, unit: str) -> dict[str, object
             parts.append({**box, "tip": tip, "class": css_class_of(name)})
         start += size
     marks = [
-        {"x": format_percent(mark.value, highest), "tip": f"{mark.name} {format_number(mark.value)} {unit}", "is": mark}
+        {
+            "x": format_percent(mark.value, highest),
+            "tip": f"{mark.name} {format_number(mark.value)} {unit}",
+            "symbol": mark.symbol,
+        }
         for mark in bar.marks
     ]
     return {"bar": bar, "y": y, "parts": parts, "marks": marks}

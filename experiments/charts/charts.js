@@ -13,7 +13,7 @@ function points(path) {
   return found;
 }
 
-function underPointer(plot, event) {
+function valuesUnderPointer(plot, event) {
   const box = plot.closest(".chart > svg").getBoundingClientRect();
   const left = parseFloat(getComputedStyle(plot.closest(".chart > svg")).paddingLeft);
   const at = (1000 * (event.clientX - box.left - left)) / (box.width - left);
@@ -27,7 +27,7 @@ function underPointer(plot, event) {
 
 document.addEventListener("pointermove", (event) => {
   const panel = event.target.closest?.(".plot");
-  const text = panel ? underPointer(panel, event) : event.target.closest?.("[data-tip]")?.dataset.tip;
+  const text = panel ? valuesUnderPointer(panel, event) : event.target.closest?.("[data-tip]")?.dataset.tip;
   tip.hidden = !text;
   if (!text) return;
   tip.textContent = text;

@@ -8,6 +8,7 @@ from experiments.charts.chart import Chart, axis_ticks, format_number, format_pe
 
 PANEL_PX, TITLE_PX, AXIS_PX, LEFT_PX = 76, 30, 40, 46
 PANEL_UNITS = 1000
+"""Width and height of a panel in the units of its lines' paths."""
 LINE_CLASSES = ("line-1", "line-2", "line-3", "line-4")
 BAND_CLASSES = ("band-1", "band-2", "band-3", "band-4", "band-5")
 X_TICKS, Y_TICKS = 5, 2
@@ -94,7 +95,7 @@ def line_path(x: Sequence[float], values: Sequence[float | None], last: float, h
     values: at the positions ``x``; the line has a gap where a value is None. last, highest: position at the right edge
     and value at the upper edge of the panel.
     """
-    found, previous = "", None
+    path, previous = "", None
     points = [(round(PANEL_UNITS * position / last), value) for position, value in zip(x, values, strict=True)]
     for index, (across, value) in enumerate(points):
         if value is None:
@@ -102,10 +103,10 @@ def line_path(x: Sequence[float], values: Sequence[float | None], last: float, h
             continue
         down = round(PANEL_UNITS * (1 - value / highest))
         if previous is None:
-            found += f"M{across} {down}"
+            path += f"M{across} {down}"
         elif any(one[1] != value for one in points[index - 1 : index + 2]) or index == len(points) - 1:
-            found += f"l{across - previous[0]} {down - previous[1]}"
+            path += f"l{across - previous[0]} {down - previous[1]}"
         else:
             continue
         previous = (across, down)
-    return found
+    return path

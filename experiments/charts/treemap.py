@@ -50,7 +50,7 @@ def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
 
     Source: Bruls, Huizing, van Wijk: Squarified Treemaps, 2000.
     """
-    found: list[Box] = []
+    boxes: list[Box] = []
     scale = box.width * box.height / (sum(sizes) or 1)
     areas = [size * scale for size in sizes]
     while areas:
@@ -60,8 +60,8 @@ def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
             count += 1
         row, areas = areas[:count], areas[count:]
         placed, box = _place_row(row, box)
-        found += placed
-    return found
+        boxes += placed
+    return boxes
 
 
 def _worst_ratio(row: Sequence[float], side: float) -> float:

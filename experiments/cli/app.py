@@ -30,6 +30,7 @@ EXIT_ABORTED = 1
 EXIT_CLOSED_OUTPUT = 141
 """Exit code of a program that SIGPIPE ended."""
 BAD_PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP)
+"""Error numbers of paths that no file can have: too long, or a loop of links."""
 MACHINE_ERRORS = (
     errno.EACCES,
     errno.EDQUOT,
@@ -118,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report_file_failure(problem: OSError, arguments: Sequence[str]) -> int:
-    """Print the error of a file; return the exit code.
+    """Print the error of an operation on a file; return the exit code.
 
     Prints one line if the user chose the file or if the machine is the cause. Every other error is a bug, and its
     traceback is printed.
@@ -140,8 +141,8 @@ def _report_file_failure(problem: OSError, arguments: Sequence[str]) -> int:
 def _file_was_chosen(file: object, arguments: Sequence[str]) -> bool:
     """Return whether the user chose the file.
 
-    A relative path is in the current folder, which the user chose. An absolute path was chosen if the command line has
-    the path or a folder above it.
+    A relative path is in the current folder, which the user chose. The user chose an absolute path if the command
+    line has this path or a folder above it.
     """
     if not isinstance(file, str):
         return False

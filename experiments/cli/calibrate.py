@@ -15,7 +15,9 @@ Suites = Annotated[list[str] | None, typer.Argument(metavar="SUITE[/ROW]", help=
 Out = Annotated[
     Path | None,
     typer.Option(
-        "--out", metavar="FILE", help="File for the table of operation times; default: one per GPU model, in the cache."
+        "--out",
+        metavar="FILE",
+        help="File for the table of operation times; default: a file for each GPU model, in the cache folder.",
     ),
 ]
 
@@ -24,8 +26,8 @@ Out = Annotated[
 def calibrate_command(suites: Suites = None, out: Out = None) -> None:
     """Measure the labs' operations on this GPU, to predict times.
 
-    Takes minutes, and resumes after an interruption. The measured times are stored in a table. Predictions for cards
-    with this GPU's chip then use the table.
+    Takes several minutes, and resumes after an interruption. The command stores the measured times in a table.
+    Predictions for cards with this GPU's chip then use this table.
     """
     from experiments.prediction.predict import trace_operations
     from experiments.prediction.service import select_rows

@@ -18,7 +18,7 @@ NamePart = Annotated[
 NUMBER_COLUMNS = ("memory", "usable", "parameters")
 WRAPPED_COLUMNS = ("GPU", "kind")
 OPTIONAL_COLUMNS = {"GPU": 1}
-"""Columns that a narrow terminal omits."""
+"""Columns that a narrow terminal omits, with the order in which they are omitted: the highest number first."""
 KIND_OF_FAMILY = {
     "blip2-opt": "captions images, decoder OPT",
     "blip2-t5": "captions images, decoder T5",
@@ -34,12 +34,12 @@ def cards_command(part: NamePart = "", as_json: Json = False) -> None:
 
     --card also takes the memory of another GPU, such as 24GiB.
     """
-    found = cards_as_data(part)
+    cards = cards_as_data(part)
     if as_json:
-        print_json(found)
+        print_json(cards)
         return
     table = _table("card", "GPU", "memory", "usable", "compute", "16-bit types", "PyTorch for")
-    for card in found:
+    for card in cards:
         sizes = (f"{card['memory_gib']:.2f}{'*' if card['memory_is_assumed'] else ' '}", f"{card['usable_gib']:.2f}")
         types = " ".join(card["types_16_bit"]) or "none"
         table.add(card["card"], card["name"], *sizes, card["compute_capability"], types, card["pytorch_build"])
@@ -50,12 +50,12 @@ def cards_command(part: NamePart = "", as_json: Json = False) -> None:
 @app.command("models")
 def models_command(as_json: Json = False) -> None:
     """List the language models that rows and --model know."""
-    found = models_as_data()
+    models = models_as_data()
     if as_json:
-        print_json(found)
+        print_json(models)
         return
     table = _table("model", "parameters", "family", "kind")
-    for model in found:
+    for model in models:
         size = f"{model['parameters'] / 1e9:.2f} B" if model["parameters"] else ""
         table.add(model["model"], size, model["family"], model["kind"])
     console().print(table)
@@ -68,8 +68,8 @@ def _legend() -> list[str]:
     return [
         "Memory in GiB; usable: what one process can allocate; *: assumed, not reported by PyTorch. compute: compute "
         "capability; 16-bit types that are not listed run slowly or not at all.",
-        f"PyTorch for: the build that the card needs; none: too old for PyTorch 2.11 and newer. The project's image "
-        f"has PyTorch for CUDA {IMAGE_CUDA}. --card also "
+        f"PyTorch for: the PyTorch build that the card needs; none: the card is too old for PyTorch 2.11 and newer. "
+        f"The project's image has PyTorch for CUDA {IMAGE_CUDA}. --card also "
         f"takes a size, such as 24GiB: a GPU with the kernels of {REFERENCE_CARD}.",
     ]
 
@@ -100,8 +100,8 @@ def cards_as_data(part: str = "") -> list[dict[str, Any]]:
     from experiments.suites.cards import cards
 
     known = cards()
-    found = {name: card for name, card in known.items() if part.lower() in f"{name} {card.name}".lower()}
-    if not found:
+    matching = {name: card for name, card in known.items() if part.lower() in f"{name} {card.name}".lower()}
+    if not matching:
         raise unknown_name_error("card", part, known)
     return [
         {
@@ -116,7 +116,7 @@ def cards_as_data(part: str = "") -> list[dict[str, Any]]:
             "peak_tflops": card.peak_tflops,
             "bandwidth_gb_s": card.bandwidth_gb_s,
         }
-        for name, card in sorted(found.items(), key=lambda item: item[1].memory_gib)
+        for name, card in sorted(matching.items(), key=lambda item: item[1].memory_gib)
     ]
 
 

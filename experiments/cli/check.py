@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from experiments.suites.suite import Suite
 
 app = Commands()
-BAD_INPUT = 2
+EXIT_BAD_INPUT = 2
 
 
 @app.command()
@@ -48,22 +48,22 @@ def check(
         if suite:
             say(_suite_summary(path, suite))
     if any(mistakes for _, mistakes in checked.values()):
-        raise typer.Exit(BAD_INPUT)
+        raise typer.Exit(EXIT_BAD_INPUT)
 
 
 def _mistake_lines(path: Path, mistakes: "list[Mistake]") -> list[str]:
     """Return one line for each mistake in the order of the file. Rows with the same mistake share a line."""
     places: dict[tuple[int, str, str], list[str]] = {}
-    for one in sorted(mistakes):
-        places.setdefault((one.line, one.says, one.similar_name), []).append(one.where)
-    found = []
+    for mistake in sorted(mistakes):
+        places.setdefault((mistake.line, mistake.says, mistake.similar_name), []).append(mistake.where)
+    lines = []
     for (line, says, similar), wheres in places.items():
         first, *others = [where for where in wheres if where] or [""]
         more = f" and {number_with_noun(len(others), 'more place')}" if others else ""
         hint = f"; did you mean {similar}?" if similar else ""
         file = str(path).replace("\n", "\\n")
-        found.append(f"{file}:{line}: {first}{more}{': ' if first else ''}{says}{hint}")
-    return found
+        lines.append(f"{file}:{line}: {first}{more}{': ' if first else ''}{says}{hint}")
+    return lines
 
 
 def _suite_summary(path: Path, suite: "Suite") -> str:
@@ -90,5 +90,5 @@ def _check_as_data(path: Path, suite: "Suite | None", mistakes: "list[Mistake]")
         "suite": suite.suite if suite else None,
         "rows": [row.id for row in suite.rows] if suite else [],
         "statements": statement_ids(suite) if suite else [],
-        "mistakes": [one._asdict() for one in sorted(mistakes)],
+        "mistakes": [mistake._asdict() for mistake in sorted(mistakes)],
     }

@@ -68,24 +68,24 @@ def configure_command(
         raise NotReached(f"{active_lease.name}: no machine has answered yet; `testbed lease` waits for the machines")
     options = (reference, image_archive, base_image, base_image_archive, pip_index, ca_bundle, registry_login)
     setup = Setup(image_variant, image_source, *options)
-    done = configure(
-        active_lease.machines, setup, _printer_of_tasks(verbose), check, reconciler.journal.folder / "configure"
+    result = configure(
+        active_lease.machines, setup, _task_printer(verbose), check, reconciler.journal.folder / "configure"
     )
     if as_json:
-        print_json(done)
+        print_json(result)
     else:
-        _show(done, check)
+        _show_result(result, check)
 
 
-def _check_image_option(option: str, source: ImageSource, current_source: ImageSource, is_set: bool) -> None:
-    if (source == current_source) != is_set:
+def _check_image_option(option: str, required_source: ImageSource, source: ImageSource, is_set: bool) -> None:
+    if (source == required_source) != is_set:
         raise InputError(
-            f"{option}: allowed and required only with --image-source {source}; the image source is {current_source}"
+            f"{option}: allowed and required only with --image-source {required_source}; the image source is {source}"
         )
 
 
-def _printer_of_tasks(verbose: bool) -> Callable[[str], None]:
-    """Return a function that prints warnings and each task, or only each role if ``verbose`` is False."""
+def _task_printer(verbose: bool) -> Callable[[str], None]:
+    """Return a function that prints warnings and tasks, each once. If ``verbose`` is False: roles in place of tasks."""
     printed: set[str] = set()
 
     def show(line: str) -> None:
@@ -97,12 +97,12 @@ def _printer_of_tasks(verbose: bool) -> Callable[[str], None]:
     return show
 
 
-def _show(done: "ConfigurationResult", check: bool) -> None:
-    changed = f"{number_with_noun(len(done.changed), 'task')} {'would change' if check else 'changed'} something"
-    say("\n".join([*(done.changed if check else ()), changed]))
-    for server, facts in done.facts.items():
+def _show_result(result: "ConfigurationResult", check: bool) -> None:
+    changed = f"{number_with_noun(len(result.changed), 'task')} {'would change' if check else 'changed'} something"
+    say("\n".join([*(result.changed if check else ()), changed]))
+    for server, facts in result.facts.items():
         counts = Counter(gpu["name"] for gpu in facts.get("gpus", []))
         gpus = ", ".join(f"{count} x {name}" for name, count in counts.items()) or "no GPU"
         images = ", ".join(f"{name} {digest[:19]}" for name, digest in facts.get("images", {}).items()) or "no image"
         say(f"{server}: {gpus}; {images}")
-    say(f"log: {done.log}")
+    say(f"log: {result.log}")

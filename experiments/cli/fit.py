@@ -14,7 +14,7 @@ from experiments.cli.parsing.trainings import (
     RowsOrCommand,
     Training,
     command_after_dashes,
-    exit_code_of_script,
+    exit_if_script_fails,
     optional_word,
     options_given,
     parse_batches,
@@ -75,16 +75,16 @@ def _fit_model(training: CustomTraining, card: str, batches: list[int], as_json:
     from experiments.suites.cards import parse_card_list
 
     data = []
-    for one in (replace(training, card=name, batch=size) for name in parse_card_list(card) for size in batches):
-        with progress() as show, exit_code_of_script():
-            found = fit_program(one, show)
-            tried = try_changes(one, found, show)
-        changes, batches_per_step = attempts_as_data(tried), samples_of_step(replace(one, batch=1))
-        data.append({**training_as_data(one), **fit_as_data(found, batches_per_step), "changes": changes})
+    for variant in (replace(training, card=name, batch=size) for name in parse_card_list(card) for size in batches):
+        with progress() as show, exit_if_script_fails():
+            fit_result = fit_program(variant, show)
+            tried = try_changes(variant, fit_result, show)
+        changes, batches_per_step = attempts_as_data(tried), samples_of_step(replace(variant, batch=1))
+        data.append({**training_as_data(variant), **fit_as_data(fit_result, batches_per_step), "changes": changes})
         if not as_json:
             lines = (
-                describe_training(one),
-                fit_view(found, "--batch", batches_per_step),
+                describe_training(variant),
+                fit_view(fit_result, "--batch", batches_per_step),
                 *describe_fastest_change(tried),
             )
             console().print(*lines, attempts_table(tried), sep="\n")
@@ -100,17 +100,17 @@ def _fit_rows(
     from experiments.prediction.service import trace_rows
     from experiments.prediction.tables import fit_as_data, fit_view
 
-    custom = "model" in options_given(context)
-    if not custom and "/" not in (rows or ""):
+    is_custom = "model" in options_given(context)
+    if not is_custom and "/" not in (rows or ""):
         raise InputError("fit: SUITE/ROW or --model is required")
     specs = specs_to_predict(context, rows, training, card, batch)
     with progress() as show:
         fits = [fit_row(spec, lambda specs, failed: trace_rows(specs, show, failed)) for spec in specs]
     if as_json:
         data = [fit_as_data(one) for one in fits]
-        print_json(data[0] if custom and len(data) == 1 else data)
+        print_json(data[0] if is_custom and len(data) == 1 else data)
     else:
-        if custom:
+        if is_custom:
             say(describe_custom_training(fits[0].requested))
         console().print(*map(fit_view, fits), sep="\n")
 
@@ -133,9 +133,11 @@ def _fit_script(
         raise InputError(f"fit -- COMMAND: --card all: needs one card of {', '.join(cards())}, {MEMORY_SIZE_HELP}")
     supported_card(card, "--card")
     first = read_batch(command, flag) or FIRST_BATCH
-    with progress() as show, exit_code_of_script():
-        found = fit_batches(first, lambda batch: trace_script(set_batch(command, flag, batch), [card], show, script))
+    with progress() as show, exit_if_script_fails():
+        fit_result = fit_batches(
+            first, lambda batch: trace_script(set_batch(command, flag, batch), [card], show, script)
+        )
     if as_json:
-        print_json(fit_as_data(found))
+        print_json(fit_as_data(fit_result))
     else:
-        console().print(fit_view(found, flag))
+        console().print(fit_view(fit_result, flag))

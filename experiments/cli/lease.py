@@ -82,16 +82,16 @@ def slots(
         else:
             console().print(bookings_table(booked, options.time_zone))
         return
-    found = reserve.choose_slots_among(sites, reconciler, requirements, options.starts_now, limit)
-    for line in gpu_warnings([slot.hosts[0] for slot in found]):
+    free_slots = reserve.choose_slots_among(sites, reconciler, requirements, options.starts_now, limit)
+    for line in gpu_warnings([slot.hosts[0] for slot in free_slots]):
         say(line, stderr=True)
     if as_json:
-        print_json(found)
+        print_json(free_slots)
         return
-    for one in sites if days else ():
-        _show_calendar(one, reconciler, options, found, days)
-    console().print(slots_table(found, options.time_zone))
-    say(_expected_times(options, found[0].hosts))
+    for connected in sites if days else ():
+        _show_calendar(connected, reconciler, options, free_slots, days)
+    console().print(slots_table(free_slots, options.time_zone))
+    say(_expected_times(options, free_slots[0].hosts))
 
 
 @app.command()
@@ -113,7 +113,7 @@ def lease(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Lease the earliest time slot; boot its nodes; print their logins.
+    """Lease the earliest time slot; boot its nodes; print SSH commands.
 
     Resumes where it was interrupted.
     """
@@ -137,7 +137,7 @@ def lease(
     try:
         sites, reconciler = connect_to_sites_if_ready(site, key), new_reconciler(site)
     except LeaseRequirementsMissing as problem:
-        if not dry_run or (problem.bad_key and key != DEFAULT_KEY.expanduser()):
+        if not dry_run or (problem.key_is_unusable and key != DEFAULT_KEY.expanduser()):
             raise
         request_without_account = replace(
             options.request_for_user("USER", name, KeyPair(file=key, public=""), image), end_when_idle=end_when_idle
@@ -162,8 +162,8 @@ def lease(
     if run and not keep and not active:
         require_lasting_credential(connected, reconciler, requirements)
     if not active:
-        slot = partial(reserve.choose_slots, connected, reconciler, requirements, starts_now)
-        confirm(yes, f"lease {lease_request.name}", None if watch else lambda: slot_in_words(slot()[0]))
+        find_slots = partial(reserve.choose_slots, connected, reconciler, requirements, starts_now)
+        confirm(yes, f"lease {lease_request.name}", None if watch else lambda: slot_in_words(find_slots()[0]))
     interrupt_on_stop_signals()
     at_end = releasing.release_on_exit(connected, reconciler, lease_request.name) if run and not keep else nullcontext()
     with report_cost_on_exit(reconciler, lease_request.name), at_end:
@@ -309,9 +309,9 @@ def doctor(
     image: Image = None,
     as_json: Json = False,
 ) -> None:
-    """Check this machine, a site or a cluster; failures name their fix.
+    """Check this machine, a site or a cluster; say how to fix failures.
 
-    Without --site: what this machine can run. With --site: what a lease or a cluster needs.
+    Without --site, shows what this machine can run. With --site, checks what a lease or a Slurm run needs.
     """
     from experiments.run_options import RunOptions
     from experiments.runners.preflight import preflight
@@ -355,7 +355,7 @@ def _show_calendar(
 
 
 def _show_past_leases(reconciler: "Reconciler", name: str | None, since: str, as_json: bool) -> None:
-    """Print the cost of each lease since the day ``since`` (local time), and the sum. name: its name; None: all."""
+    """Print the leases since the day ``since`` (local time) with their costs. name: name of the leases; None: all."""
     from dataclasses import asdict
 
     from provision.availability.times import local_zone, time_in_words
@@ -363,14 +363,14 @@ def _show_past_leases(reconciler: "Reconciler", name: str | None, since: str, as
 
     all_leases = past_leases(reconciler.journal.entries(), reconciler.clock.now())
     begin = _parse_day(since).replace(tzinfo=local_zone())
-    leases = [one for one in all_leases if one.start >= begin and name in (None, one.name)]
+    leases = [past_lease for past_lease in all_leases if past_lease.start >= begin and name in (None, past_lease.name)]
     if as_json:
-        print_json([asdict(one) | {"used_su": one.used_su} for one in leases])
+        print_json([asdict(past_lease) | {"used_su": past_lease.used_su} for past_lease in leases])
         return
-    for one in leases:
-        start, end = (time_in_words(moment, local_zone()) for moment in (one.start, one.end))
-        cost = "unknown" if one.used_su is None else f"{one.used_su:.1f} service units"
-        print(f"{one.name} at {one.site}, {start} to {end}: {cost}")
+    for past_lease in leases:
+        start, end = (time_in_words(moment, local_zone()) for moment in (past_lease.start, past_lease.end))
+        cost = "unknown" if past_lease.used_su is None else f"{past_lease.used_su:.1f} service units"
+        print(f"{past_lease.name} at {past_lease.site}, {start} to {end}: {cost}")
     print(sum_in_words(leases))
 
 

@@ -88,7 +88,8 @@ class LeaseOptions:
     def request(self, site: "LeasingSite", name: str | None, key: Path, image: str | None = None) -> "LeaseRequest":
         """Return the request for a lease at ``site``.
 
-        name: name of the lease. image: disk image of the nodes. None selects the default. Raises BadName, BadKey.
+        name: name of the lease. image: disk image of the nodes. For both, None selects the default. Raises BadName and
+        BadKey.
         """
         from provision.ssh.login import key_pair
 
@@ -135,15 +136,15 @@ def _lease_hours_and_gpus(group: GroupOption) -> tuple[int, int]:
 
 
 class LeaseRequirementsMissing(InputError):
-    """Requirements of a lease are missing; the message lists them. bad_key: whether the SSH key cannot be used."""
+    """Requirements of a lease are missing; the message lists them. key_is_unusable: whether the SSH key is unusable."""
 
-    def __init__(self, text: str, bad_key: bool) -> None:
+    def __init__(self, text: str, key_is_unusable: bool) -> None:
         super().__init__(text)
-        self.bad_key = bad_key
+        self.key_is_unusable = key_is_unusable
 
 
 def connect_to_sites_if_ready(site: str, key: Path) -> "list[LeasingSite]":
-    """Return the connections to the site, or to all sites, if key and account are ready for a lease.
+    """Return the connections to the site, or to all sites for 'any', if key and account are ready for a lease.
 
     Raises LeaseRequirementsMissing with all missing requirements of a lease: a usable SSH key, an account.
     """
@@ -157,14 +158,14 @@ def connect_to_sites_if_ready(site: str, key: Path) -> "list[LeasingSite]":
         check_key(key_pair(key.expanduser()))
     except BadKey as problem:
         missing.append(str(problem))
-    bad_key = bool(missing)
+    key_is_unusable = bool(missing)
     try:
         sites = connect_to_all() if site == ANY_SITE else [connect_to(site)]
     except NoCredentials as problem:
         missing.append(str(problem))
     if missing:
         doctor = "testbed doctor --site " + ("chameleon" if site == ANY_SITE else site)
-        raise LeaseRequirementsMissing(f"{'; '.join(missing)}; all checks: {doctor}", bad_key)
+        raise LeaseRequirementsMissing(f"{'; '.join(missing)}; all checks: {doctor}", key_is_unusable)
     return sites
 
 
@@ -188,11 +189,11 @@ def new_reconciler(site: str = "") -> "Reconciler":
     from provision.sites.base import is_demo
 
     if not is_demo(site):
-        return reconciler.Reconciler(Journal(), Clock(), _printer_of_new_lines())
+        return reconciler.Reconciler(Journal(), Clock(), _printer_without_repeats())
     from provision.folders import demo_folder
     from provision.sites.demo import DemoClock
 
-    show = _printer_of_new_lines()
+    show = _printer_without_repeats()
     show("demonstration: a simulated site; nothing is leased, booted or charged")
     clock = DemoClock(demo_folder())
     return reconciler.Reconciler(Journal(demo_folder(), clock.now), clock, lambda line: show(f"demonstration: {line}"))
@@ -230,7 +231,7 @@ def key_for_site(site: str, key: Path) -> Path:
     return demo_key()
 
 
-def _printer_of_new_lines() -> Callable[[str], None]:
+def _printer_without_repeats() -> Callable[[str], None]:
     """Return a function that prints a line on stderr, unless it is the same as the line before."""
     last = ""
 
@@ -264,8 +265,8 @@ def active_lease_named(reconciler: "Reconciler", name: str | None) -> "ActiveLea
 def confirm(yes: bool, what: str, details: Callable[[], str] | None = None) -> None:
     """Ask for confirmation on the terminal, unless ``yes`` is True. Raises InputError if there is no terminal.
 
-    what: the question, without details. details: function that returns the details; called only if the question is
-    asked.
+    what: the operation to confirm, such as 'release llm_ada'. details: function that returns further text for the
+    question; called only if the question is asked.
     """
     if yes:
         return

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 ELSEWHERE_NOTE = "not created from this computer; deleted only with --clean and this tag"
 CLEAN_HELP = (
-    "nothing was deleted; --clean deletes resources created from this computer, --clean TAG those with this tag"
+    "nothing was deleted; --clean deletes the resources that were created from this computer, --clean TAG deletes the "
+    "resources with this tag"
 )
 
 app = Commands()
@@ -26,7 +27,8 @@ def orphans_command(
     tags: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="TAG", help="With --clean: tags of resources to delete; default: those created from this computer."
+            metavar="TAG",
+            help="With --clean: tags of the resources to delete; default: all that were created from this computer.",
         ),
     ] = None,
     site: Site = "chameleon",
@@ -35,7 +37,7 @@ def orphans_command(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """List your resources from the testbed that no active lease uses.
+    """List resources that testbed created and no active lease uses.
 
     The testbed tags each resource that it creates with its lease. A resource whose tag belongs to no active lease has
     leaked.
@@ -46,17 +48,17 @@ def orphans_command(
     if tags and not clean:
         raise InputError(f"TAG {tags[0]!r}: allowed with --clean only")
     connected, reconciler = connect_to(site), new_reconciler(site)
-    found = leaked_resources(connected, reconciler)
-    chosen = select_by_tag(found, tags or []) if clean else []
+    leaked = leaked_resources(connected, reconciler)
+    chosen = select_by_tag(leaked, tags or []) if clean else []
     if chosen and not dry_run:
         confirm(yes, f"delete {', '.join(resource for orphan in chosen for resource in orphan.resources)}")
         delete_leaked(connected, reconciler, chosen)
     names = [orphan.active_lease.tag for orphan in chosen]
     if as_json:
-        data = {one.active_lease.tag: {"resources": one.resources, "in_journal": one.in_journal} for one in found}
+        data = {one.active_lease.tag: {"resources": one.resources, "in_journal": one.in_journal} for one in leaked}
         print_json({"orphans": data, "would delete" if dry_run else "deleted": names})
     else:
-        say("\n".join([*map(_orphan_line, found), _summary(names, dry_run)]) if found else "no leaked resources")
+        say("\n".join([*map(_orphan_line, leaked), _summary(names, dry_run)]) if leaked else "no leaked resources")
 
 
 def _orphan_line(leaked: "LeakedResources") -> str:

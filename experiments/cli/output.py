@@ -113,19 +113,19 @@ def progress() -> Iterator[Callable[[str], None]]:
 
 
 def download_progress_on(output: "Console") -> Callable[[int, int | None], None]:
-    """Return a function that takes the bytes downloaded so far and in total, and prints the progress.
+    """Return a function that takes the bytes downloaded so far and in total, and prints the progress on ``output``.
 
     It prints a line for each tenth of the download, or for each 256 MiB if the total is unknown (None).
     """
     shown = -1
 
-    def show_progress(done: int, total: int | None) -> None:
+    def show_progress(done_bytes: int, total_bytes: int | None) -> None:
         nonlocal shown
-        tenth = 10 * done // total if total else done // 2**28
-        if tenth != shown:
-            shown = tenth
-            of_total = f" of {total / 2**20:.0f}" if total else ""
-            output.print(f"data: {done / 2**20:.0f}{of_total} MiB", highlight=False)
+        part = 10 * done_bytes // total_bytes if total_bytes else done_bytes // 2**28
+        if part != shown:
+            shown = part
+            of_total = f" of {total_bytes / 2**20:.0f}" if total_bytes else ""
+            output.print(f"data: {done_bytes / 2**20:.0f}{of_total} MiB", highlight=False)
 
     return show_progress
 

@@ -15,7 +15,7 @@ from experiments.cli.parsing.trainings import (
     RowsOrCommand,
     Training,
     command_after_dashes,
-    exit_code_of_script,
+    exit_if_script_fails,
     optional_word,
     options_given,
     parse_batches,
@@ -49,7 +49,7 @@ def predict(
 ) -> None:
     """Predict memory and time of rows, models or scripts without a GPU.
 
-    A script's command comes after `--`: testbed predict --card all -- python train.py. It runs unchanged on a
+    A script's command comes after `--`: testbed predict --card all -- python train.py. The script runs unchanged on a
     simulated GPU, until it has taken enough optimizer steps.
     """
     if command := command_after_dashes(context):
@@ -65,7 +65,7 @@ def predict(
         )
 
 
-def _predict_rows(specs: "Sequence[RowSpec]", custom: bool, as_json: bool) -> None:
+def _predict_rows(specs: "Sequence[RowSpec]", is_custom: bool, as_json: bool) -> None:
     from experiments.prediction.custom_tables import custom_predictions_as_data, custom_predictions_view
     from experiments.prediction.service import reject_if_parameters_exceed_card, trace_rows
     from experiments.prediction.tables import prediction_as_data, prediction_tables
@@ -73,15 +73,15 @@ def _predict_rows(specs: "Sequence[RowSpec]", custom: bool, as_json: bool) -> No
     failures: list[Exception] = []
     with progress() as show:
         predictions = trace_rows(specs, show, lambda spec, problem: failures.append(problem))
-    if custom and len(specs) == len(predictions) == 1:
+    if is_custom and len(specs) == len(predictions) == 1:
         reject_if_parameters_exceed_card(predictions[0])
     if as_json:
-        if custom and predictions:
+        if is_custom and predictions:
             print_json(custom_predictions_as_data(predictions))
         else:
             print_json([*map(prediction_as_data, predictions)])
     elif predictions:
-        console().print(custom_predictions_view(predictions) if custom else prediction_tables(predictions))
+        console().print(custom_predictions_view(predictions) if is_custom else prediction_tables(predictions))
     for problem in failures:
         say(str(problem), stderr=True)
     if failures:
@@ -96,15 +96,17 @@ def _predict_model(training: CustomTraining, card: str, batches: list[int], as_j
 
     smallest = card == SMALLEST
     names, data = parse_card_list("all" if smallest else card), []
-    for one in (replace(training, card=names[0], batch=size) for size in batches):
-        words = program_command(one)
-        with progress() as show, exit_code_of_script():
-            options = ScriptOptions(gpus=one.gpus_per_process)
-            found = trace_script(words, names, show, options, f"{one.model}, batch {one.batch}", smallest)
-        samples = samples_of_step(one)
-        data.append({**training_as_data(one), **script_predictions_as_data(found, samples)})
+    for variant in (replace(training, card=names[0], batch=size) for size in batches):
+        words = program_command(variant)
+        with progress() as show, exit_if_script_fails():
+            options = ScriptOptions(gpus=variant.gpus_per_process)
+            predictions = trace_script(words, names, show, options, f"{variant.model}, batch {variant.batch}", smallest)
+        samples = samples_of_step(variant)
+        data.append({**training_as_data(variant), **script_predictions_as_data(predictions, samples)})
         if not as_json:
-            console().print(describe_training(one), script_predictions_view(found, one.precision, samples), sep="\n")
+            console().print(
+                describe_training(variant), script_predictions_view(predictions, variant.precision, samples), sep="\n"
+            )
     if as_json:
         print_json(data[0] if len(data) == 1 else data)
 
@@ -118,19 +120,19 @@ def _predict_script(
 
     reject_options_of_models(context)
     smallest = card == SMALLEST
-    with progress() as show, exit_code_of_script():
+    with progress() as show, exit_if_script_fails():
         names = parse_card_list("all" if smallest or not card else card)
-        found = trace_script(command, names, show, script, only_smallest_card=smallest)
+        predictions = trace_script(command, names, show, script, only_smallest_card=smallest)
     if as_json:
-        print_json(script_predictions_as_data(found))
+        print_json(script_predictions_as_data(predictions))
     else:
-        console().print(script_predictions_view(found))
+        console().print(script_predictions_view(predictions))
     if script.page:
         from experiments.report.pages.script import write_script_page
 
-        write_script_page(script.page, command, found)
+        write_script_page(script.page, command, predictions)
         say(f"page: {script.page}", stderr=True)
-    needed = max(card.needed_gib for one in found for card in one.cards)
+    needed = max(card.needed_gib for one in predictions for card in one.cards)
     if script.max_gib is not None and needed > script.max_gib:
         say(f"testbed: {needed:.2f} GiB are needed, more than --max-gib {script.max_gib:g}", stderr=True)
         raise typer.Exit(1)

@@ -47,7 +47,7 @@ def reproduce_command(
         RunOptions, OmitFields("site", "profile", "account", "in_container", "share_gpus", "predict_only")
     ],
     suites: Annotated[
-        list[str] | None, typer.Argument(metavar="SUITE", help="Default: the labs that --for selects.")
+        list[str] | None, typer.Argument(metavar="SUITE", help="Suites to run; default: the labs that --for selects.")
     ] = None,
     suite_file: SuiteFile = None,
     site: Site = "chameleon",
@@ -92,7 +92,7 @@ def reproduce_command(
     if is_demo(site) and not dry_run:
         options = replace(options, size="tiny")
     reproduction = Reproduction(
-        suites=tuple(options_per_suite(names, replace(options, site=site, command=context.obj))),
+        run_options=tuple(options_per_suite(names, replace(options, site=site, command=context.obj))),
         lease_request=replace(lease.request(connected, name, key, image), end_when_idle=end_when_idle),
         site=connected,
         setup=Setup(options.image_variant, registry_login=registry_login),

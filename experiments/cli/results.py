@@ -18,17 +18,17 @@ app = Commands()
 def evaluate(
     folders: RunPaths,
     suite_file: SuiteFileOfRun = None,  # noqa: ARG001 - its callback uses it
-    every: Annotated[
+    show_all: Annotated[
         bool, typer.Option("--all", help="Show every statement of each run, including those not evaluated.")
     ] = False,
     csv: Annotated[Path | None, typer.Option(help="Write one line for each run to this CSV file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate stored results with today's suites; check their files.
+    """Evaluate stored results with current suites; verify checksums.
 
-    A folder of several runs, such as those of a class, gives one line for each run. Several folders are evaluated
-    together, as one run: they must be runs of one suite on one card. Then statements that compare rows of different
-    runs have a verdict, too.
+    For a folder of several runs, such as the runs of a class, the command prints one line for each run. Several folders
+    are evaluated together, as if they were one run: they must be runs of one suite on one card. Then statements that
+    compare rows of different runs have a verdict, too.
 
     No report is written. Exit code 1: a statement fails, or a file has changed since SHA256SUMS was written; 2: a run
     cannot be read.
@@ -44,7 +44,7 @@ def evaluate(
     if as_json:
         print_json([one.model_dump(mode="json") for one in evaluated])
     else:
-        print_evaluations(evaluated, folder, every, console())
+        print_evaluations(evaluated, folder, show_all, console())
     for problem in problems:
         say(f"testbed: {problem}", stderr=True)
     codes = [one.evaluation.exit_code or int(bool(one.files_changed)) for one in evaluated]
@@ -59,7 +59,7 @@ def report(
         bool, typer.Option("--zip", help="Also write an archive of the report and all files that it links to.")
     ] = False,
 ) -> None:
-    """Write the report of a run again, and the index of several.
+    """Write a run's report again; for several runs, also their index.
 
     For a folder of several runs, an index.html of all runs is written, too. Statements whose status has changed since
     the last report are shown.
@@ -71,8 +71,8 @@ def report(
     from experiments.results.run_folder import RUN_FILE, RunFolder
 
     single = (folder / RUN_FILE).is_file()
-    found = [folder] if single else sorted(path.parent for path in folder.glob(f"*/{RUN_FILE}"))
-    for run in [RunFolder(path) for path in found if single or not path.is_symlink()] or [RunFolder(folder)]:
+    folders = [folder] if single else sorted(path.parent for path in folder.glob(f"*/{RUN_FILE}"))
+    for run in [RunFolder(path) for path in folders if single or not path.is_symlink()] or [RunFolder(folder)]:
         written = write_report(run)
         print(written.page)
         if as_zip:
@@ -101,9 +101,10 @@ def compare(
 ) -> None:
     """Compare two runs of one suite.
 
-    Shows the statements whose status differs and all rows, both with worse ones first; then the values that changed
-    beyond their noise, and the options, settings and versions that differ. The noise is measured on the runs in the
-    history's database. The exit code is 1 if a statement's status or a row's outcome changed.
+    First shows the statements whose status differs, then all rows. In both tables, what became worse comes first. Then
+    shows the values that changed beyond their noise, and the options, settings and versions that differ. The noise is
+    measured on the runs in the history's database. The exit code is 1 if a statement's status or a row's outcome
+    changed.
     """
     from experiments.cli.tables.comparison import comparison_tables
     from experiments.history.series import recorded_values
@@ -119,7 +120,7 @@ def compare(
         print_json(comparison.model_dump(mode="json"))
     else:
         console().print(comparison_tables(comparison))
-    raise typer.Exit(int(comparison.verdict_changed or (fail_on_change and bool(comparison.changed))))
+    raise typer.Exit(int(comparison.status_or_outcome_changed or (fail_on_change and bool(comparison.changed))))
 
 
 @app.command("list")
@@ -133,8 +134,8 @@ def list_(
     from experiments.cli.tables.suites import rows_as_data, rows_table, suites_as_data, suites_table
     from experiments.suites.suite import user_suites
 
-    if suite is None and suite_file and len(own := user_suites()) == 1:
-        (suite,) = own
+    if suite is None and suite_file and len(names := user_suites()) == 1:
+        (suite,) = names
     if suite is None and card:
         raise InputError("--card: allowed with a suite only")
     if as_json:

@@ -23,11 +23,13 @@ def run(
     ] = None,
     group: Group = None,
     suite_file: SuiteFile = None,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the Slurm jobs of this command.")] = False,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Cancel the Slurm jobs that this command started earlier.")
+    ] = False,
     notify: Notify = None,
     as_json: Json = False,
 ) -> None:
-    """Run missing and changed rows of suites; evaluate and report them."""
+    """Run rows without a result and changed rows; evaluate and report."""
     from dataclasses import replace
 
     from experiments.cli.semester.notices import send_run_messages
@@ -42,16 +44,16 @@ def run(
     if bool(suites) == bool(group):
         raise InputError("run: one of SUITE, --group and --suite-file is required; `testbed list` shows the suites")
     names = suites or [suite.suite for suite in suites_in_group(group or "both")]
-    several = options_per_suite(names, replace(options, command=context.obj))
+    all_options = options_per_suite(names, replace(options, command=context.obj))
     output = console(stderr=as_json)
     if cancel:
-        cancelled = cancel_jobs(several, view_on(output))
+        cancelled = cancel_jobs(all_options, view_on(output))
         say(f"cancelled: {', '.join(cancelled) or 'nothing'}", stderr=as_json)
         return
     notifier = Notifier(notify or ())
     if hint := leases_hint(options.site):
         say(hint, stderr=True)
-    runs = run_suites(several, view_on(output), download_progress_on(output))
+    runs = run_suites(all_options, view_on(output), download_progress_on(output))
     finished = show_runs(send_run_messages(runs, notifier), output)
     if as_json:
         print_json([run_as_data(one) for one in finished])

@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from experiments.history.series import RecordedRun, Series
-from experiments.results.changes.changed import Key, RunChange, change_sentences, differing_facts, value_change
+from experiments.results.changes.changed import RunChange, ValueKey, change_sentences, differing_facts, value_change
 from experiments.results.changes.noise import change_points
 
 
@@ -67,6 +67,6 @@ def _causes(before: RecordedRun, run: RecordedRun) -> list[RunChange]:
     return list(dict.fromkeys(cause._replace(row="") for cause in differing_facts(before.causes, run.causes)))
 
 
-def _changed_value(key: Key, series: Series, index: int) -> RunChange:
-    earlier = [value for value in series.values(key)[:index] if value is not None]
-    return value_change(key, earlier[-1], series.runs[index].measured[key].value)
+def _changed_value(key: ValueKey, series: Series, place: int) -> RunChange:
+    earlier = [value for value in series.values(key)[:place] if value is not None]
+    return value_change(key, earlier[-1], series.runs[place].measured[key].value)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from experiments.errors import InputError, unknown_name_error
 from experiments.history.database import CAUSE_PREFIX, open_history
-from experiments.results.changes.changed import Key
+from experiments.results.changes.changed import ValueKey
 from experiments.results.changes.facts import MeasuredValue
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import FORMER_OUTCOMES
@@ -32,9 +32,9 @@ class RecordedRun(NamedTuple):
     run_id: str
     started_at: str
     commit: str
-    measured: dict[Key, MeasuredValue]
-    facts: dict[Key, str]
-    causes: dict[Key, str]
+    measured: dict[ValueKey, MeasuredValue]
+    facts: dict[ValueKey, str]
+    causes: dict[ValueKey, str]
     verdicts: dict[str, RecordedStatement]
 
     @property
@@ -63,12 +63,12 @@ class Series(NamedTuple):
         limit = f", {self.gpus_per_node} GPUs per node" if self.gpus_per_node else ""
         return f"{self.suite} on {self.card}, size {self.size}, length {self.length}{limit}"
 
-    def values(self, key: Key) -> list[float | None]:
+    def values(self, key: ValueKey) -> list[float | None]:
         """Return a measured value in each run, None where a run does not have it."""
         return [run.measured[key].value if key in run.measured else None for run in self.runs]
 
     @property
-    def keys(self) -> list[Key]:
+    def keys(self) -> list[ValueKey]:
         """Return the row and quantity of each measured value of any run, in their order."""
         return list(dict.fromkeys(key for run in self.runs for key in run.measured))
 
@@ -101,7 +101,7 @@ def read_series(database: sqlite3.Connection, suite: str | None = None, row: str
     return all_series
 
 
-def recorded_values(path: Path, folder: RunFolder) -> list[dict[Key, MeasuredValue]]:
+def recorded_values(path: Path, folder: RunFolder) -> list[dict[ValueKey, MeasuredValue]]:
     """Return the measured values of each recorded run that is comparable with ``folder``; [] without a database.
 
     Raises InputError if ``folder`` is not a run's folder, or the file is not a database of `testbed history`.

@@ -25,14 +25,14 @@ def run_message(evaluation: Evaluation, before: Mapping[str, Status] | None) -> 
     title = f"testbed: {evaluation.run.run_id} finished: {counts['pass']} pass, {counts['fail']} fail{known}"
     lines = [f"{number_with_noun(number, 'statement')}: {status}" for status, number in counts.items() if number]
     flipped = [
-        f"flipped: {_statement_without_period(one)}: {before[one.id]} → {one.status}"
-        for one in evaluation.verdicts
-        if before and one.id in before and before[one.id] != one.status
+        f"flipped: {_statement_without_period(verdict)}: {before[verdict.id]} → {verdict.status}"
+        for verdict in evaluation.verdicts
+        if before and verdict.id in before and before[verdict.id] != verdict.status
     ]
     failed = [
-        f"{one.status}: {_statement_without_period(one)}: {one.reason}"
-        for one in evaluation.verdicts
-        if one.status in ("fail", "error")
+        f"{verdict.status}: {_statement_without_period(verdict)}: {verdict.reason}"
+        for verdict in evaluation.verdicts
+        if verdict.status in ("fail", "error")
     ]
     title += f", {len(flipped)} flipped" if flipped else ""
     return Message(title, "\n".join([*lines, *flipped, *failed]))
@@ -51,7 +51,7 @@ def lease_messages(
     within: how long after ``now`` is still "soon". above_su: the highest cost without a message, service units; None:
     no message about the cost.
 
-    A lease that ends itself and that the site no longer lists also has a message.
+    Also yields a message for a lease that ends itself, if its site no longer lists it.
     """
     for state in states:
         lease, name = state.lease, state.active_lease.name

@@ -25,8 +25,8 @@ FIRST_DATE = (1980, 1, 1, 0, 0, 0)
 def write_archive(folder: RunFolder) -> Path:
     """Write <run's folder>.zip next to the run's folder and return its path; the report must have been written.
 
-    The archive has the report's files and the files of rows that it links to, in a fixed order and with a fixed date:
-    the same files give the same archive. Weights, checkpoints and other files of rows are left out.
+    The archive has the report's files, and the files of rows that the report links to. Their order and date are fixed,
+    so that the same files give the same archive. Weights, checkpoints and other files of rows are left out.
     """
     run = folder.read_run()
     names = [PAGE_FILE, REPORT_FILE, VERDICT_FILE, JUNIT_FILE, RUN_FILE]

@@ -8,7 +8,7 @@ from pydantic import Field
 from experiments.errors import InputError
 from experiments.prediction.as_result import evaluate_run
 from experiments.report.words import machine_in_words
-from experiments.results.changes.changed import Key, MeasuredValues, RunChange, differing_facts, value_change
+from experiments.results.changes.changed import MeasuredValues, RunChange, ValueKey, differing_facts, value_change
 from experiments.results.changes.facts import outcome_facts, possible_causes, step_deviations, values_of_rows
 from experiments.results.changes.noise import change_points
 from experiments.results.quantities import value_of
@@ -25,7 +25,7 @@ COMPARISON_SCHEMA_VERSION: Literal[5] = 5
 ORIGIN_FIELDS = ("recipe_version", "git_commit", "host")
 """Fields of run.json that no option sets."""
 WARNED_OPTIONS = ("size", "card")
-"""Options that cause a warning, above all values, if the runs differ in them."""
+"""Options that cause a warning if the runs differ in them. The warning is shown before all values."""
 Results = Mapping[str, Result]
 RUN_FIELDS = frozenset(Run.model_fields)
 OUTCOMES_BEST_FIRST: tuple[Outcome, ...] = ("fits", "oom", "host_oom", "timeout", "error", "rejected")
@@ -36,7 +36,7 @@ CAUSES_SHOWN_AS_OPTIONS = frozenset(("suite version", "commit", "node", "data", 
 
 
 class Change(Record):
-    """A measured value in both runs; before: in the run that the command names first. None: a run does not have it."""
+    """A measured value in two runs. before: in the run that the command names first. None: the run does not have it."""
 
     before: float | None
     after: float | None
@@ -103,8 +103,8 @@ class Comparison(Record):
     verdicts: tuple[VerdictChange, ...] = Field(description="the statements whose status differs, worse ones first")
 
     @property
-    def verdict_changed(self) -> bool:
-        """Return whether a statement's status differs, or the outcome of a row that both runs have."""
+    def status_or_outcome_changed(self) -> bool:
+        """Return whether the status of a statement differs, or the outcome of a row that has a result in both runs."""
         outcomes = [
             (row.outcome_before, row.outcome_after) for row in self.rows if row.outcome_before and row.outcome_after
         ]
@@ -112,14 +112,14 @@ class Comparison(Record):
 
     @property
     def rows_worse_first(self) -> list[RowComparison]:
-        """Return the rows, those that worsened most in the second run first, and those of only one run last."""
+        """Return the rows: first those that became worse, the worst first; last those that only one run has."""
         return sorted(
             self.rows, key=lambda row: (row.outcome_before is None or row.outcome_after is None, -row.worsening)
         )
 
 
 def compare(a: RunFolder, b: RunFolder, recorded: Sequence[MeasuredValues] = ()) -> Comparison:
-    """Compare the runs in ``a`` and ``b``. recorded: measured values of earlier runs like ``a``, for the noise.
+    """Compare the runs in ``a`` and ``b``. recorded: values of earlier runs like ``a``, to measure the noise.
 
     Raises InputError if ``a`` or ``b`` is not a run, or if their suites differ.
     """
@@ -150,7 +150,7 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[MeasuredValues] = ())
     )
 
 
-def _changed_values(a: Results, b: Results, recorded: Sequence[MeasuredValues]) -> dict[Key, RunChange]:
+def _changed_values(a: Results, b: Results, recorded: Sequence[MeasuredValues]) -> dict[ValueKey, RunChange]:
     """Return the measured values that changed beyond their noise, by row and quantity."""
     before, now = (values_of_rows(results) for results in (a, b))
     steps = {(row, name): deviation for row, one in a.items() for name, deviation in step_deviations(one).items()}
@@ -159,7 +159,7 @@ def _changed_values(a: Results, b: Results, recorded: Sequence[MeasuredValues]) 
 
 
 def _changed_facts(a: Results, b: Results) -> list[RunChange]:
-    """Return the facts that changed, without settings: each row's comparison has its settings."""
+    """Return the facts that changed, without settings, which RowComparison contains."""
     before, now = (
         {(row, name): value for row, one in results.items() for name, value in outcome_facts(one).items()}
         for results in (a, b)
@@ -181,7 +181,7 @@ def _run_labels(*runs: tuple[RunFolder, Run]) -> tuple[str, str]:
 
 
 def _compare_row(
-    row: str, a: Result | None, b: Result | None, changed: Mapping[Key, RunChange], same_size: bool
+    row: str, a: Result | None, b: Result | None, changed: Mapping[ValueKey, RunChange], same_size: bool
 ) -> RowComparison:
     peak, reserved, speed = (
         _change_of_value(name, a, b, (row, name) in changed, same_size) for name in COMPARED_QUANTITIES

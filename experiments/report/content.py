@@ -170,8 +170,8 @@ def _report_row(
     folder: RunFolder, run: Run, suite: Suite, row_id: str, statements: tuple[Statement, ...], result: Result | None
 ) -> RowReport:
     row = suite.row(row_id)
-    own = [statement for statement in statements if statement.rows == (row_id,)]
-    outcome = next((statement for statement in own if statement.kind == "outcome"), None)
+    row_statements = [statement for statement in statements if statement.rows == (row_id,)]
+    outcome = next((statement for statement in row_statements if statement.kind == "outcome"), None)
     settings = result.spec.settings if result else run.spec(suite, row_id).settings
     return RowReport(
         row=row_id,
@@ -188,7 +188,7 @@ def _report_row(
         fewer_ranks_note=_fewer_ranks_note(stated_settings(suite, run, row_id), settings),
         twin_note=suite.twin_note(row_id, run.card),
         ranks=rank_reports(result) if result else (),
-        reference_values=tuple(statement for statement in own if statement.kind == "reference value"),
+        reference_values=tuple(statement for statement in row_statements if statement.kind == "reference value"),
         quantities={name: value_of(name, result) if result else None for name in QUANTITIES},
         log_tail=_log_tail(folder.path / row_path(run.suite, row_id) / LOG_FILE, result) if _has_error(result) else (),
         files=_row_files(folder, run, row_id),
@@ -226,7 +226,8 @@ def _group_by_value(pairs: Iterable[tuple[str, str]]) -> tuple[ValueWithRows, ..
     for row, value in pairs:
         rows.setdefault(value, []).append(row)
     return tuple(
-        ValueWithRows(value=value, rows=tuple(own)) for value, own in sorted(rows.items(), key=lambda i: -len(i[1]))
+        ValueWithRows(value=value, rows=tuple(value_rows))
+        for value, value_rows in sorted(rows.items(), key=lambda i: -len(i[1]))
     )
 
 
@@ -245,5 +246,6 @@ def _devices(results: Mapping[str, Result]) -> tuple[DeviceReport, ...]:
     for row, result in results.items():
         rows.setdefault((machine_in_words(result), result.device.model_dump_json()), []).append(row)
     return tuple(
-        DeviceReport(ran_on=words, device=results[own[0]].device, rows=tuple(own)) for (words, _), own in rows.items()
+        DeviceReport(ran_on=words, device=results[device_rows[0]].device, rows=tuple(device_rows))
+        for (words, _), device_rows in rows.items()
     )

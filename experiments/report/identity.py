@@ -15,6 +15,7 @@ from provision.words import number_with_noun
 
 SHOWN_LIBRARIES = ("torch", "transformers", "lightning", "deepspeed", "litgpt")
 MATCHING_OPTIONS = ("suite", "card", "size", "length", "weights")
+"""Options that a run and its previous run have in common."""
 
 
 class Fact(Record):
@@ -64,17 +65,17 @@ def duration_in_words(seconds: float) -> str:
 
 def find_previous_run(folder: Path, run: Run) -> PreviousRun | None:
     """Return the newest evaluated run of the same suite, card, size, length and weights that is older than ``run``."""
-    found = []
+    earlier_runs = []
     for path in folder.resolve().parent.glob(f"*/{VERDICT_FILE}"):
         try:
-            one = Evaluation.model_validate_json(read_bytes(path))
+            evaluation = Evaluation.model_validate_json(read_bytes(path))
         except (OSError, ValidationError):
             continue
-        if one.run.started_at < run.started_at and all(
-            getattr(one.run, name) == getattr(run, name) for name in MATCHING_OPTIONS
+        if evaluation.run.started_at < run.started_at and all(
+            getattr(evaluation.run, name) == getattr(run, name) for name in MATCHING_OPTIONS
         ):
-            found.append(one)
-    last = max(found, key=lambda one: one.run.started_at, default=None)
+            earlier_runs.append(evaluation)
+    last = max(earlier_runs, key=lambda evaluation: evaluation.run.started_at, default=None)
     if last is None:
         return None
     statuses = {verdict.id: verdict.status for verdict in last.verdicts}
@@ -90,15 +91,15 @@ def _machine(result: Result) -> str:
 
 
 def _versions(results: Mapping[str, Result]) -> str:
-    found = {}
+    version_texts = {}
     for name in SHOWN_LIBRARIES:
         versions = dict.fromkeys(result.versions[name] for result in results.values() if name in result.versions)
         if versions:
-            found[name] = " and ".join(versions)
+            version_texts[name] = " and ".join(versions)
     drivers = dict.fromkeys(result.device.driver for result in results.values() if result.device.driver)
     if drivers:
-        found["driver"] = " and ".join(drivers)
-    return ", ".join(f"{name} {version}" for name, version in found.items())
+        version_texts["driver"] = " and ".join(drivers)
+    return ", ".join(f"{name} {version}" for name, version in version_texts.items())
 
 
 def _total_time(results: Mapping[str, Result]) -> str:

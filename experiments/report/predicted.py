@@ -17,7 +17,7 @@ from experiments.suites.suite import Suite
 
 
 class PredictedRow(Record):
-    """One row with its prediction, and its measurements if it fit at full size on all ranks. Memory: GiB of one GPU.
+    """One row with its prediction, and with measurements if it ran at full size on all ranks and fit. GiB on one GPU.
 
     Errors are relative to the measured values.
     """
@@ -41,7 +41,7 @@ class PredictedRow(Record):
 
     @property
     def optimizer_cpu_gib(self) -> float:
-        """Return the optimizer state in host memory, to 0.01 GiB: less than that is not shown."""
+        """Return the optimizer state in host memory, rounded to 0.01 GiB, so that less than 0.005 GiB is not shown."""
         return round(self.prediction.optimizer_cpu_gib, 2)
 
     def part_gib(self, part: MemoryPart) -> float | None:
@@ -131,8 +131,12 @@ def _relative_error(predicted: float, measured: float | None) -> float | None:
 
 def _predicted_statements(predicted: Evaluation, measured: Evaluation) -> tuple[ComparedStatement, ...]:
     """Return the statements that predictions evaluate: predicted failures first, and claims before outcomes."""
-    own = {verdict.id: verdict for verdict in measured.verdicts}
-    evaluated = [verdict for verdict in predicted.verdicts if verdict.status != "not evaluated" and verdict.id in own]
+    measured_verdicts = {verdict.id: verdict for verdict in measured.verdicts}
+    evaluated = [
+        verdict
+        for verdict in predicted.verdicts
+        if verdict.status != "not evaluated" and verdict.id in measured_verdicts
+    ]
     return tuple(
         ComparedStatement(
             id=verdict.id,
@@ -140,9 +144,9 @@ def _predicted_statements(predicted: Evaluation, measured: Evaluation) -> tuple[
             rows=verdict.rows,
             predicted_status=verdict.status,
             predicted_value=verdict.reason or verdict.value,
-            measured_status=own[verdict.id].status,
-            measured_value=own[verdict.id].value,
-            measured_reason=own[verdict.id].reason,
+            measured_status=measured_verdicts[verdict.id].status,
+            measured_value=measured_verdicts[verdict.id].value,
+            measured_reason=measured_verdicts[verdict.id].reason,
         )
         for verdict in sorted(evaluated, key=lambda verdict: (STATUSES.index(verdict.status), verdict.kind != "claim"))
     )
@@ -154,8 +158,8 @@ def _error_summaries(rows: Sequence[PredictedRow]) -> tuple[ErrorSummary, ...]:
         "predicted reserved memory": lambda row: row.reserved_error,
         "rule of thumb": lambda row: row.rule_of_thumb_error,
     }
-    found = []
+    summaries = []
     for what, read in error_readers.items():
         if sizes := [abs(error) for row in rows if (error := read(row)) is not None]:
-            found.append(ErrorSummary(what=what, rows=len(sizes), median=median(sizes), worst=max(sizes)))
-    return tuple(found)
+            summaries.append(ErrorSummary(what=what, rows=len(sizes), median=median(sizes), worst=max(sizes)))
+    return tuple(summaries)

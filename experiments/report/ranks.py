@@ -12,6 +12,7 @@ from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity, Row, Suite
 
 MATCHING_SETTINGS = ("engine", "model", "task", "dataset", "precision", "lora", "quantization")
+"""Settings that a row and its base row, the most similar row on one device, have in common."""
 
 
 class RankReport(Record):
@@ -59,19 +60,19 @@ def rank_reports(result: Result) -> tuple[RankReport, ...]:
     failed = result.failure.rank if result.failure else None
     return tuple(
         RankReport(
-            measured=one.model_copy(update={"memory": one.memory.model_copy(update={"snapshots": ()})}),
-            ended=OUTCOME_NAMES[one.outcome],
-            failed_first=one.rank == failed,
-            quantities={name: read(one) for name, read in QUANTITIES.items()},
+            measured=measured.model_copy(update={"memory": measured.memory.model_copy(update={"snapshots": ()})}),
+            ended=OUTCOME_NAMES[measured.outcome],
+            failed_first=measured.rank == failed,
+            quantities={name: read(measured) for name, read in QUANTITIES.items()},
         )
-        for one in sorted(result.ranks, key=lambda one: one.rank)
+        for measured in sorted(result.ranks, key=lambda measured: measured.rank)
     )
 
 
 def scalings(suite: Suite, run: Run, results: Mapping[str, Result]) -> tuple[Scaling, ...]:
     """Return the speedup of each row of the run with several ranks and a result."""
-    several = [row for row in run.rows if row in results and stated_settings(suite, run, row).ranks > 1]
-    return tuple(_scaling(suite, run, suite.row(row), results) for row in several)
+    rows_with_ranks = [row for row in run.rows if row in results and stated_settings(suite, run, row).ranks > 1]
+    return tuple(_scaling(suite, run, suite.row(row), results) for row in rows_with_ranks)
 
 
 def stated_settings(suite: Suite, run: Run, row: str) -> Settings:
@@ -80,16 +81,19 @@ def stated_settings(suite: Suite, run: Run, row: str) -> Settings:
 
 
 def base_row(suite: Suite, run: Run, row: Row) -> Row | None:
-    """Return the single-device row of the same model, data and precision that shares most settings with ``row``."""
-    own = stated_settings(suite, run, row.id).model_dump()
+    """Return the most similar row on one device: the row that shares the most settings with ``row``.
+
+    Both rows have the same values of MATCHING_SETTINGS. Returns None if there is no such row.
+    """
+    row_settings = stated_settings(suite, run, row.id).model_dump()
 
     def shared_settings(other: Row) -> int:
         settings = stated_settings(suite, run, other.id).model_dump()
         if settings["devices"] * settings["nodes"] > 1 or any(
-            settings[name] != own[name] for name in MATCHING_SETTINGS
+            settings[name] != row_settings[name] for name in MATCHING_SETTINGS
         ):
             return 0
-        return sum(settings[name] == own[name] for name in own)
+        return sum(settings[name] == row_settings[name] for name in row_settings)
 
     best = max(suite.rows_for(run.card), key=shared_settings)
     return best if shared_settings(best) else None
@@ -125,7 +129,7 @@ def _stated_times(base: Row, base_result: Result, row: Row, result: Result) -> S
 
 
 def _stated_train_s(row: Row) -> float | None:
-    """Return the lab's training time, in the middle of its bounds."""
+    """Return the training time that the lab states, seconds: the middle between its bounds; None if it states none."""
     values = [value for value in row.expect.reference_values if value.quantity == "train_s"]
     return (values[0].low + values[0].high) / 2 if values else None
 

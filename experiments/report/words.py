@@ -50,8 +50,8 @@ def _failed_parts(evaluation: Evaluation) -> Iterator[str]:
         yield f"{failed} of {_statement_count(total)} {verb}{_known_failures_note(evaluation)}"
     if errors:
         yield number_with_noun(errors, "error")
-    if found := len(evaluation.contradictions):
-        yield f"{number_with_noun(found, 'prediction')} contradict{'s' if found == 1 else ''} a measurement"
+    if count := len(evaluation.contradictions):
+        yield f"{number_with_noun(count, 'prediction')} contradict{'s' if count == 1 else ''} a measurement"
 
 
 def _passed_parts(evaluation: Evaluation, after_failures: bool) -> Iterator[str]:
@@ -136,38 +136,38 @@ def size_and_machines_sentence(run: Run, results: Mapping[str, Result]) -> str:
 
 def remarks(run: Run, suite: Suite, evaluation: Evaluation, results: Mapping[str, Result]) -> tuple[str, ...]:
     """Return remarks on options that affect the meaning of the run's numbers."""
-    found = []
+    sentences = []
     if missing := len(run.rows) - len(results):
-        found.append(f"{missing} of {len(run.rows)} rows {'has' if missing == 1 else 'have'} no result.")
+        sentences.append(f"{missing} of {len(run.rows)} rows {'has' if missing == 1 else 'have'} no result.")
     if run.size == "tiny":
-        found.append(_limits_of_a_miniature(evaluation))
+        sentences.append(_limits_of_a_miniature(evaluation))
     if count := sum(bool(fewer_ranks_note(suite, result)) for result in results.values()):
         rows = "row ran on fewer ranks than it states" if count == 1 else "rows ran on fewer ranks than they state"
-        found.append(f"{count} {rows}: comparisons of memory are evaluated, outcomes and reference values are not.")
+        sentences.append(f"{count} {rows}: comparisons of memory are evaluated, outcomes and reference values are not.")
     if note := suite.note_on_twins(run.rows, run.card):
-        found.append(
+        sentences.append(
             f"{upper_first(note)}: smaller models and batches than the lab's. Outcomes and ratios are compared "
             "with the lab's statements. The lab's own numbers are neither evaluated nor reproduced."
         )
     if any(result.device.shared for result in results.values()):
-        found.append(
+        sentences.append(
             f"The memory limit is that of {run.card}. Rows shared a GPU, each with this limit: their times and the "
             "utilization of the GPU were not measured."
         )
     elif any(result.emulated for result in results.values()):
-        found.append(
+        sentences.append(
             f"The memory limit is that of {run.card}. Times are those of the actual GPU: ratios between rows are "
             "evaluated, seconds are not."
         )
     if run.weights == "random" or run.data == "synthetic":
-        found.append(f"{run.weights.capitalize()} weights, data: {run.data}. Losses depend on both.")
+        sentences.append(f"{run.weights.capitalize()} weights, data: {run.data}. Losses depend on both.")
     if run.length == "verdict":
-        found.append("Each row ran only as many steps as its verdict needs.")
+        sentences.append("Each row ran only as many steps as its verdict needs.")
     if run.input == "with-image":
-        found.append("The model received the image, which the lab leaves out; outcomes may differ.")
+        sentences.append("The model received the image, which the lab leaves out; outcomes may differ.")
     if run.recipe_version != suite.version:
-        found.append(f"Run with version {run.recipe_version} of the suite, evaluated with version {suite.version}.")
-    return tuple(found)
+        sentences.append(f"Run with version {run.recipe_version} of the suite, evaluated with version {suite.version}.")
+    return tuple(sentences)
 
 
 def _limits_of_a_miniature(evaluation: Evaluation) -> str:

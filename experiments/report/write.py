@@ -87,15 +87,15 @@ def reevaluate(root: Path, on_unreadable: Callable[[InputError], None] | None = 
     the only run, the error is raised instead. Raises InputError if there is no run at or under ``root``.
     """
     runs = run_folders(root)
-    found = []
+    reevaluations = []
     for run in runs:
         try:
-            found.append(_reevaluate(run))
+            reevaluations.append(_reevaluate(run))
         except InputError as problem:
             if on_unreadable is None or len(runs) == 1:
                 raise
             on_unreadable(problem)
-    return tuple(found)
+    return tuple(reevaluations)
 
 
 def reevaluate_together(folders: Sequence[Path]) -> Reevaluation:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from experiments.results.obstacles import (
     Evidence,
+    ResultPair,
     StatementConditions,
     check_obstacles,
     missing_value_obstacles,
@@ -135,18 +136,18 @@ def _outcome_status(row: str, expected: str | None, evidence: Evidence) -> tuple
 def _reference_verdict(row: Row, reference: ReferenceValue, evidence: Evidence) -> Verdict:
     check = reference.as_check(row.id)
     expected = f"{format_bounds(check.low, check.high)} {quantity_unit(reference.quantity)}".rstrip()
-    found = _evaluate_check(check, evidence, StatementConditions(full_size=True))
+    check_result = _evaluate_check(check, evidence, StatementConditions(needs_full_size=True))
     return Verdict(
         id=f"{row.id}/{reference.quantity}",
         kind="reference value",
         says=f"{row.title}: {quantity_label(reference.quantity)} {expected}",
         rows=(row.id,),
-        status=found.status,
-        grade=_worst_grade(found.status, (row.id,), evidence),
+        status=check_result.status,
+        grade=_worst_grade(check_result.status, (row.id,), evidence),
         expected=expected,
-        value=found.value,
-        missed=found.missed,
-        **_reason_fields(found.status, found.reason, reference.known_failure),
+        value=check_result.value,
+        missed=check_result.missed,
+        **_reason_fields(check_result.status, check_result.reason, reference.known_failure),
     )
 
 
@@ -154,14 +155,16 @@ def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
     rows = claim_rows(claim)
     tiny = any(evidence.results[row].spec.size == "tiny" for row in rows if row in evidence.results)
     checks = [check.for_tiny_models() if tiny else check for check in claim.checks]
-    found = [
+    check_results = [
         _evaluate_check(check, evidence, StatementConditions(claim.full_size, claim.all_ranks)) for check in checks
     ]
-    outcomes_of = tuple(dict.fromkeys(check.row for check in checks if check.outcome))
-    found += [CheckResult("not evaluated", "", unlike) for unlike in twin_size_obstacles(outcomes_of, evidence)]
-    statuses = [one.status for one in found]
+    outcome_rows = tuple(dict.fromkeys(check.row for check in checks if check.outcome))
+    check_results += [
+        CheckResult("not evaluated", "", reason) for reason in twin_size_obstacles(outcome_rows, evidence)
+    ]
+    statuses = [one.status for one in check_results]
     status: Status = next((worst for worst in ("fail", "not evaluated") if worst in statuses), "pass")
-    reasons = dict.fromkeys(one.reason for one in found if one.status == status)
+    reasons = dict.fromkeys(one.reason for one in check_results if one.status == status)
     return Verdict(
         id=claim.verdict_id,
         kind="claim",
@@ -170,8 +173,8 @@ def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
         status=status,
         grade=_worst_grade(status, rows, evidence),
         expected="; ".join(_expected_text(check) for check in checks),
-        value="; ".join(one.value for one in found if one.value),
-        missed="; ".join(one.missed for one in found if one.missed),
+        value="; ".join(one.value for one in check_results if one.value),
+        missed="; ".join(one.missed for one in check_results if one.missed),
         **_reason_fields(status, "; ".join(reason for reason in reasons if reason), claim.known_failure),
     )
 
@@ -225,16 +228,12 @@ def _evaluate_quantity(check: Check, evidence: Evidence, conditions: StatementCo
         return CheckResult("not evaluated", text, obstacle)
     if lower_bound_problem := _lower_bound_obstacle(check, (result, base), compared):
         return CheckResult("not evaluated", text, lower_bound_problem)
-    if too_close := _error_obstacle(check, (result, base), compared):
+    if too_close := _prediction_error_obstacle(check, (result, base), compared):
         return CheckResult("not evaluated", text, f"too close to call: {text}, {too_close}")
     if all(check.accepts(value) for value in compared):
         return CheckResult("pass", text)
-    return CheckResult(
-        "fail",
-        text,
-        f"{text}, expected {_bounds_text(check)}",
-        _distance_to_bound(check, compared),
-    )
+    reason = f"{text}, expected {_bounds_text(check)}"
+    return CheckResult("fail", text, reason, _distance_to_bound(check, compared))
 
 
 def _distance_to_bound(check: Check, compared: list[float]) -> str:
@@ -266,7 +265,7 @@ def _values_to_check(quantity: Quantity, result: Result) -> list[float]:
     return [] if value is None else [value]
 
 
-def _lower_bound_obstacle(check: Check, pair: tuple[Result, Result], compared: list[float]) -> str:
+def _lower_bound_obstacle(check: Check, pair: ResultPair, compared: list[float]) -> str:
     """Return why a check cannot be decided because a row ran out of memory; "" if it can be decided.
 
     compared: the values, or their ratios, that the check compares with its bounds. The memory of a row that ran out of
@@ -286,7 +285,7 @@ def _lower_bound_obstacle(check: Check, pair: tuple[Result, Result], compared: l
     return f"{(result if is_lower else base).spec.row} ran out of memory: it needs more than it reached"
 
 
-def _error_obstacle(check: Check, pair: tuple[Result, Result], compared: list[float]) -> str:
+def _prediction_error_obstacle(check: Check, pair: ResultPair, compared: list[float]) -> str:
     """Return 'with a prediction error of 5 %' if this error leaves the check undecided; else "".
 
     compared: the values, or their ratios, that the check compares with its bounds.
@@ -308,7 +307,7 @@ def _error_obstacle(check: Check, pair: tuple[Result, Result], compared: list[fl
 
 
 def _ranges_of_shares(
-    check: Check, pair: tuple[Result, Result], compared: list[float], errors: list[float]
+    check: Check, pair: ResultPair, compared: list[float], errors: list[float]
 ) -> list[tuple[float, float]]:
     """Return the range of a share of GPU time, or of its ratio to the share of another row, within the error."""
     if check.over_row is None:
@@ -336,17 +335,18 @@ def _describe_values(check: Check, values: list[float], divisor: float | None, c
         return f"{subject} {range_} {unit}{ranks}" if unit else f"{subject} = {range_}{ranks}"
     base = check.over_quantity or check.quantity
     if quantity_unit(check.quantity) == quantity_unit(base):
-        (value, divisor), its = _values_in_best_unit(quantity_unit(base), max(values), divisor)
-        own = ""
+        (value, divisor), base_unit = _values_in_best_unit(quantity_unit(base), max(values), divisor)
+        value_unit = ""
     else:
-        ((value,), own), ((divisor,), its) = (
+        ((value,), value_unit), ((divisor,), base_unit) = (
             _values_in_best_unit(quantity_unit(check.quantity), max(values)),
             _values_in_best_unit(quantity_unit(base), divisor),
         )
-    numerator, denominator = f"{format_number(value)} {own or its}".rstrip(), f"{format_number(divisor)} {its}".rstrip()
+    numerator = f"{format_number(value)} {value_unit or base_unit}".rstrip()
+    denominator = f"{format_number(divisor)} {base_unit}".rstrip()
     if compared[0] == inf:
         return f"{subject} {numerator}, and {_name_of_base(check)} {denominator}"
-    pair = f"{numerator if own else format_number(value)} vs. {denominator}"
+    pair = f"{numerator if value_unit else format_number(value)} vs. {denominator}"
     return f"{subject} {format_number(compared[0])} times {_name_of_base(check)} ({pair})"
 
 
@@ -358,10 +358,10 @@ def _name_of_base(check: Check) -> str:
     return f"the {quantity} of {check.over_row}" if check.over_row else f"its {quantity}"
 
 
-def _values_in_best_unit(name: str, *values: float) -> tuple[tuple[float, ...], str]:
+def _values_in_best_unit(unit: str, *values: float) -> tuple[tuple[float, ...], str]:
     """Return the values and their unit. Values in GiB are converted to the unit that suits the largest of them."""
-    if name != "GiB":
-        return values, name
+    if unit != "GiB":
+        return values, unit
     best_unit, per_gib = choose_memory_unit(max(map(abs, values)))
     return tuple(value * per_gib for value in values), best_unit
 

@@ -25,7 +25,7 @@ UTILIZATION_PERIOD_S = 1.0
 MIN_STEADY_SAMPLES = 3
 """Minimum number of samples for a meaningful median."""
 MIN_STEADY_S = 3.0
-"""Duration of the steps after the warm-up that gives enough samples for a median, at two samples per second."""
+"""How long the steps after the warm-up must last to give enough samples for a median, at two samples per second."""
 IDLE_BELOW_PERCENT = 5.0
 BUSY_CPU_FROM_PERCENT = 50.0
 
@@ -36,10 +36,11 @@ def gpu_load(
     """Return the GPU load as a mapping of names to values. Values that the samples do not contain are left out.
 
     speed: speed of the row; None: not measured. steady_gpu_util_percent: median utilization during the steps after the
-    warm-up, of the GPU with the lowest median. steady_s: start and end of these steps in seconds; None, as for results
-    of earlier versions: all steps but the first. cpu_wait_share: share of the training during which all GPUs are idle
-    and the host's processors are busy. cpu_wait_interval_s: median seconds from the start of one such wait to the next.
-    other_gpu_util_percent_max: highest utilization of the machine's GPUs that neither the row nor another program uses.
+    warm-up, of the GPU with the lowest median. steady_s: start and end of these steps in seconds; None for results of
+    earlier versions: then all steps but the first are used. cpu_wait_share: share of the training during which all GPUs
+    are idle and the host's processors are busy. cpu_wait_interval_s: median seconds from the start of one such wait to
+    the next. other_gpu_util_percent_max: highest utilization of the machine's GPUs that neither the row nor another
+    program uses.
     """
     training = training_samples(samples, speed)
     load = {}

@@ -1,4 +1,7 @@
-"""Find the reasons why a run does not decide a statement, each in one line. Pure functions."""
+"""Find the reasons why a run does not decide a statement, each in one line. Pure functions.
+
+A twin is a smaller version of a row for a smaller card. A card is a GPU model.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
@@ -43,7 +46,7 @@ SIZE_INDEPENDENT_QUANTITIES: tuple[Quantity, ...] = (
 )
 """Quantities whose bounds also apply to the smaller twin of a row. Other numbers are about the lab's own sizes."""
 SIZE_SETTINGS = ("model", "batch_size", "accumulate", "max_length")
-"""Settings that two twins must share if their rows share them. Otherwise, the comparison of the rows does not apply."""
+"""Settings in which two twins must agree if their rows in the lab agree. Else the lab's comparison does not apply."""
 UNKNOWN_ON_SHARED_GPU = {*TIME_QUANTITIES, *LOAD_QUANTITIES}
 """Quantities that are not measured for rows that share a GPU."""
 MULTIPROCESSOR_RATIO_LIMIT = 4
@@ -78,11 +81,15 @@ def fewer_ranks_note(suite: Suite, result: Result) -> str:
     return "" if ran == stated else f"ran on {ran} of the {stated} ranks that the row states"
 
 
+ResultPair = tuple[Result, Result]
+"""The results of a check's row and of the row that it is compared with; for a check of one row, twice its result."""
+
+
 class StatementConditions(NamedTuple):
     """The conditions of a statement: whether it needs the full-size model, and all ranks that the rows state."""
 
-    full_size: bool = False
-    all_ranks: bool = False
+    needs_full_size: bool = False
+    needs_all_ranks: bool = False
 
 
 def outcome_obstacles(result: Result, evidence: Evidence) -> Iterator[str]:
@@ -159,16 +166,16 @@ def _quantities(check: Check) -> set[str]:
     return {quantity for quantity in (check.quantity, check.over_quantity) if quantity}
 
 
-def _size_obstacles(check: Check, pair: tuple[Result, Result], conditions: StatementConditions) -> Iterator[str]:
+def _size_obstacles(check: Check, pair: ResultPair, conditions: StatementConditions) -> Iterator[str]:
     """Yield the reasons why the size of the model or of the device's memory does not allow a check."""
     for result in pair:
-        if result.spec.size == "tiny" and (conditions.full_size or (not check.is_relative and check.high != 0)):
+        if result.spec.size == "tiny" and (conditions.needs_full_size or (not check.is_relative and check.high != 0)):
             yield "a tiny model does not show the size of the real one"
         if result.device.kind != "cuda" and "optimizer_cpu_gib" in _quantities(check):
             yield "no GPU: all memory is host memory"
 
 
-def missing_value_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
+def missing_value_obstacles(check: Check, pair: ResultPair) -> Iterator[str]:
     """Yield the reasons why a row has no value for a check."""
     yield from prediction_obstacles(check, pair[0])
     if _quantities(check) & UNKNOWN_ON_SHARED_GPU and (shared := [one for one in pair if one.device.shared]):
@@ -178,7 +185,7 @@ def missing_value_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterat
     yield from _loss_obstacles(check, pair)
 
 
-def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
+def _loss_obstacles(check: Check, pair: ResultPair) -> Iterator[str]:
     """Yield the reasons why the losses of this run do not decide a check.
 
     Losses of random weights count only in a comparison of two losses. For tiny models, only two quantities are
@@ -197,7 +204,7 @@ def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
         yield f"the loss of {pair[1].spec.row} does not fall"
 
 
-def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
+def _time_obstacles(check: Check, pair: ResultPair) -> Iterator[str]:
     """Yield the reasons why the times of this run do not decide a check.
 
     Reasons: no GPU, two different devices, or seconds on another card.
@@ -251,5 +258,5 @@ def _may_be_evaluated(check: Check, device_card: str | None, card: str) -> bool:
 
 def _fewer_ranks_obstacles(check: Check, notes: Mapping[str, str], conditions: StatementConditions) -> Iterator[str]:
     """Yield the notes of rows that ran on fewer ranks, unless the check is a ratio that does not need all ranks."""
-    if conditions.all_ranks or not check.is_relative:
+    if conditions.needs_all_ranks or not check.is_relative:
         yield from (notes[row] for row in (check.row, check.over_row) if row and notes[row])

@@ -100,8 +100,9 @@ class RowStepTime(StepTime):
 class Prediction(Record):
     """The predicted memory of one row on one card, per GPU, in GiB (bytes / 1024**3).
 
-    A dry run is replayed with unlimited capacity, then with the card's. The allocator frees its cache and tries again
-    before it fails. Therefore, a training can complete with less memory than it would reserve without a limit.
+    The training code runs on a simulated GPU, and its memory allocations are replayed twice: with unlimited capacity,
+    and with the card's. The allocator frees its cache and tries again before it fails. Therefore, a training can
+    complete with less memory than it would reserve without a limit.
     """
 
     prediction_version: Literal[1] = Field(default=PREDICTION_VERSION, description="version of this schema")
@@ -144,7 +145,7 @@ class Prediction(Record):
 
     @property
     def predicted_outcome(self) -> PredictedOutcome:
-        """Return whether the row fits; borderline if the margin is within 2 % of the card, the error of predictions."""
+        """Return whether the row fits; borderline: the margin is within 2 % of usable_gib, the error of predictions."""
         return outcome_for_margin(self.margin_gib, self.usable_gib)
 
     @property

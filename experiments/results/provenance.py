@@ -52,10 +52,10 @@ def image() -> str | None:
 
 def versions() -> dict[str, str]:
     """Return the versions of the installed libraries that a result depends on, by name."""
-    found = {}
+    installed = {}
     for name in LIBRARIES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed

@@ -22,7 +22,7 @@ EARLY_STEPS = 3
 """Optimizer steps that every run has: the warm-up of two steps, and at least one that is timed."""
 
 
-def _maximum_at(point: StepPoint, field: str) -> Reader:
+def _maximum_reader(point: StepPoint, field: str) -> Reader:
     def read_maximum(measured: Measured) -> float | None:
         values = [getattr(shot, field) for shot in measured.memory.snapshots if shot.point == point]
         return max(values, default=None)
@@ -30,7 +30,7 @@ def _maximum_at(point: StepPoint, field: str) -> Reader:
     return read_maximum
 
 
-def _median_at(point: StepPoint, field: str) -> Reader:
+def _median_reader(point: StepPoint, field: str) -> Reader:
     """Return a function that reads the median of a field at a point of the step.
 
     The first step, without optimizer state, counts only if there is no other.
@@ -59,7 +59,7 @@ def _train_s(measured: Measured) -> float | None:
     return speed.step_s * speed.planned_micro_steps * speed.optimizer_steps / speed.micro_steps
 
 
-def _share_of_card(field: str) -> Reader:
+def _card_share_reader(field: str) -> Reader:
     """Return a function that reads a peak as a share of the memory that the process may allocate on its GPUs."""
 
     def read_share(measured: Measured) -> float | None:
@@ -149,20 +149,20 @@ def _epochs(measured: Measured) -> int:
 
 
 QUANTITIES: dict[Quantity, Reader] = {
-    "params_gib": _maximum_at("before forward", "params_gib"),
-    "grads_gib": _maximum_at("after backward", "grads_gib"),
-    "optimizer_gib": _maximum_at("after optimizer step", "optimizer_gib"),
-    "optimizer_cpu_gib": _maximum_at("after optimizer step", "optimizer_cpu_gib"),
-    "activations_before_forward_gib": _maximum_at("before forward", "activations_gib"),
-    "activations_gib": _maximum_at("after forward", "activations_gib"),
-    "activations_after_backward_gib": _maximum_at("after backward", "activations_gib"),
-    "allocated_after_forward_gib": _median_at("after forward", "allocated_gib"),
+    "params_gib": _maximum_reader("before forward", "params_gib"),
+    "grads_gib": _maximum_reader("after backward", "grads_gib"),
+    "optimizer_gib": _maximum_reader("after optimizer step", "optimizer_gib"),
+    "optimizer_cpu_gib": _maximum_reader("after optimizer step", "optimizer_cpu_gib"),
+    "activations_before_forward_gib": _maximum_reader("before forward", "activations_gib"),
+    "activations_gib": _maximum_reader("after forward", "activations_gib"),
+    "activations_after_backward_gib": _maximum_reader("after backward", "activations_gib"),
+    "allocated_after_forward_gib": _median_reader("after forward", "allocated_gib"),
     "largest_gpu_params_gib": lambda measured: max(measured.memory.params_by_gpu_gib, default=None),
     "peak_gib": lambda measured: measured.memory.peak_gib,
     "gpu_peak_gib": lambda measured: measured.memory.peak_gib if measured.device.kind == "cuda" else 0.0,
     "reserved_gib": lambda measured: measured.memory.reserved_gib,
-    "peak_share": _share_of_card("peak_gib"),
-    "reserved_share": _share_of_card("reserved_gib"),
+    "peak_share": _card_share_reader("peak_gib"),
+    "reserved_share": _card_share_reader("reserved_gib"),
     "parameters_e9": _billions_reader("parameters"),
     "trainable_parameters_e9": _billions_reader("trainable_parameters"),
     "oom_step": _oom_step,

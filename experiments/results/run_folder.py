@@ -52,6 +52,7 @@ PREDICTIONS_FILE = "predictions.json"
 RUN_SCHEMA_VERSION: Literal[1] = 1
 MAX_ROWS = 1000
 MAX_NAMED_RUNS = 5
+"""Maximum number of runs that an error message names."""
 
 
 def row_path(suite: str, row: str) -> str:
@@ -201,8 +202,8 @@ class RunFolder:
         run = self.read_run()
         paths = {row: self.path / row_path(run.suite, row) / RESULT_FILE for row in run.rows}
         compact = read_results(self.path / RESULTS_FILE) if (self.path / RESULTS_FILE).exists() else {}
-        found = compact | {row: read_result(path) for row, path in paths.items() if path.exists()}
-        return {row: self._with_gpu_load(found[row]) for row in run.rows if row in found}
+        stored = compact | {row: read_result(path) for row, path in paths.items() if path.exists()}
+        return {row: self._with_gpu_load(stored[row]) for row in run.rows if row in stored}
 
     def _with_gpu_load(self, result: Result) -> Result:
         if result.device.kind != "cuda" or STEADY_UTILIZATION in result.telemetry:

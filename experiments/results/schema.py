@@ -55,7 +55,7 @@ class Device(Record):
 
     kind: Literal["cuda", "cpu"] = Field(description="cuda: a GPU of any vendor")
     name: str = Field(description="name that the driver reports")
-    count: int = Field(default=1, description="devices that the process sees")
+    count: int = Field(default=1, description="number of devices that the process sees")
     memory_gib: float | None = Field(default=None, description="total as PyTorch reports it; None on a CPU")
     card: str | None = Field(default=None, description="the device's own name in cards.yaml")
     cap_gib: float | None = Field(
@@ -97,7 +97,7 @@ class Memory(Record):
     reserved_gib: float | None = Field(default=None, description="maximum reserved memory; None on a CPU")
     host_peak_gib: float | None = Field(default=None, description="maximum resident memory of the trainer")
     params_by_gpu_gib: tuple[float, ...] = Field(
-        default=(), description="weights on each GPU of a process that spreads a model over several; else empty"
+        default=(), description="weights on each GPU of a process that spreads a model over several GPUs; else empty"
     )
 
 
@@ -179,8 +179,8 @@ class StageTimes(Record):
 class Progress(Record):
     """Progress of a running row, stored in progress.json until the row has a result.
 
-    step: optimizer step, from 0. micro_steps: number of completed micro-steps. planned_micro_steps: at most so many
-    will run. Memory in GiB.
+    step: optimizer step, from 0. micro_steps: number of completed micro-steps. planned_micro_steps: maximum number of
+    micro-steps. Memory in GiB.
     """
 
     phase: Phase
@@ -202,7 +202,7 @@ class Failure(Record):
     step: int | None = Field(default=None, description="optimizer step, from 0; None: before the first")
     micro_step: int | None = Field(default=None, description="micro-step within the optimizer step, from 0")
     rank: int = Field(default=0, description="rank that failed first")
-    requested_gib: float | None = Field(default=None, description="the allocation that failed, if known")
+    requested_gib: float | None = Field(default=None, description="size of the allocation that failed; None: not known")
     kind: str = Field(description="class of the exception, or the signal")
     message: str = Field(description="message of the exception, or the most informative line of the log")
     where: str = Field(default="", description="innermost frame of this project's code, and the last library call")
@@ -226,10 +226,12 @@ class Measured(Record):
     parameters: int | None = Field(default=None, description="parameters of the model, shared tensors once")
     trainable_parameters: int | None = Field(default=None, description="parameters that have gradients")
     weights_commit: str | None = Field(
-        default=None, description="version of the weights on the Hugging Face hub; None: from a folder, or random"
+        default=None,
+        description="version of the weights on the Hugging Face hub; None: the weights are from a folder, or random",
     )
     data_commit: str | None = Field(
-        default=None, description="version of the data set on the Hugging Face hub; None: from elsewhere"
+        default=None,
+        description="version of the data set on the Hugging Face hub; None: the data set is from elsewhere",
     )
     max_tokens: int | None = Field(default=None, description="tokens of the longest padded text of a batch")
     resumed_at_step: int | None = Field(
@@ -237,7 +239,7 @@ class Measured(Record):
     )
     gpu_s: float | None = Field(
         default=None,
-        description="seconds from opening the GPU to the end of the rank; row: the sum of its ranks; None on a CPU",
+        description="seconds from opening the GPU to the end of the rank; of a row: summed over ranks; None on a CPU",
     )
     timestamps: StageTimestamps | None = Field(
         default=None,

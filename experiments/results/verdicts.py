@@ -32,8 +32,8 @@ class Verdict(Record):
     status: Status = Field(description="whether the statement passes")
     grade: Grade | None = Field(
         default=None,
-        description="how the evidence was obtained, from measured to miniature; no mark of a student; "
-        "None: no pass or fail, or not recorded in schema version 1 or 2",
+        description="how the evidence was obtained, from measured (the best) to miniature; not a student's mark; "
+        "None: the status is neither pass nor fail, or the file has schema version 1 or 2 and records no grade",
     )
     expected: str = Field(description="values for which the statement passes")
     value: str = Field(description="measured or predicted value")
@@ -129,7 +129,7 @@ def _convert_version_2(data: dict[str, Any]) -> dict[str, Any]:
 
 def _change_verdicts(data: dict[str, Any], change: Any) -> dict[str, Any]:
     """Return ``data`` with ``change`` applied to each verdict. Invalid entries stay; the schema rejects them later."""
-    found = data.get("verdicts")
-    if not isinstance(found, list):
+    verdicts = data.get("verdicts")
+    if not isinstance(verdicts, list):
         return data
-    return {**data, "verdicts": [change(one) if isinstance(one, dict) else one for one in found]}
+    return {**data, "verdicts": [change(one) if isinstance(one, dict) else one for one in verdicts]}

@@ -1,4 +1,4 @@
-"""The live view in a terminal: rows, the load of the selected row's GPU, its log, and verdicts as they come in."""
+"""The live view in a terminal: all rows, load and log of the selected row, and each verdict when it is reached."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
@@ -13,7 +13,7 @@ from experiments.errors import InputError
 from experiments.results.verdicts import Grade, Status, Verdict
 from experiments.results.wording import format_duration, format_number, format_size, is_miniature_that_ran
 from experiments.runners.progress import OUTCOME_STYLES, steps_in_words
-from experiments.watch.state import SERIES, Curve, RowStatus, RunStatus, RunWatcher
+from experiments.watch.state import LOAD_COLUMNS, Curve, RowStatus, RunStatus, RunWatcher
 from provision.files import printable
 
 READ_INTERVAL_S = 1.0
@@ -27,7 +27,10 @@ VERDICT_STYLES = {"pass": "green", "fail": "red", "error": "red"}
 
 
 class WatchApp(App[None]):
-    """Shows a run until it is closed. cost: returns what the lease has cost so far, '' without a lease; may be slow."""
+    """Shows a run until the user quits. cost: function, possibly slow, that returns the lease's cost so far as text.
+
+    Without a lease, ``cost`` returns "".
+    """
 
     TITLE = "testbed watch"
     BINDINGS = [("q", "quit", "Quit")]  # noqa: RUF012 - as Textual declares it
@@ -58,7 +61,7 @@ class WatchApp(App[None]):
         self._headline = Label("", id="headline", markup=False)
         self._cost = Label("", id="cost", markup=False)
         self._table: DataTable[Text] = DataTable(id="rows", cursor_type="row")
-        self._charts = [(Static("", markup=False), Sparkline([])) for _ in SERIES]
+        self._charts = [(Static("", markup=False), Sparkline([])) for _ in LOAD_COLUMNS]
         self._log_view = RichLog(id="log", wrap=True, min_width=0)
         self._verdicts = RichLog(id="verdicts", wrap=True, min_width=0)
         self._verdicts.border_title = "verdicts"
@@ -81,13 +84,13 @@ class WatchApp(App[None]):
     def show(self) -> None:
         """Read the run and show it."""
         try:
-            now = self._watcher.read()
+            run_status = self._watcher.read()
         except InputError as problem:
             self._headline.update(str(problem))
             return
-        _set_text(self._headline, headline(now))
-        self._show_rows(now.rows)
-        self._show_verdicts(now.verdicts)
+        _set_text(self._headline, headline(run_status))
+        self._show_rows(run_status.rows)
+        self._show_verdicts(run_status.verdicts)
         self._show_selected()
 
     @work(thread=True, exclusive=True)
@@ -144,25 +147,25 @@ class WatchApp(App[None]):
 
 
 def _set_text(widget: Static, text: str) -> None:
-    """Show the text. If it is shown already, do nothing, because an update draws the whole screen."""
+    """Show the text. If the widget shows it already, do nothing, because an update draws the whole screen."""
     if widget.content != text:
         widget.update(text)
 
 
-def headline(now: RunStatus) -> str:
+def headline(run_status: RunStatus) -> str:
     """Return the run as one line: its name, its progress, its verdicts so far, and whether it still runs."""
-    parts = [now.run.run_id, f"{now.done} of {len(now.rows)} rows done"]
-    running = sum(row.running for row in now.rows)
-    if running and now.active:
+    parts = [run_status.run.run_id, f"{run_status.done} of {len(run_status.rows)} rows done"]
+    running = sum(row.is_running for row in run_status.rows)
+    if running and run_status.active:
         parts.append(f"{running} running")
-    elif now.active and now.done < len(now.rows):
+    elif run_status.active and run_status.done < len(run_status.rows):
         parts.append("preparing: rows are predicted and libraries compiled first")
     for status in ("fail", "error", "pass"):
-        if count := sum(verdict.status == status for verdict in now.verdicts):
+        if count := sum(verdict.status == status for verdict in run_status.verdicts):
             parts.append(f"{count} {status}")
-    if now.gpu_hours:
-        parts.append(f"{format_number(now.gpu_hours)} GPU-hours")
-    if not now.active and now.done < len(now.rows):
+    if run_status.gpu_hours:
+        parts.append(f"{format_number(run_status.gpu_hours)} GPU-hours")
+    if not run_status.active and run_status.done < len(run_status.rows):
         parts.append("not running now: `testbed run` with the same options resumes it")
     return printable(" · ".join(parts))
 
@@ -190,7 +193,7 @@ def cells(row: RowStatus) -> tuple[Text, ...]:
 
 def _row_style(row: RowStatus) -> str:
     if row.result is None:
-        return "bold" if row.running else "dim"
+        return "bold" if row.is_running else "dim"
     return "" if is_miniature_that_ran(row.result) else OUTCOME_STYLES.get(row.result.outcome, "red")
 
 

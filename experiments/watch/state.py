@@ -27,13 +27,13 @@ from experiments.results.wording import outcome_in_words
 from experiments.system.lock import is_locked
 from experiments.system.logs import end_of_log
 
-SERIES = {
+LOAD_COLUMNS = {
     "GPU utilization": ("gpu_util_percent", "%"),
     "GPU memory": ("gpu_memory_gib", "GiB"),
     "CPU utilization": ("host_cpu_percent", "%"),
     "memory of the row's processes": ("process_memory_gib", "GiB"),
 }
-"""Columns of telemetry.csv that are shown: name -> column and unit."""
+"""Columns of telemetry.csv that the view shows as load: name -> column and unit."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class RowStatus:
     devices: int = 1
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         """Return whether the row has started and has no result."""
         return self.elapsed_s is not None and self.result is None
 
@@ -122,7 +122,7 @@ class RunWatcher:
         samples = read_samples(self.folder.row_folder_named(row) / TELEMETRY_FILE)
         return tuple(
             Curve(name, unit, values)
-            for name, (column, unit) in SERIES.items()
+            for name, (column, unit) in LOAD_COLUMNS.items()
             if (values := tuple(float(sample[column]) for sample in samples if column in sample))
         )
 

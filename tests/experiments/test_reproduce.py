@@ -352,4 +352,4 @@ def test_the_option_versions_chooses_the_image_of_the_node_and_the_versions_of_t
     assert main(["reproduce", "--versions", "as-taught", "--key", str(tmp_path / "key"), "--for", "single"]) == 2
     (wanted,) = asked
     assert wanted.setup.image_variant == "as-taught"
-    assert [options.image_variant for options in wanted.suites] == ["as-taught", "as-taught"]
+    assert [options.image_variant for options in wanted.run_options] == ["as-taught", "as-taught"]

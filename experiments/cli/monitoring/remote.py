@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from experiments.results.run_folder import Run
     from provision.ssh.shell import Shell
 
-NOTEBOOKS = CODE_FOLDER / "experiments" / "notebooks"
+PROJECT_NOTEBOOKS = CODE_FOLDER / "experiments" / "notebooks"
 FOLLOW_INTERVAL_S = 1.0
 REFRESH_INTERVAL_S = 3.0
 CHUNK_BYTES = 1 << 22
@@ -192,7 +192,7 @@ def _show_address(what: str, address: str) -> None:
 
 
 def _find_notebook(name: str) -> Path:
-    known = {file.name: file for file in NOTEBOOKS.glob("*.ipynb")}
+    known = {file.name: file for file in PROJECT_NOTEBOOKS.glob("*.ipynb")}
     if name not in known:
         raise unknown_name_error(
             "notebook", name.removesuffix(".ipynb"), sorted(file.stem for file in known.values()), "NOTEBOOK"

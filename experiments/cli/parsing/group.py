@@ -29,7 +29,7 @@ class HelpWithUnbrokenHyphens:
         text: str = super().get_help(ctx)  # type: ignore[misc]
         return text.replace(UNBROKEN_HYPHEN, "-")
 
-    def format_help_text(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as of TyperCommand
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - a method of TyperCommand
         """Write the description."""
         formatter.write_paragraph()
         with formatter.indentation():

@@ -40,7 +40,7 @@ def _set_metavar(param: Any) -> None:
 
 def _usage_piece(param: Any) -> str:
     name = displayed_name(param)
-    several = param.nargs == -1 and "|" not in name
+    is_repeatable = param.nargs == -1 and "|" not in name
     if param.required:
-        return f"{name} [{name} ...]" if several else name
-    return f"[{name} ...]" if several else f"[{name}]"
+        return f"{name} [{name} ...]" if is_repeatable else name
+    return f"[{name} ...]" if is_repeatable else f"[{name}]"

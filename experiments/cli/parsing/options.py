@@ -29,7 +29,9 @@ SiteOrAny = Annotated[
 Name = Annotated[
     str | None, typer.Option(help="Name of the lease; default: llm_USER, llm_single_USER or llm_multi_USER.")
 ]
-ActiveName = Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the lease; default: the only one.")]
+ActiveName = Annotated[
+    str | None, typer.Argument(metavar="NAME", help="Name of the lease; default: the only active lease.")
+]
 Image = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Disk image of the nodes; default: Chameleon's with the driver of their GPUs."),
@@ -59,15 +61,15 @@ def _use_suites(path: Path | None) -> Path | None:
     return path
 
 
-def _suite_file(description: str) -> Any:
+def _suite_file_option(description: str) -> Any:
     return typer.Option("--suite-file", metavar="PATH", callback=_use_suites, is_eager=True, help=description)
 
 
 SUITE_FILE_HELP = "Your own suite: its file, or a folder of such files"
-SuiteFile = Annotated[Path | None, _suite_file(f"{SUITE_FILE_HELP}; without SUITE: all suites there.")]
-SuiteFileOfRun = Annotated[Path | None, _suite_file(f"{SUITE_FILE_HELP}.")]
+SuiteFile = Annotated[Path | None, _suite_file_option(f"{SUITE_FILE_HELP}; without SUITE: all suites there.")]
+SuiteFileOfRun = Annotated[Path | None, _suite_file_option(f"{SUITE_FILE_HELP}.")]
 Group = Annotated[
-    GroupOption | None, typer.Option(help="Instead of SUITE: all labs for one GPU, for several, or both.")
+    GroupOption | None, typer.Option(help="Instead of SUITE: all labs for one GPU, for several GPUs, or for both.")
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="results/RUN_ID, or a folder of several runs.")]
 RunPaths = Annotated[
@@ -92,18 +94,21 @@ def expand_options(command: Callable[..., None]) -> Callable[..., None]:
     groups: dict[str, tuple[type, list[str]]] = {}
     parameters: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
-        cls, without = _dataclass_of(parameter.annotation)
+        cls, omitted = _dataclass_of(parameter.annotation)
         if cls is None:
             parameters.append(parameter)
             continue
-        own = [_parameter(field, option) for field, option in fields_with_options(cls) if field.name not in without]
-        groups[parameter.name] = (cls, [one.name for one in own])
-        parameters += own
+        group_parameters = [
+            _parameter(field, option) for field, option in fields_with_options(cls) if field.name not in omitted
+        ]
+        groups[parameter.name] = (cls, [one.name for one in group_parameters])
+        parameters += group_parameters
 
     @wraps(command)
     def command_with_options(**values: Any) -> None:
         objects = {
-            name: cls(**{field: _value(values.pop(field)) for field in names}) for name, (cls, names) in groups.items()
+            name: cls(**{field: _tuple_if_list(values.pop(field)) for field in names})
+            for name, (cls, names) in groups.items()
         }
         command(**values, **objects)
 
@@ -125,11 +130,11 @@ def _parameter(field: Field[Any], option: Option) -> inspect.Parameter:
     flags = [option.flag] if option.flag else []
     declared = typer.Option(*flags, help=option.help, metavar=option.metavar, min=option.minimum)
     default = list(field.default) if isinstance(field.default, tuple) else field.default
-    annotation: Any = Annotated[_type_of(field), declared]
+    annotation: Any = Annotated[_typer_type(field), declared]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _type_of(field: Field[Any]) -> Any:
+def _typer_type(field: Field[Any]) -> Any:
     """Return the field's type for Typer, which needs list[X] in place of tuple[X, ...]."""
     if get_origin(field.type) is not tuple:
         return field.type
@@ -137,5 +142,5 @@ def _type_of(field: Field[Any]) -> Any:
     return list[item]
 
 
-def _value(value: Any) -> Any:
+def _tuple_if_list(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value

@@ -18,7 +18,8 @@ from experiments.system.options import fields_with_options
 if TYPE_CHECKING:
     from experiments.suites.row_spec import RowSpec
 
-MAX_DIGITS = 9
+MAX_BATCH_DIGITS = 9
+"""Maximum number of digits of a batch size."""
 SCRIPT_COMMAND = "a script's command after --, as in -- python train.py"
 RowsOrCommand = Annotated[
     list[str] | None,
@@ -29,7 +30,7 @@ CardList = Annotated[
     str,
     typer.Option(
         metavar="CARD,...",
-        help="GPU models or sizes (24GiB); all; or smallest, the smallest that fits. "
+        help="GPU models, or memory sizes such as 24GiB; all: every GPU model; smallest: the smallest that fits. "
         "Default for rows: each row's GPU models.",
     ),
 ]
@@ -39,7 +40,7 @@ BatchList = Annotated[
 
 
 def runs_as_program(context: typer.Context, rows: str | None, training: CustomTraining) -> bool:
-    """Return whether --model and its options are traced as a program of their own, not as a row of a suite.
+    """Return whether the training that --model describes is traced as a separate program, not as a row of a suite.
 
     Raises InputError for --model together with rows, or without --card.
     """
@@ -60,8 +61,8 @@ def runs_as_program(context: typer.Context, rows: str | None, training: CustomTr
 
 
 @contextmanager
-def exit_code_of_script() -> Iterator[None]:
-    """Exit with the exit code of the script if it fails in the body of the with statement."""
+def exit_if_script_fails() -> Iterator[None]:
+    """If the script fails in the body of the with statement, exit with the exit code of the script."""
     from experiments.prediction.script.trace import ScriptFailed
 
     try:
@@ -92,7 +93,7 @@ def command_after_dashes(context: typer.Context) -> list[str]:
 def optional_word(words: list[str] | None, command: str, allowed: str) -> str | None:
     """Return the only word in ``words``; None without any. Raises InputError if there are several.
 
-    command, allowed: the command that has these words, and what it allows, for the message.
+    command, allowed: for the message of the error, the command with these words, and the word that it allows.
     """
     if len(words or ()) > 1:
         raise InputError(f"{command} {' '.join(words or ())}: allowed: one {allowed}; write {SCRIPT_COMMAND}")
@@ -134,8 +135,8 @@ def specs_to_predict(
 def parse_batches(text: str) -> list[int]:
     """Return the batch sizes of --batch, each once. Raises InputError for anything but whole numbers from 1."""
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isascii() and word.isdigit() and len(word) <= MAX_DIGITS and int(word) for word in words):
+    if not all(word.isascii() and word.isdigit() and len(word) <= MAX_BATCH_DIGITS and int(word) for word in words):
         raise InputError(
-            f"--batch {text:.40}: allowed: whole numbers from 1 to {10**MAX_DIGITS - 1}, such as 4 or 1,2,4"
+            f"--batch {text:.40}: allowed: whole numbers from 1 to {10**MAX_BATCH_DIGITS - 1}, such as 4 or 1,2,4"
         )
     return list(dict.fromkeys(map(int, words)))

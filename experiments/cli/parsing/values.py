@@ -16,10 +16,10 @@ class ValueParser:
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002 - a method of RuntimeParam
         """Return the value with the parameter's type. Raises InputError."""
-        several = param.multiple or param.nargs == -1
+        is_list = param.multiple or param.nargs == -1
         if value is None:
-            return () if several else None
-        return tuple(_parse_value(one, param) for one in value) if several else _parse_value(value, param)
+            return () if is_list else None
+        return tuple(_parse_value(one, param) for one in value) if is_list else _parse_value(value, param)
 
 
 def displayed_name(param: Any) -> str:
@@ -44,7 +44,7 @@ def describe_allowed_values(param: Any) -> str:
 
 
 def allowed_choices(param: Any) -> tuple[str, ...]:
-    """Return the fixed list of values of a parameter; empty if it has none."""
+    """Return the values of a parameter that allows only a fixed list of values; empty for any other parameter."""
     return get_args(value_type(param))
 
 
@@ -57,15 +57,15 @@ def value_type(param: Any) -> Any:
 def _parse_value(value: Any, param: Any) -> Any:
     read: Callable[[str], Any] = PARSERS.get(value_type(param), str)
     try:
-        found = read(value) if isinstance(value, str) else value
+        parsed = read(value) if isinstance(value, str) else value
     except ValueError:
         raise _invalid_value(value, param) from None
     choices = allowed_choices(param)
-    if choices and found not in choices:
+    if choices and parsed not in choices:
         raise _invalid_value(value, param, similar_names(value, choices))
-    if param.min is not None and found < param.min:
+    if param.min is not None and parsed < param.min:
         raise _invalid_value(value, param)
-    return found
+    return parsed
 
 
 def _invalid_value(value: Any, param: Any, similar: str = "") -> InputError:

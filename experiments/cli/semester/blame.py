@@ -40,9 +40,9 @@ def blame(
 ) -> None:
     """Find the package whose new version changed a statement or a row.
 
-    Both environments are created in the cache folder, and the rows are observed there. If they differ, the packages
-    that differ are bisected; packages that need each other's versions change together. Environments and observations
-    are stored: the same command resumes after Ctrl-C.
+    Creates both environments in the cache folder, and observes the rows in each. If the observations differ, bisects
+    the packages whose versions differ. Packages that need each other's versions change together. Environments and
+    observations are stored: the same command resumes after Ctrl-C.
     """
     from experiments.blame.blame import blame as find
     from experiments.blame.observe import observe
@@ -52,13 +52,13 @@ def blame(
     require_packages("uv", "packaging")
     request = _observation_request(target, card)
     ends = (pins_of(good, "--good"), pins_of(bad, "--bad"))
-    found = find(
+    result = find(
         *ends, partial(observe, request), _observation_methods(by), request.statement, partial(say, stderr=True)
     )
     if as_json:
-        print_json({"target": target, "card": request.card, "good": good, "bad": bad, **found.model_dump(mode="json")})
+        print_json({"target": target, "card": request.card, "good": good, "bad": bad, **result.model_dump(mode="json")})
         return
-    for line in _result_lines(found):
+    for line in _result_lines(result):
         say(line)
 
 

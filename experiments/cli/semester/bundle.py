@@ -19,10 +19,10 @@ def bundle(
     folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="Folder of the run: results/RUN_ID.")],
     output: Annotated[Path | None, typer.Option(help="Path of the archive; default: RUN_FOLDER.bundle.zip.")] = None,
 ) -> None:
-    """Write one archive of a run to hand in, with checksums.
+    """Write an archive of a run, with checksums, to hand in.
 
     The archive has results and telemetry, without weights, logs and notebooks. `testbed grade` checks it offline.
-    Passwords in URLs and the home folder are removed from its texts.
+    Passwords in URLs and the path of the home folder are removed from its files.
     """
     from experiments.bundle.archive import write_bundle
     from experiments.results.run_folder import RunFolder
@@ -33,8 +33,10 @@ def bundle(
 @app.command()
 def grade(
     bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE", help="Archives of `testbed bundle`.")],
-    row: Annotated[list[str] | None, typer.Option(help="A requested row; default: the rows of the run.")] = None,
-    card: Annotated[str | None, typer.Option(help="The requested GPU model.")] = None,
+    row: Annotated[
+        list[str] | None, typer.Option(help="A row that students had to run; default: the rows of the run.")
+    ] = None,
+    card: Annotated[str | None, typer.Option(help="The GPU model that the run must be for; default: any.")] = None,
     predictions: Annotated[
         Path | None, typer.Option(metavar="RUN_FOLDER", help="Your own run; results must agree with its predictions.")
     ] = None,
@@ -47,7 +49,7 @@ def grade(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check archives that students hand in; show reasons and points.
+    """Check archives that students hand in; show points and problems.
 
     A bundle is rejected if a row is not in the lab or has other settings, or if a measurement is copied from another
     bundle. It is also rejected if its values contradict each other, the telemetry or a prediction. The reasons are
@@ -66,20 +68,20 @@ def grade(
     trusted = RunFolder(predictions).predictions() if predictions else ()
     if predictions and not trusted:
         raise InputError(f"--predictions {predictions}: has no predictions.json; `testbed run` writes it")
-    first = [check_bundle(path, trusted, row or (), card) for path in bundles]
+    checked_alone = [check_bundle(path, trusted, row or (), card) for path in bundles]
     checked = reject_copies(
-        first, paths_by_measurement_key([run for folder in known_runs or () for run in run_folders(folder)])
+        checked_alone, paths_by_measurement_key([run for folder in known_runs or () for run in run_folders(folder)])
     )
-    answers = {str(one.path): gradescope_results(one) for one in checked}
+    gradescope_data = {str(bundle_check.path): gradescope_results(bundle_check) for bundle_check in checked}
     if gradescope:
-        write_atomically(gradescope, json.dumps(answers[str(bundles[0])], indent=2))
+        write_atomically(gradescope, json.dumps(gradescope_data[str(bundles[0])], indent=2))
     if as_json:
-        print_json(answers)
-    for one in () if as_json else checked:
-        points = answers[str(one.path)]["score"]
-        decision = "accepted" if one.is_accepted else "rejected"
-        say(f"{one.path}: {decision}, {points} of {len(one.no_point_reasons)} points")
-        missing = [f"{name}: {why}" for name, why in one.no_point_reasons.items() if why]
-        for line in (*one.problems, *missing):
+        print_json(gradescope_data)
+    for bundle_check in () if as_json else checked:
+        points = gradescope_data[str(bundle_check.path)]["score"]
+        decision = "accepted" if bundle_check.is_accepted else "rejected"
+        say(f"{bundle_check.path}: {decision}, {points} of {len(bundle_check.no_point_reasons)} points")
+        missing = [f"{name}: {why}" for name, why in bundle_check.no_point_reasons.items() if why]
+        for line in (*bundle_check.problems, *missing):
             say(f"  {line}")
-    raise typer.Exit(int(not all(one.is_accepted for one in checked)))
+    raise typer.Exit(int(not all(bundle_check.is_accepted for bundle_check in checked)))

@@ -29,18 +29,21 @@ def history(
     ] = None,
     mlflow: Annotated[
         str | None,
-        typer.Option(metavar="DIR_OR_URI", help="Also add every run to MLflow: its server, database, or a folder."),
+        typer.Option(metavar="DIR_OR_URI", help="Also add every run to this MLflow server, database or folder."),
     ] = None,
     fail_on_change: Annotated[
         bool,
-        typer.Option("--fail-on-change", help="Exit with code 1 if something changed in the newest run of a series."),
+        typer.Option(
+            "--fail-on-change",
+            help="Exit with code 1 if the newest run of a suite changed from earlier runs with the same options.",
+        ),
     ] = False,
     details: Annotated[
         bool, typer.Option("--all", help="Show every statement and measured value over time, not one line per row.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Record runs; show what changed between them, and which versions.
+    """Record runs; show what changed, and which versions differ.
 
     testbed history record RUN_FOLDER... adds runs to the database, each only once. Without record, the command shows
     the runs in which a verdict flipped, a setting changed, or a value changed beyond its noise. For each of these runs,
@@ -60,23 +63,23 @@ def history(
 
     suite, _, row = words[0].partition("/") if words else ("", "", "")
     with open_history(database) as connection:
-        several = read_series(connection, suite or None, row or None)
-    found = [(series, run_changes(series)) for series in several]
+        all_series = read_series(connection, suite or None, row or None)
+    changes_of_series = [(series, run_changes(series)) for series in all_series]
     if csv:
-        write_csv(csv, several)
+        write_csv(csv, all_series)
     if mlflow:
         from experiments.history.mlflow_export import export_to_mlflow
 
-        say(f"{number_with_noun(export_to_mlflow(mlflow, several), 'run')} added to MLflow", stderr=True)
+        say(f"{number_with_noun(export_to_mlflow(mlflow, all_series), 'run')} added to MLflow", stderr=True)
     if page:
         from experiments.history.page import write_history_page
 
-        say(str(write_history_page(page, found)), stderr=True)
+        say(str(write_history_page(page, changes_of_series)), stderr=True)
     if as_json:
-        print_json([changes_as_data(series, changed) for series, changed in found])
+        print_json([changes_as_data(series, changed) for series, changed in changes_of_series])
     else:
-        console().print(history_tables(found, details or bool(row)))
-    newest = [changed and changed[-1].run is series.runs[-1] for series, changed in found]
+        console().print(history_tables(changes_of_series, details or bool(row)))
+    newest = [changed and changed[-1].run is series.runs[-1] for series, changed in changes_of_series]
     raise typer.Exit(int(fail_on_change and any(newest)))
 
 

@@ -22,7 +22,7 @@ QUERY_INTERVAL_S = 300.0
 
 
 def send_run_messages(runs: "Iterable[FinishedRun]", notifier: Notifier) -> "Iterator[FinishedRun]":
-    """Yield each run when it is finished, after a message about it has been sent."""
+    """Send a message about each run when it is finished, then yield the run."""
     from experiments.notify.messages import run_message
     from experiments.report.identity import find_previous_run
 
@@ -86,10 +86,10 @@ class LeaseWatch:
         if recorded == self._recorded and time.monotonic() - self._queried_s < QUERY_INTERVAL_S:
             return
         self._recorded, self._queried_s = recorded, time.monotonic()
-        self._states = _active_leases(journal, self._states)
+        self._states = _query_active_leases(journal, self._states)
 
 
-def _active_leases(journal: "Journal", before: "Sequence[LeaseSnapshot]") -> "list[LeaseSnapshot]":
+def _query_active_leases(journal: "Journal", before: "Sequence[LeaseSnapshot]") -> "list[LeaseSnapshot]":
     """Return the states of the active leases as their sites report them.
 
     before: states from the last query, used for a site that does not answer at once.
@@ -100,11 +100,11 @@ def _active_leases(journal: "Journal", before: "Sequence[LeaseSnapshot]") -> "li
 
     reconciler = Reconciler(journal, NoWaitClock(), lambda line: None)
     known = {state.active_lease.tag: state for state in before}
-    found = (
-        state if isinstance(state, LeaseSnapshot) else known.get(one.tag)
-        for one, state in active_lease_states(reconciler)
+    latest_states = (
+        state if isinstance(state, LeaseSnapshot) else known.get(active_lease.tag)
+        for active_lease, state in active_lease_states(reconciler)
     )
-    return [state for state in found if state]
+    return [state for state in latest_states if state]
 
 
 def _with_cost_at(state: "LeaseSnapshot", now: datetime) -> "LeaseSnapshot":

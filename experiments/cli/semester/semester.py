@@ -83,9 +83,9 @@ def semester(
     if end_when_idle and not lease:
         raise InputError(f"{' '.join(end_when_idle[:2])}: allowed with --lease only")
     names = suites or (user_suites() if suite_file else [suite.suite for suite in suites_in_group("both")])
-    for one in versions or ():
-        if one not in VERSION_SETS:
-            raise unknown_name_error("set of versions", one, VERSION_SETS, "--versions")
+    for name in versions or ():
+        if name not in VERSION_SETS:
+            raise unknown_name_error("set of versions", name, VERSION_SETS, "--versions")
     chosen = tuple(one for one in VERSION_SETS if one in (versions or VERSION_SETS))
     requested_lease = (
         CheckLease(site, lease, hours, max_hours, end_when_idle) if lease and max_hours is not None else None

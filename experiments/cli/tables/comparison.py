@@ -20,13 +20,13 @@ def comparison_tables(comparison: Comparison) -> Group:
         *(Text(f"{letter}  {name}") for letter, name in zip("AB", comparison.names, strict=True)),
         *_warning_lines(comparison),
         Text(),
-        _verdict_changes(comparison, heads),
+        _verdict_changes_view(comparison, heads),
         Text(),
         _rows_table(comparison),
         *_emulation_lines(comparison),
         Text(),
-        *([_changed_values(comparison, heads), Text()] if comparison.before.size == comparison.after.size else []),
-        _differences(comparison, heads),
+        *([_changed_values_view(comparison, heads), Text()] if comparison.before.size == comparison.after.size else []),
+        _differences_view(comparison, heads),
     ]
     return Group(*parts)
 
@@ -47,20 +47,22 @@ def _warning_lines(comparison: Comparison) -> list[Line]:
     return [Line(f"warning: {line}", "yellow") for line in lines]
 
 
-def _verdict_changes(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
+def _verdict_changes_view(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
     if not comparison.verdicts:
         return Text("Every statement has the same status in both runs.")
-    both = [change for change in comparison.verdicts if change.before and change.after]
+    in_both_runs = [change for change in comparison.verdicts if change.before and change.after]
     columns = (Column("statement", prose=True), *heads, Column("reason", prose=True))
-    table = Table(*columns, title=f"{len(both)} changed statuses, worse first")
-    for change in both:
+    table = Table(*columns, title=f"{len(in_both_runs)} changed statuses, worse first")
+    for change in in_both_runs:
         table.add(change.says, change.before or "", Text(change.after or "", _color_of_change(change)), change.reason)
     alone = [
         f"{_count_missing_verdicts(comparison, only)} in {run} only"
         for run, only in zip("AB", ("after", "before"), strict=True)
     ]
     others = Text(f"other statements: {', '.join(alone)} (--json shows them)", "dim")
-    return Group(*([table] if both else []), *([others] if len(both) < len(comparison.verdicts) else []))
+    return Group(
+        *([table] if in_both_runs else []), *([others] if len(in_both_runs) < len(comparison.verdicts) else [])
+    )
 
 
 def _count_missing_verdicts(comparison: Comparison, side: str) -> int:
@@ -135,20 +137,20 @@ def _emulation_lines(comparison: Comparison) -> list[Text]:
     return [Text(line, "dim") for line in sorted(words)]
 
 
-def _changed_values(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
+def _changed_values_view(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
     if not comparison.changed:
         return Text("No outcome and no value changed beyond its noise.")
     return _differences_table("row: value", comparison.changed, heads, "changed beyond noise")
 
 
-def _differences_table(what: str, found: Sequence[Difference], heads: tuple[str, str], title: str) -> Table:
+def _differences_table(what: str, differences: Sequence[Difference], heads: tuple[str, str], title: str) -> Table:
     table = Table(Column(what, prose=True), *(Column(head, prose=True) for head in heads), title=title)
-    for one in found:
-        table.add(one.what, *(text or "–" for text in (one.before, one.after)))
+    for difference in differences:
+        table.add(difference.what, *(text or "–" for text in (difference.before, difference.after)))
     return table
 
 
-def _differences(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
+def _differences_view(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
     if not comparison.differences:
         return Text("Both runs have the same options and versions.")
     return _differences_table("option or version", comparison.differences, heads, "what else differs")

@@ -16,21 +16,21 @@ from experiments.system.tables import Column, Table, print_lines
 CSV_COLUMNS = ("folder", "run_id", "suite", "card", "size", "started_at", *STATUSES, "files_changed")
 
 
-def print_evaluations(evaluated: Sequence[Reevaluation], root: Path, every: bool, console: Console) -> None:
+def print_evaluations(evaluated: Sequence[Reevaluation], root: Path, show_all: bool, console: Console) -> None:
     """Print a single run with its statements, or several runs as one line each.
 
-    every: whether to print also every statement of each run.
+    show_all: whether to print every statement of each run, too.
     """
-    for one in evaluated if every or len(evaluated) == 1 else ():
-        console.print(verdict_table(one.evaluation, every))
-        if one.changes:
-            console.print(changes_table(one.changes))
-        _warn_of_files(one, console)
+    for reevaluation in evaluated if show_all or len(evaluated) == 1 else ():
+        console.print(verdict_table(reevaluation.evaluation, show_all))
+        if reevaluation.changes:
+            console.print(changes_table(reevaluation.changes))
+        _warn_of_changed_files(reevaluation, console)
     if len(evaluated) > 1:
         console.print(_summary_table(evaluated, root))
 
 
-def _warn_of_files(reevaluation: Reevaluation, console: Console) -> None:
+def _warn_of_changed_files(reevaluation: Reevaluation, console: Console) -> None:
     if reevaluation.files_changed:
         print_lines(
             console, f"files that differ from the run's SHA256SUMS: {', '.join(reevaluation.files_changed)}", "bold red"
@@ -43,9 +43,14 @@ def _summary_table(evaluated: Sequence[Reevaluation], root: Path) -> Table:
     table = Table(
         "folder", Column("suite", optional=1), *counts, Column("files", prose=True), title=f"{len(evaluated)} runs"
     )
-    for one in sorted(evaluated, key=_problem_counts, reverse=True):
-        statuses = (status_count(status, one.evaluation.count(status)) for status in STATUSES)
-        table.add(_run_name(one, root), one.evaluation.run.suite, *statuses, _changed_files_text(one))
+    for reevaluation in sorted(evaluated, key=_problem_counts, reverse=True):
+        statuses = (status_count(status, reevaluation.evaluation.count(status)) for status in STATUSES)
+        table.add(
+            _run_name(reevaluation, root),
+            reevaluation.evaluation.run.suite,
+            *statuses,
+            _changed_files_text(reevaluation),
+        )
     return table
 
 
@@ -77,8 +82,10 @@ def write_csv(path: Path, evaluated: Sequence[Reevaluation], root: Path) -> None
     with open_output(path, "--csv") as file:
         writer = csv.writer(file)
         writer.writerow(CSV_COLUMNS)
-        for one in evaluated:
-            run = one.evaluation.run
-            files = "unknown" if one.files_changed is None else " ".join(one.files_changed)
+        for reevaluation in evaluated:
+            run = reevaluation.evaluation.run
+            files = "unknown" if reevaluation.files_changed is None else " ".join(reevaluation.files_changed)
             options = (run.run_id, run.suite, run.card, run.size, run.started_at)
-            writer.writerow([_run_name(one, root), *options, *map(one.evaluation.count, STATUSES), files])
+            writer.writerow(
+                [_run_name(reevaluation, root), *options, *map(reevaluation.evaluation.count, STATUSES), files]
+            )

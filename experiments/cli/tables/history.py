@@ -30,7 +30,7 @@ MISSING_VALUE = "·"
 
 
 def history_tables(changes_of_series: Sequence[tuple[Series, list[RunChanges]]], details: bool) -> Group:
-    """Return what changed in each series, then a line per row.
+    """Return what changed in each series (the runs of a suite with the same options), then a line per row.
 
     Series in which something changed come first. details: whether to show every statement and every measured value in
     place of the line per row.
@@ -53,11 +53,13 @@ def _change_parts(series: Series, changed: Sequence[RunChanges]) -> list[Rendera
     if not changed:
         return [Text("nothing changed" if len(series.runs) > 1 else "no earlier run to compare with")]
     lines: list[RenderableType] = []
-    for one in reversed(changed):
-        lines.append(Text(f"changed in {one.run.name}, commit {one.run.commit[:COMMIT_DIGITS] or 'unknown'}", "yellow"))
-        lines += [_indent(sentence) for sentence in one.sentences]
-        lines += [_indent(f"flipped within noise: {flip.sentence}", "dim") for flip in one.borderline]
-        causes = "; ".join(cause.sentence for cause in one.causes) or "no version, device, code or data"
+    for changes in reversed(changed):
+        lines.append(
+            Text(f"changed in {changes.run.name}, commit {changes.run.commit[:COMMIT_DIGITS] or 'unknown'}", "yellow")
+        )
+        lines += [_indent(sentence) for sentence in changes.sentences]
+        lines += [_indent(f"flipped within noise: {flip.sentence}", "dim") for flip in changes.borderline]
+        causes = "; ".join(cause.sentence for cause in changes.causes) or "no version, device, code or data"
         lines.append(_indent(f"what else differs: {causes}", "dim"))
     return lines
 
@@ -147,13 +149,13 @@ def changes_as_data(series: Series, changed: Sequence[RunChanges]) -> dict[str, 
         "runs": [{"run_id": run.run_id, "started_at": run.started_at, "commit": run.commit} for run in series.runs],
         "changes": [
             {
-                "run_id": one.run.run_id,
-                "started_at": one.run.started_at,
-                "changed": [change._asdict() for change in one.changed],
-                "borderline": [flip._asdict() for flip in one.borderline],
-                "differs": [cause._asdict() for cause in one.causes],
+                "run_id": changes.run.run_id,
+                "started_at": changes.run.started_at,
+                "changed": [change._asdict() for change in changes.changed],
+                "borderline": [flip._asdict() for flip in changes.borderline],
+                "differs": [cause._asdict() for cause in changes.causes],
             }
-            for one in changed
+            for changes in changed
         ],
     }
 

@@ -77,9 +77,9 @@ def rows_table(name: str, card: str | None) -> Group:
     named: dict[str, None] = {}
     for row in suite.rows_for(card):
         settings = suite.settings(row, card)
-        own = _own_settings(suite, settings)
-        named |= dict.fromkeys(own)
-        words = ", ".join(f"{key} {_compact_setting(getattr(settings, key))}" for key in own)
+        differing = _differing_settings(suite, settings)
+        named |= dict.fromkeys(differing)
+        words = ", ".join(f"{key} {_compact_setting(getattr(settings, key))}" for key in differing)
         table.add(row.id, row.title, settings.model, OUTCOME_NAMES.get(row.expect.outcome or "", ""), words)
     return Group(table, Text(), _settings_meanings(named))
 
@@ -96,7 +96,7 @@ def _suite_and_card(name: str, card: str | None) -> tuple[Suite, str]:
     return suite, card or suite.cards[0]
 
 
-def _own_settings(suite: Suite, settings: Settings) -> list[str]:
+def _differing_settings(suite: Suite, settings: Settings) -> list[str]:
     """Return the names of the settings that differ from the suite's common settings and from the defaults."""
     plain = settings.model_dump(mode="json", exclude_defaults=True)
     hidden, common = ("model", "global_batch_size"), {"accumulate": 1, **suite.common}

@@ -15,19 +15,19 @@ from experiments.system.tables import Column, Line, Table, print_lines
 if TYPE_CHECKING:
     from experiments.pipeline import FinishedRun
 
-PROBLEMS = ("error", "fail")
+PROBLEM_STATUSES = ("error", "fail")
 MAX_REASONS = 6
 """Maximum number of shown reasons why statements were not evaluated."""
 STYLES = {"pass": "green", "fail": "red", "error": "bold red", "not evaluated": "dim"}
 
 
-def verdict_table(evaluation: Evaluation, every: bool = False) -> Group:
+def verdict_table(evaluation: Evaluation, show_all: bool = False) -> Group:
     """Return the headline, and the verdicts with their reasons, the most severe status first.
 
-    Statements that were not evaluated are counted by reason; with ``every``, each of them gets a line.
+    Statements that were not evaluated are counted by reason. With ``show_all``, each of them gets a line instead.
     """
     table = Table("verdict", Column("statement", prose=True), "grade", Column("value or reason", prose=True))
-    shown = [verdict for verdict in evaluation.verdicts if every or verdict.status != "not evaluated"]
+    shown = [verdict for verdict in evaluation.verdicts if show_all or verdict.status != "not evaluated"]
     for verdict in sorted(shown, key=lambda verdict: STATUSES.index(verdict.status)):
         table.add(
             Text(verdict.status, STYLES[verdict.status]), verdict.says, verdict.grade or "", _value_or_reason(verdict)
@@ -61,11 +61,11 @@ def contradiction_lines(evaluation: Evaluation) -> list[Line]:
         Line(
             Text.assemble(
                 ("prediction contradicts measurement", "yellow"),
-                f": {one.says} Predicted: {one.predicted.status}, {one.predicted.value};"
-                f" {one.measured.grade}: {one.measured.status}, {one.measured.value}",
+                f": {contradiction.says} Predicted: {contradiction.predicted.status}, {contradiction.predicted.value};"
+                f" {contradiction.measured.grade}: {contradiction.measured.status}, {contradiction.measured.value}",
             )
         )
-        for one in evaluation.contradictions
+        for contradiction in evaluation.contradictions
     ]
 
 
@@ -73,8 +73,11 @@ def counts_table(evaluations: Sequence[Evaluation]) -> Table:
     """Return a table with the number of statements by status, for each suite and in total."""
     table = Table("suite", *(Column(status, number=True) for status in STATUSES))
     counts = {one.run.suite: [one.count(status) for status in STATUSES] for one in evaluations}
-    for name, own in (*counts.items(), ("all", [sum(column) for column in zip(*counts.values(), strict=True)])):
-        table.add(name, *map(status_count, STATUSES, own))
+    for name, suite_counts in (
+        *counts.items(),
+        ("all", [sum(column) for column in zip(*counts.values(), strict=True)]),
+    ):
+        table.add(name, *map(status_count, STATUSES, suite_counts))
     return table
 
 
@@ -85,7 +88,12 @@ def status_count(status: Status, count: int) -> Text:
 
 def problem_lines(evaluations: Sequence[Evaluation]) -> Group | None:
     """Return a line for each statement that is an error or failed, with suite and reason; errors first."""
-    found = [(one.run.suite, verdict) for one in evaluations for verdict in one.verdicts if verdict.status in PROBLEMS]
+    problems = [
+        (one.run.suite, verdict)
+        for one in evaluations
+        for verdict in one.verdicts
+        if verdict.status in PROBLEM_STATUSES
+    ]
     lines = [
         Line(
             Text.assemble(
@@ -94,7 +102,7 @@ def problem_lines(evaluations: Sequence[Evaluation]) -> Group | None:
                 f"{_grade_note(verdict)}: {verdict.says} ({_value_or_reason(verdict)})",
             )
         )
-        for suite, verdict in sorted(found, key=lambda item: PROBLEMS.index(item[1].status))
+        for suite, verdict in sorted(problems, key=lambda item: PROBLEM_STATUSES.index(item[1].status))
     ]
     return Group(*lines) if lines else None
 
@@ -115,8 +123,8 @@ def show_runs(runs: "Iterable[FinishedRun]", console: Console) -> "list[Finished
         finished.append(done)
     evaluations = [done.evaluation for done in finished]
     if len(finished) > 1:
-        if found := problem_lines(evaluations):
-            console.print(found)
+        if problems := problem_lines(evaluations):
+            console.print(problems)
         console.print(counts_table(evaluations))
         for done in finished:
             _show_report(done, console)

@@ -22,6 +22,7 @@ PANELS = (
     ("GPU temperature", "°C", {"gpu_temperature_c": ""}),
     ("processes on the GPU", "", {"gpu_processes": ""}),
 )
+"""Panels of the telemetry chart: title, unit, and the name of the line of each column of telemetry.csv."""
 STEP_PARTS = {
     "matrix products": ("matrix products",),
     "attention": ("attention",),
@@ -32,31 +33,32 @@ STEP_PARTS = {
 """The parts of a step in the chart, and the families of operations in each part."""
 WAITING = "waiting for the host or for other GPUs"
 PANELS_BY_GPU = (("busy by GPU", "%", "util_percent"), ("memory by GPU", "GiB", "memory_gib"))
+"""Panels with a line for each GPU: title, unit, and the end of the names of the columns in telemetry.csv."""
 MAX_GPUS = 16
 
 
 def report_charts(report: Report) -> dict[str, Chart]:
     """Return the charts with data, by name: predicted, step, memory, memory-<row>, telemetry-<row>."""
-    found: dict[str, Chart] = {}
+    charts: dict[str, Chart] = {}
     limit = _limit(report.usable_gib, report.run.card)
     if report.predicted:
         bars = [_predicted_bar(row) for row in report.predicted.rows]
         alt = "Predicted memory of each row at its peak, by kind; the same numbers are in the table below"
-        found["predicted"] = _memory_chart(bars, alt, _limit(report.predicted.usable_gib, report.run.card))
+        charts["predicted"] = _memory_chart(bars, alt, _limit(report.predicted.usable_gib, report.run.card))
         if bars := [bar for row in report.predicted.rows if (bar := _step_bar(row))]:
             alt = "Predicted shares of the time of a step, by what the GPU does, for each row that fits"
-            found["step"] = bar_chart(bars, "% of the step", alt)
+            charts["step"] = bar_chart(bars, "% of the step", alt)
     if bars := [bar for row in report.rows if (bar := _peak_bar(row))]:
         alt = "Peak memory of each row, by kind; the same numbers are in the table of rows"
-        found["memory"] = _memory_chart(bars, alt, limit)
+        charts["memory"] = _memory_chart(bars, alt, limit)
     for row in report.rows:
         if row.result and row.result.memory.snapshots:
             points = [_point_bar(shot) for shot in snapshots_to_show(row.result.memory)]
             alt = "Memory at the points of a step; the same numbers are in the table below"
-            found[f"memory-{row.row}"] = _memory_chart(points, alt, limit)
+            charts[f"memory-{row.row}"] = _memory_chart(points, alt, limit)
         if row.telemetry and row.telemetry.columns.keys() - {"t_s"}:
-            found[f"telemetry-{row.row}"] = _telemetry_chart(row.telemetry)
-    return found
+            charts[f"telemetry-{row.row}"] = _telemetry_chart(row.telemetry)
+    return charts
 
 
 def _memory_chart(bars: Sequence[Bar], alt: str, limit: Limit | None) -> Chart:
@@ -84,12 +86,12 @@ def snapshots_to_show(memory: Memory) -> list[Snapshot]:
     if highest is None:
         return []
     steps = sorted({min(shot.step for shot in memory.snapshots), highest.step})
-    found = []
+    shown = []
     for step in steps:
         for point in STEP_POINTS:
             shots = [shot for shot in memory.snapshots if (shot.step, shot.point) == (step, point)]
-            found += [max(shots, key=lambda shot: shot.allocated_gib)] if shots else []
-    return found
+            shown += [max(shots, key=lambda shot: shot.allocated_gib)] if shots else []
+    return shown
 
 
 def _snapshot_parts(shot: Snapshot) -> dict[str, float]:

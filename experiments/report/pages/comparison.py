@@ -10,8 +10,8 @@ from experiments.report.pages.environment import render_template, save_page
 from experiments.report.words import format_percent
 from experiments.results.wording import choose_memory_unit, format_number
 
-MACHINE = ("card", "device", "driver", "CUDA", "image", "host", "site")
-CODE = ("recipe version", "git commit", "training code")
+MACHINE_DIFFERENCES = ("card", "device", "driver", "CUDA", "image", "host", "site")
+CODE_DIFFERENCES = ("recipe version", "git commit", "training code")
 MISSING = "–"
 
 
@@ -46,9 +46,9 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
 
 def headline(comparison: Comparison) -> str:
     """Return the numbers of statements and rows that got worse or better in the second run, in words."""
-    both = [change.worsening for change in comparison.verdicts if change.before and change.after]
+    worsenings = [change.worsening for change in comparison.verdicts if change.before and change.after]
     rows = [row.worsening for row in comparison.rows]
-    worse, better = (sum(sign * one > 0 for one in both) for sign in (1, -1))
+    worse, better = (sum(sign * one > 0 for one in worsenings) for sign in (1, -1))
     slower, faster = (sum(sign * one > 0 for one in rows) for sign in (1, -1))
     if not any((worse, better, slower, faster)):
         return "Nothing got worse or better."
@@ -57,21 +57,23 @@ def headline(comparison: Comparison) -> str:
 
 def differences(comparison: Comparison) -> dict[str, list[Difference]]:
     """Return the differences between the runs and between settings of rows, by kind. A kind may have none."""
-    found: dict[str, list[Difference]] = {"Settings": [], "Packages": [], "Card, driver and machine": [], "Code": []}
+    by_kind: dict[str, list[Difference]] = {"Settings": [], "Packages": [], "Card, driver and machine": [], "Code": []}
     packages = {*comparison.packages}
-    for one in comparison.differences:
+    for difference in comparison.differences:
         kind = "Settings"
-        if one.what in MACHINE:
+        if difference.what in MACHINE_DIFFERENCES:
             kind = "Card, driver and machine"
-        elif one.what in CODE:
+        elif difference.what in CODE_DIFFERENCES:
             kind = "Code"
-        elif one.what in packages:
+        elif difference.what in packages:
             kind = "Packages"
-        found[kind].append(one)
-    found["Settings"] += [
-        one.model_copy(update={"what": f"{row.row}: {one.what}"}) for row in comparison.rows for one in row.settings
+        by_kind[kind].append(difference)
+    by_kind["Settings"] += [
+        difference.model_copy(update={"what": f"{row.row}: {difference.what}"})
+        for row in comparison.rows
+        for difference in row.settings
     ]
-    return found
+    return by_kind
 
 
 def row_changes(row: RowComparison) -> list[ValueChange]:

@@ -31,11 +31,11 @@ def write_index(folder: Path) -> Path:
     Reads run.json and verdict.json only. A run that cannot be read is left out.
     """
     paths = [path for pattern in (f"*/{RUN_FILE}", f"*/*/{RUN_FILE}") for path in folder.glob(pattern)]
-    found = [one for path in paths if not path.parent.is_symlink() if (one := _run_entry(path.parent, folder))]
-    found.sort(key=lambda one: (one.run.started_at, one.run.run_id), reverse=True)
+    entries = [entry for path in paths if not path.parent.is_symlink() if (entry := _run_entry(path.parent, folder))]
+    entries.sort(key=lambda entry: (entry.run.started_at, entry.run.run_id), reverse=True)
     target = folder / INDEX_FILE
     partial = folder / f".{INDEX_FILE}.{os.getpid()}"  # several runs may end at once
-    partial.write_text(render_template("index.html", runs=found, statuses=STATUSES))
+    partial.write_text(render_template("index.html", runs=entries, statuses=STATUSES))
     partial.replace(target)
     return target
 

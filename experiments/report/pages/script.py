@@ -21,9 +21,10 @@ def write_script_page(path: Path, command: Sequence[str], predictions: Sequence[
 
     Raises InputError if ``path`` cannot be written.
     """
-    worst = max(predictions, key=lambda one: one.reserved_gib)
+    worst = max(predictions, key=lambda prediction: prediction.reserved_gib)
     cards = sorted(
-        ((one, card) for one in predictions for card in one.cards), key=lambda both: (both[1].usable_gib, both[0].rank)
+        ((prediction, card) for prediction in predictions for card in prediction.cards),
+        key=lambda pair: (pair[1].usable_gib, pair[0].rank),
     )
     text = render_template(
         "script.html",
@@ -56,8 +57,8 @@ def _timeline_chart(prediction: ScriptPrediction) -> Chart:
 def _step_chart(cards: Sequence[tuple[ScriptPrediction, CardPrediction]]) -> Chart | None:
     """Return the chart of the time of a step on each card that the training fits; None without a predicted time."""
     bars = [
-        step_bar(f"{card.card}, rank {one.rank}" if one.ranks > 1 else card.card, card.time)
-        for one, card in cards
+        step_bar(f"{card.card}, rank {prediction.rank}" if prediction.ranks > 1 else card.card, card.time)
+        for prediction, card in cards
         if card.time and card.margin_gib >= 0
     ]
     return bar_chart(bars, "% of the step", "Predicted shares of the time of a step on each card") if bars else None

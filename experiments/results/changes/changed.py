@@ -1,4 +1,4 @@
-"""A change between runs, and the facts that differ."""
+"""A change of a fact, a measured value or a verdict between runs, and the facts that differ between two runs."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, get_args
@@ -10,9 +10,9 @@ from experiments.results.wording import COMMIT_DIGITS, OUTCOME_NAMES, format_num
 STATUSES = get_args(Status)
 MAX_NAMED_ROWS = 3
 """Maximum number of rows with the same change that are named one by one."""
-Key = tuple[str, str]
+ValueKey = tuple[str, str]
 """The id of a row, and the name of one of its quantities or facts."""
-MeasuredValues = Mapping[Key, MeasuredValue]
+MeasuredValues = Mapping[ValueKey, MeasuredValue]
 """The measured values of a run."""
 
 
@@ -48,25 +48,25 @@ class RunChange(NamedTuple):
 def change_sentences(changed: Iterable[RunChange]) -> list[str]:
     """Return one line for each change. More than MAX_NAMED_ROWS rows with the same change share one line."""
     alike: dict[tuple[str, str, str, bool], list[RunChange]] = {}
-    for one in changed:
-        alike.setdefault((one.what, one.before, one.now, bool(one.row)), []).append(one)
-    found: list[str] = []
+    for change in changed:
+        alike.setdefault((change.what, change.before, change.now, bool(change.row)), []).append(change)
+    sentences: list[str] = []
     for (*_, has_row), group in alike.items():
         if has_row and len(group) > MAX_NAMED_ROWS:
-            found.append(f"{len(group)} rows: {group[0]._replace(row='').sentence}")
+            sentences.append(f"{len(group)} rows: {group[0]._replace(row='').sentence}")
         else:
-            found += [one.sentence for one in group]
-    return found
+            sentences += [change.sentence for change in group]
+    return sentences
 
 
-def value_change(key: Key, before: float, now: float) -> RunChange:
+def value_change(key: ValueKey, before: float, now: float) -> RunChange:
     """Return the change of a value in its own unit. before and now: the value in the older and in the newer run."""
     row, quantity = key
     then, words = (f"{format_number(value)} {quantity_unit(quantity)}".strip() for value in (before, now))
     return RunChange(row, quantity_label(quantity), then, words, now / before if before else None)
 
 
-def differing_facts(before: Mapping[Key, str], now: Mapping[Key, str]) -> list[RunChange]:
+def differing_facts(before: Mapping[ValueKey, str], now: Mapping[ValueKey, str]) -> list[RunChange]:
     """Return the facts that differ between two runs, for the rows that have facts in both runs."""
     rows = {row for row, _ in before} & {row for row, _ in now}
     keys = [key for key in dict.fromkeys([*before, *now]) if key[0] in rows]

@@ -30,8 +30,8 @@ NORMAL_IQR = 1.349
 """Interquartile range of a normal distribution, in standard deviations."""
 MEDIAN_ERROR_FACTOR = 1.2533
 """Standard error of the median divided by that of the mean, for a normal distribution: square root of pi/2."""
-MIN_MEASURED_STEPS = 3
-"""Minimum number of steps for a meaningful spread."""
+MIN_MEASURED_MICRO_STEPS = 3
+"""Minimum number of micro-steps for a meaningful spread."""
 
 
 class MeasuredValue(NamedTuple):
@@ -59,7 +59,7 @@ def values_of_rows(results: Mapping[str, Result]) -> dict[tuple[str, str], Measu
 def step_deviations(result: Result) -> dict[str, float]:
     """Return the standard deviation of one step by quantity, in its unit; empty if too few steps were measured."""
     speed = result.speed
-    if speed is None or speed.measured_micro_steps < MIN_MEASURED_STEPS:
+    if speed is None or speed.measured_micro_steps < MIN_MEASURED_MICRO_STEPS:
         return {}
     values = {quantity: value_of(quantity, result) for quantity in ABSOLUTE_TIME_QUANTITIES}
     return {name: value * speed.spread / NORMAL_IQR for name, value in values.items() if value is not None}
@@ -87,7 +87,7 @@ def outcome_facts(result: Result) -> dict[str, str]:
 def possible_causes(run: Run, result: Result) -> dict[str, str]:
     """Return facts of a row that may cause a change: versions, code, device, node and data."""
     device = result.device
-    found: dict[str, Any] = {
+    causes: dict[str, Any] = {
         "suite version": run.recipe_version,
         "commit": result.git_commit,
         "training code": result.code,
@@ -102,4 +102,4 @@ def possible_causes(run: Run, result: Result) -> dict[str, str]:
         "weights version": result.weights_commit,
         **result.versions,
     }
-    return {name: str(value or "") for name, value in found.items()}
+    return {name: str(value or "") for name, value in causes.items()}

@@ -12,7 +12,7 @@ from itertools import pairwise
 from math import inf, log, sqrt
 from statistics import median
 
-from experiments.results.changes.changed import Key, MeasuredValues
+from experiments.results.changes.changed import MeasuredValues, ValueKey
 from experiments.results.quantities import ABSOLUTE_TIME_QUANTITIES
 from experiments.system.packages import require_packages
 
@@ -29,20 +29,23 @@ MIN_DIFFERENCES = 3
 
 
 def change_points(
-    runs: Sequence[MeasuredValues], recorded: Sequence[MeasuredValues] = (), steps: Mapping[Key, float] | None = None
-) -> dict[Key, set[int]]:
+    runs: Sequence[MeasuredValues],
+    recorded: Sequence[MeasuredValues] = (),
+    steps: Mapping[ValueKey, float] | None = None,
+) -> dict[ValueKey, set[int]]:
     """Return the indices in ``runs`` (the oldest run first) at which each value changes.
 
-    The noise between runs is measured on ``recorded``. Without ``recorded``, it is measured on ``runs`` except for the
-    newest run, which may contain the change. If these are too few, the noise of a time is measured between the rows of
-    the newest two runs, or else between steps.
+    The noise between runs is measured on the runs in ``recorded``. Without ``recorded``, it is measured on ``runs``
+    except for the newest run, which may contain the change. If these runs are too few, the noise of a time is the
+    deviation between the rows of the newest two runs. If these rows are too few, it is the deviation between steps.
+
     steps: standard deviation of a step by row and quantity, in the unit of the quantity.
     """
     keys = list(dict.fromkeys(key for run in runs for key in run))
     noisy = recorded or runs[:-1]
     shared = _relative_deviations_between_rows(runs) | _relative_deviations_between_runs(noisy)
     tested = sum(len(run) for run in runs)
-    found = {}
+    indices_by_key = {}
     for key in keys:
         indices = [index for index, run in enumerate(runs) if key in run]
         values = [runs[index][key].value for index in indices]
@@ -51,8 +54,8 @@ def change_points(
         if key[1] in ABSOLUTE_TIME_QUANTITIES and not between and key[1] not in shared:
             between = (steps or {}).get(key, inf)
         noise = max(between, spread, _rounding(key[1], abs(median(values))))
-        found[key] = {indices[start] for start in segment_starts(values, noise, tested)}
-    return found
+        indices_by_key[key] = {indices[start] for start in segment_starts(values, noise, tested)}
+    return indices_by_key
 
 
 def segment_starts(values: Sequence[float], noise: float, tested: int) -> list[int]:
@@ -72,14 +75,14 @@ def segment_starts(values: Sequence[float], noise: float, tested: int) -> list[i
     return [int(end) for end in search.predict(pen=2 * log(tested))[:-1]]
 
 
-def _deviation_between_runs(key: Key, runs: Sequence[MeasuredValues]) -> float:
+def _deviation_between_runs(key: ValueKey, runs: Sequence[MeasuredValues]) -> float:
     """Return the standard deviation of a value between runs; 0 if it is not known."""
     values = [run[key].value for run in runs if key in run]
     return _deviation([later - earlier for earlier, later in pairwise(values)])
 
 
 def _relative_deviations_between_runs(runs: Sequence[MeasuredValues]) -> dict[str, float]:
-    """Return the relative standard deviation of each quantity between runs, over all rows, if there are enough."""
+    """Return the relative standard deviation between runs, over all rows, of each quantity with enough differences."""
     relative_changes: dict[str, list[float]] = {}
     for key in dict.fromkeys(key for run in runs for key in run):
         values = [run[key].value for run in runs if key in run and run[key].value]
@@ -92,7 +95,7 @@ def _relative_deviations_between_runs(runs: Sequence[MeasuredValues]) -> dict[st
 
 
 def _relative_deviations_between_rows(runs: Sequence[MeasuredValues]) -> dict[str, float]:
-    """Return the relative standard deviation of each time over the rows of the newest two runs, if there are enough.
+    """Return the relative standard deviation over the rows of the newest two runs, of each time that enough rows have.
 
     A change that all rows have in common is not noise.
     """

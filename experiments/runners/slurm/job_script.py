@@ -186,7 +186,7 @@ class JobScripts:
             "(",
             f"  until [ -e {rendezvous.RENDEZVOUS_FILE} ]; do sleep 0.2; done",
             f'  export {rendezvous.RENDEZVOUS_VARIABLE}="$(cat {rendezvous.RENDEZVOUS_FILE})"',
-            f"  {srun} < /dev/null > {rendezvous.LOG_FILE} 2>&1",
+            f"  {srun} < /dev/null > {rendezvous.AGENT_LOG_FILE} 2>&1",
             f"  echo $? > {rendezvous.EXIT_FILE}",
             ") &",
         ]

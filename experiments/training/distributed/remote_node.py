@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from threading import Thread
 
-from experiments.results.rendezvous import EXIT_FILE, LOG_FILE, RENDEZVOUS_FILE
+from experiments.results.rendezvous import AGENT_LOG_FILE, EXIT_FILE, RENDEZVOUS_FILE
 from experiments.results.schema import Record
 from experiments.suites.row_spec import RowSpec
 from experiments.training.distributed.local_node import KILL_TIMEOUT_S
@@ -101,7 +101,7 @@ class RemoteNodeRanks:
     def _update_status(self) -> None:
         """Process the node's messages, and check whether it has ended without connecting."""
         if self._connection is None and (self._folder / EXIT_FILE).exists():
-            self._mark_lost(f"did not take part: {_last_agent_line(self._folder / LOG_FILE)}")
+            self._mark_lost(f"did not take part: {_last_agent_line(self._folder / AGENT_LOG_FILE)}")
         try:
             while self._connection and self._code is None and self._connection.poll():
                 message = self._connection.recv_bytes()

@@ -241,7 +241,7 @@ def test_the_command_reproduce_runs_rows_with_the_given_weights_data_input_and_g
     row = ["single_gpu_blip2", "--row", "reduced-batch", "--results", str(tmp_path / "results")]
     code, out, _ = testbed("reproduce", *row, "--key", "KEY", "--dry-run", *flags)
     assert (code, "run 1 row of single_gpu_blip2" in out) == (0, True)
-    ((options,),) = [one.suites for one in planned]
+    ((options,),) = [one.run_options for one in planned]
     assert {name: getattr(options, name) for name in given} == given
 
 

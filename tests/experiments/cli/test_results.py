@@ -76,7 +76,7 @@ def test_a_changed_value_sets_the_exit_code_only_on_request(testbed, tmp_path):
     memory = sgd.memory.model_copy(update={"peak_gib": sgd.memory.peak_gib * 1.005})
     results["xxl-sgd"] = sgd.model_copy(update={"memory": memory})
     first, later = h200_run(tmp_path / "first"), write_run(tmp_path / "later", run, results)
-    assert not compare(first, later).verdict_changed
+    assert not compare(first, later).status_or_outcome_changed
     assert testbed("compare", first.path, later.path)[0] == 0
     assert testbed("compare", first.path, later.path, "--fail-on-change")[0] == 1
 
@@ -85,7 +85,7 @@ def test_a_row_in_only_one_run_has_no_changed_outcome(tmp_path):
     run = make_run(run_id="later", started_at="2026-07-08T09:00:00Z")
     results = {row: result for row, result in make_results(run).items() if row != "xxl-sgd"}
     comparison = compare(h200_run(tmp_path / "first"), write_run(tmp_path / "later", run, results))
-    assert not comparison.model_copy(update={"verdicts": ()}).verdict_changed
+    assert not comparison.model_copy(update={"verdicts": ()}).status_or_outcome_changed
 
 
 def test_a_comparison_lists_rows_and_statuses_that_got_worse_first(testbed, tmp_path, worse_run_folder):

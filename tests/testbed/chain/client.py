@@ -82,7 +82,7 @@ def main() -> int:
     end_when_idle = EndWhenIdleOptions(asked.end_when_idle, asked.results_to, asked.results_key).parse(asked.nodes)
     key = key_pair(asked.key)
     wanted = Reproduction(
-        suites=tuple(options_per_suite(SUITES, options)),
+        run_options=tuple(options_per_suite(SUITES, options)),
         lease_request=LeaseRequest(
             "llm_cc", "node-llm-cc", requirements, key, starts_now=True, end_when_idle=end_when_idle
         ),

@@ -152,4 +152,4 @@ def test_errors_name_the_option_that_requests_sharing():
 
     flags = {field.name: option.flag for field, option in fields_with_options(RunOptions)}
     assert flags["share_gpus"] == sharing.FLAG
-    assert OPTION_USES["share_gpus"].identity
+    assert OPTION_USES["share_gpus"].identifies_run

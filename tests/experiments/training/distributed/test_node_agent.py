@@ -41,7 +41,7 @@ class SecondNode:
         while not rendezvous_file.exists():
             time.sleep(0.05)
         environment = {**os.environ, rendezvous.RENDEZVOUS_VARIABLE: rendezvous_file.read_text()}
-        with (self._folder / rendezvous.LOG_FILE).open("w") as output:
+        with (self._folder / rendezvous.AGENT_LOG_FILE).open("w") as output:
             self.process = subprocess.Popen(
                 [sys.executable, *self._command], env=environment, stdout=output, stderr=output
             )
