@@ -220,7 +220,7 @@ def moved(task, site, **changes):
         (FakeCalendar(3, [("2", 1, 2)]), {}, ("3",)),
         (FakeCalendar(2, [("2", 1, 2)]), {}, ("1",)),
         (FakeCalendar(1), {}, ("1",)),
-        (FakeCalendar(2, flavor=True), {}, ("1",)),
+        (FakeCalendar(2, is_flavor=True), {}, ("1",)),
         (FakeCalendar(2), {"end": NOW + timedelta(minutes=1)}, ("1",)),
         (FakeCalendar(2), {"end": NOW + timedelta(minutes=2)}, ("2",)),
     ],
