@@ -253,7 +253,7 @@ def _role_variables(setup: Setup, scratch: Path) -> dict[str, Any]:
 
 
 def _variable_text(value: str | Path) -> str:
-    """Return a variable's text. Paths become absolute: Ansible would look for relative paths in the playbook's folder."""
+    """Return a variable's text. Paths become absolute: Ansible looks for relative paths in the playbook's folder."""
     return str(value.expanduser().absolute()) if isinstance(value, Path) else value
 
 

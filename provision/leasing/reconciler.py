@@ -105,7 +105,7 @@ class Reconciler:
     ) -> T | None:
         """Call ``request`` every ``every_s`` s; return the first response that ``is_done`` accepts, None after limit_s.
 
-        Reports each new status. Reports an unchanged status again after limit_s / 8, and at the earliest a minute later.
+        Reports each new status. Reports an unchanged status again after limit_s / 8, at the earliest a minute later.
 
         label: the awaited resource, such as "server NAME", with which each report begins. remaining: returns the
         expected remaining time, as text. Without ``remaining``, the report states how long the program has waited.

@@ -88,7 +88,7 @@ def delete_tagged(
 
 
 def list_resources_once(site: LeasingSite, active_lease: ActiveLease) -> list[str]:
-    """Return the lease's resources at the site as lines of text. A service that does not answer is not queried again."""
+    """Return the lease's resources at the site as lines of text; do not query a service again if it does not answer."""
     return [
         line
         for kind in possible_kinds(active_lease, all_kinds(site))
