@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cause:
-    """A cause of a failed boot. at_fault: what or who caused it. is_transient: whether another attempt may succeed."""
+    """A cause of a failed boot. at_fault: what or who caused it. is_retryable: whether another attempt may succeed."""
 
     at_fault: str
     fix: str
-    is_transient: bool
+    is_retryable: bool
 
 
 HOST = Cause("host", "release the lease and choose other nodes, and report these to the site's help desk", True)

@@ -119,15 +119,15 @@ class Node:
 
     def work(self) -> list[str]:
         """Return the work that the node is doing, as text; [] if the node is idle. Raises CheckFailed."""
-        jobs = self._output_of("squeue", "--noheader", "--format=%T")
+        jobs = self._run_if_installed("squeue", "--noheader", "--format=%T")
         gpu_processes, users, kernels = self._gpu_processes(), self._logged_in_users(), self._busy_kernels()
-        found = {
+        work = {
             f"{len(jobs)} jobs": jobs,
             f"{len(gpu_processes)} GPU processes": gpu_processes,
             f"logged in: {', '.join(users)}": users,
             f"{len(kernels)} busy Jupyter kernels": kernels,
         }
-        return [text for text, items in found.items() if items]
+        return [text for text, items in work.items() if items]
 
     def marks(self) -> dict[str, float]:
         """Return the last modification times of logins, jobs and notebooks."""
@@ -158,8 +158,8 @@ class Node:
             if differing := self._run(compare, SAVE_LIMIT_S).strip():
                 raise CheckFailed(f"the copy at {settings.results_to} differs: {differing.splitlines()[0]}")
 
-    def _output_of(self, program: str, *options: str) -> list[str]:
-        """Return the words that a program prints; [] if the node does not have it. Raises CheckFailed if it fails."""
+    def _run_if_installed(self, program: str, *options: str) -> list[str]:
+        """Return the words that the program prints; [] if it is not installed. Raises CheckFailed if it fails."""
         return self._run([program, *options], QUERY_LIMIT_S).split() if self._has_program(program) else []
 
     def _gpu_processes(self) -> list[str]:
@@ -167,7 +167,7 @@ class Node:
         if list(self._root.glob("dev/nvidia[0-9]*")) and not self._has_program("nvidia-smi"):
             raise CheckFailed("the node has an NVIDIA GPU but no nvidia-smi")
         amd_processes = self._processes_with_open("/dev/kfd") if (self._root / "dev/kfd").exists() else []
-        return [*self._output_of("nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"), *amd_processes]
+        return [*self._run_if_installed("nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"), *amd_processes]
 
     def _processes_with_open(self, device: str) -> list[str]:
         """Return the ids of the processes that have ``device`` open. Raises CheckFailed."""
