@@ -166,8 +166,9 @@ class Node:
         """Return the ids of the processes that use an NVIDIA or AMD GPU. Raises CheckFailed."""
         if list(self._root.glob("dev/nvidia[0-9]*")) and not self._has_program("nvidia-smi"):
             raise CheckFailed("the node has an NVIDIA GPU but no nvidia-smi")
-        amd_processes = self._processes_with_open("/dev/kfd") if (self._root / "dev/kfd").exists() else []
-        return [*self._run_if_installed("nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"), *amd_processes]
+        nvidia_pids = self._run_if_installed("nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader")
+        amd_pids = self._processes_with_open("/dev/kfd") if (self._root / "dev/kfd").exists() else []
+        return nvidia_pids + amd_pids
 
     def _processes_with_open(self, device: str) -> list[str]:
         """Return the ids of the processes that have ``device`` open. Raises CheckFailed."""
