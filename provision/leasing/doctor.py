@@ -101,7 +101,7 @@ def _check_addresses(site: LeasingSite) -> str:
     if left == 0:
         idle = ", ".join(address.ip for address in site.addresses() if not address.server) or "none"
         raise PreflightCheckFailed(
-            f"the project's quota is used up; release one of yours, or ask the site's help desk; "
+            f"the project's quota is used up; release one of your addresses, or ask the site's help desk; "
             f"unattached addresses: {idle}"
         )
     return "one will be allocated" if left is None else f"the project may allocate {left} more"

@@ -70,7 +70,7 @@ def choose_slots(
     when = f" at {time_in_words(requirements.start, local_zone())}" if requirements.start else ""
     raise NotEnoughHosts(
         f"not enough nodes are free{when}; "
-        + (f"the earliest: {slot_in_words(alternatives[0])}" if alternatives else "none in 60 days")
+        + (f"the earliest: {slot_in_words(alternatives[0])}" if alternatives else "no time slot in the next 60 days")
     )
 
 

@@ -84,7 +84,7 @@ def record_name(record: Any) -> str:
         return record_name(record[-1])
     fields = record if isinstance(record, dict) else getattr(record, "__dict__", {}) | {"id": getattr(record, "id", "")}
     named = (fields.get(name) for name in ("name", "node_name", "id", "uid"))
-    found = next((str(name) for name in named if name), "without a name")
+    found = next((str(name) for name in named if name), "a record without a name")
     return found if found.isprintable() else repr(found)
 
 

@@ -190,7 +190,7 @@ def test_without_an_account_the_site_is_not_queried(site, key, reconciler, faile
             "retry later, and check chameleoncloud.org for outages",
         ),
         ("check_quota", RequestRejected("10 of 10 servers; delete one"), "quota", "delete one"),
-        ("addresses_left", 0, "floating IPs", "release one of yours, or ask the site's help desk"),
+        ("addresses_left", 0, "floating IPs", "release one of your addresses, or ask the site's help desk"),
         ("clock_skew", timedelta(minutes=-5), "clock", "300 s off the site's; set it: timedatectl set-ntp true"),
     ],
 )
