@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 LOCKS = Path(__file__).with_name("locks")
-UV = LOCKS / "uv.txt"
+UV_LOCK = LOCKS / "uv.txt"
 ERROR_LINES = 15
 SITE_PACKAGES = "{folder}/lib/python{version.major}.{version.minor}/site-packages"
 IMPORTED_AT_START = ("annotated_types", "pydantic", "pydantic_core", "rich", "typer", "typing_inspection", "yaml")
@@ -34,7 +34,7 @@ def main(folder: Path, locks: Sequence[Path]) -> None:
     torch = [line for lock in locks for line in lock.read_text().splitlines() if line.startswith("# torch==")]
     steps = [
         ("folder", [sys.executable, "-m", "venv", "--clear", str(folder)]),
-        ("uv", [python, "-m", "pip", "install", "--quiet", "--require-hashes", "--requirement", str(UV)]),
+        ("uv", [python, "-m", "pip", "install", "--quiet", "--require-hashes", "--requirement", str(UV_LOCK)]),
         ("packages", [*uv, "--no-deps", "--require-hashes", *(f"--requirement={lock}" for lock in locks)]),
     ]
     if torch:
@@ -62,7 +62,7 @@ def _run_step(title: str, command: Sequence[str]) -> None:
 
 
 def _step_variables() -> dict[str, str]:
-    """Return the environment variables of the steps. uv uses pip's folder of local files and certificates."""
+    """Return the environment variables of the steps. They make uv use the local files and certificates set for pip."""
     environment = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", **os.environ}
     for uv_name, pip_name in {"UV_FIND_LINKS": "PIP_FIND_LINKS", "SSL_CERT_FILE": "PIP_CERT"}.items():
         if pip_name in environment:

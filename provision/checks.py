@@ -15,8 +15,7 @@ RETRY_FIX = "retry later, and check chameleoncloud.org for outages"
 class Check:
     """The result of a check: its name, its status, and one line with the finding and the fix.
 
-    needed_for: what the machine can run only if the check is ok. A check with the status ``warning`` prevents nothing
-    else.
+    needed_for: what the machine can run only if the status is ``ok``. Except for this, a ``warning`` has no effect.
     """
 
     name: str
@@ -32,8 +31,8 @@ class Check:
     @property
     def line(self) -> str:
         """The result in one line."""
-        lacking = f" (needed for {', '.join(self.needed_for)})" if self.needed_for and self.status != "ok" else ""
-        return f"{LABELS[self.status]}  {self.name}: {self.text}{lacking}"
+        consequence = f" (needed for {', '.join(self.needed_for)})" if self.needed_for and self.status != "ok" else ""
+        return f"{LABELS[self.status]}  {self.name}: {self.text}{consequence}"
 
 
 def run_check(name: str, check: Callable[[], str], needed_for: tuple[str, ...] = ()) -> Check:
@@ -54,20 +53,20 @@ def skip_checks(names: Iterable[str], failed: str) -> list[Check]:
 def summary_in_words(checks: Sequence[Check]) -> str:
     """Return the number of failed checks, and the first of them."""
     failed = [check.name for check in checks if check.status == "failed"]
-    left_out = sum(check.status == "not checked" for check in checks)
+    unchecked = sum(check.status == "not checked" for check in checks)
     if not failed:
         warnings = sum(check.status == "warning" for check in checks)
         return f"none of {len(checks)} failed" + (f", {warnings} with a warning" if warnings else "")
-    more = f", {left_out} not checked" if left_out else ""
+    more = f", {unchecked} not checked" if unchecked else ""
     return f"{len(failed)} of {len(checks)} failed{more}; start with: {failed[0]}"
 
 
 def abilities_in_words(checks: Sequence[Check]) -> str:
     """Return what this machine can run, and what it cannot run, with the checks that are not ok."""
-    lacking: dict[str, list[str]] = {}
+    unmet: dict[str, list[str]] = {}
     for check in checks:
         for ability in check.needed_for:
-            lacking.setdefault(ability, []).extend([check.name] if check.status != "ok" else [])
-    can = ", ".join(ability for ability, names in lacking.items() if not names)
-    cannot = ", ".join(f"{ability} (see {', '.join(names)})" for ability, names in lacking.items() if names)
+            unmet.setdefault(ability, []).extend([check.name] if check.status != "ok" else [])
+    can = ", ".join(ability for ability, names in unmet.items() if not names)
+    cannot = ", ".join(f"{ability} (see {', '.join(names)})" for ability, names in unmet.items() if names)
     return f"this machine can run: {can or 'nothing'}" + (f"; not: {cannot}" if cannot else "")

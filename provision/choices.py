@@ -11,10 +11,10 @@ VGPU_DISK_IMAGE = "CC-Ubuntu24.04-CUDA-VGPU"
 """Chameleon's disk image with the driver of virtual GPUs, for flavors such as g1.h100.vgpu.1g.12gb."""
 
 LEASING_SITES = {"chameleon": "provision.sites.bare_metal", "kvm": "provision.sites.kvm"}
-"""Names of the sites that lease nodes. Each is also the name of its module in provision/sites/."""
+"""The module of each site that leases nodes, by the name of the site."""
 VM_SITE = "kvm"
 """The site of virtual machines, which boot from volumes and need a security group."""
-REGIONS = {"chameleon": "CHI@", "kvm": "KVM@"}
+REGION_PREFIXES = {"chameleon": "CHI@", "kvm": "KVM@"}
 """The prefix of region names, by the name of the site."""
 DEMO, DEMO_PREFIX = "demo", "DEMO@"
 """The name of the simulated site, which leases nothing, and the prefix of its region; see provision/sites/demo.py."""

@@ -12,5 +12,5 @@ def state_folder() -> Path:
 
 
 def demo_folder() -> Path:
-    """Return the folder with the state, journal and SSH key of the simulated site, apart from real leases."""
+    """Return the folder of the simulated site's state, journal and SSH key. Real leases are never recorded in it."""
     return state_folder() / "demo"

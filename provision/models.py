@@ -47,7 +47,7 @@ def build_node(gpus: Sequence[Gpu], cpus: int, memory_gib: float, processor: str
 class Host:
     """A reservable machine as its site describes it; at KVM, the capacity for one instance of a flavor on a hypervisor.
 
-    Ids are unique within a site. If ``flavor`` is True, node_type is the flavor's name. gpu_model and interconnect
+    Ids are unique within a site. If ``is_flavor``, node_type is the flavor's name. gpu_model and interconnect
     have the site's spelling, '' if not reported. gpu_memory_gib: the memory of one GPU. su_per_hour: service units an
     hour, None if the site does not report a price.
     """
@@ -61,7 +61,7 @@ class Host:
     gpu_memory_gib: float = 0.0
     interconnect: str = ""
     su_per_hour: float | None = None
-    flavor: bool = False
+    is_flavor: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ class HostBooking:
 
 @dataclass(frozen=True)
 class DailyWindow:
-    """A daily window in a zone's local time, in minutes after midnight.
+    """A daily window in a zone's local time. Its begin and end are minutes after midnight.
 
     An end that is not after the begin is on the next day.
     """
 
-    begin: int
-    end: int
+    begin_minute: int
+    end_minute: int
     zone: ZoneInfo
 
 
@@ -160,13 +160,13 @@ class Identity:
 class Credential:
     """The limits of the account's credential.
 
-    ends: when the credential expires; None if it never expires, or if the site does not report this time.
+    expires_at: None if the credential never expires, or if the site does not report the time.
 
     restricted: whether it is an application credential that is not allowed to create leases.
     """
 
     restricted: bool = False
-    ends: datetime | None = None
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,10 @@ class Volume:
 
 @dataclass(frozen=True)
 class TaggedResource:
-    """An SSH key or a security group at the site. complete: False if the program was killed while creating it."""
+    """An SSH key, security group or credential that is named by a tag.
+
+    complete: False if the program was killed while creating it.
+    """
 
     id: str
     kind: str

@@ -38,7 +38,7 @@ def files_in(folder: Path, excluded: Collection[str]) -> list[Path]:
 
 def checkout_commit(checkout: Path) -> str:
     """Return the checkout's commit, with -dirty if files differ from it; '' outside a checkout or without git."""
-    if not (checkout / ".git").exists() or not shutil.which("git"):  # an environment can be inside another repository
+    if not (checkout / ".git").exists() or not shutil.which("git"):  # site-packages may be inside another repository
         return ""
     describe = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     return subprocess.run(describe, capture_output=True, text=True).stdout.strip()

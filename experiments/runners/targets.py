@@ -28,7 +28,7 @@ from experiments.suites.suite import Suite
 from experiments.system.files import cache_folder
 from experiments.system.packages import require_packages
 from provision.availability.times import local_zone, time_in_words
-from provision.choices import DEMO, LEASING_SITES, REGIONS, ImageVariant
+from provision.choices import DEMO, LEASING_SITES, REGION_PREFIXES, ImageVariant
 from provision.clock import Clock
 from provision.errors import NotReached, UnknownSite
 from provision.hardware import gpus, local
@@ -288,7 +288,7 @@ def monitor_target(site: str, profile: str | None, journal: Journal | None = Non
 
 def leases_machines(site: str) -> bool:
     """Return whether ``site`` is a site that leases machines."""
-    return site in LEASING_SITES or site.startswith(tuple(REGIONS.values()))
+    return site in LEASING_SITES or site.startswith(tuple(REGION_PREFIXES.values()))
 
 
 def _ssh_shell(login: Login | SshConfigHost) -> Shell:
@@ -344,7 +344,7 @@ def leases_hint(site: str, journal: Journal | None = None) -> str:
 
 
 def _only_active_lease(site: str, journal: Journal) -> ActiveLease:
-    active = [one for one in journal.active_leases().values() if one.site.startswith(REGIONS.get(site, site))]
+    active = [one for one in journal.active_leases().values() if one.site.startswith(REGION_PREFIXES.get(site, site))]
     leases = [one for one in active if one.machines]
     if not leases:
         why = "; ".join(f"{one.name} {_unreachable_reason(one, journal)}" for one in active)

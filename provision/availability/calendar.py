@@ -18,6 +18,7 @@ from provision.models import Booking, Host, HostBooking, TimeSlot
 UTC_ZONE = ZoneInfo("UTC")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FREE, CLEANED, RESERVED, FOUND = range(4)
+"""The state of a host in one minute. FOUND: the minute is in a time slot that the search found."""
 SYMBOLS = {
     "found": ("◆", "bold green"),
     "reserved": ("█", "red"),

@@ -17,9 +17,8 @@ def hardware_in_words(host: Host) -> str:
 
 def matching_hosts(hosts: Sequence[Host], requirements: Requirements) -> list[Host]:
     """Return the hosts that meet ``requirements``; raise NoSuchHost, with the most similar names, if none does."""
-    named = _filter_by_name(
-        _filter_by_name(hosts, "node_type", "node type", requirements.node_type), "name", "node", requirements.node
-    )
+    of_type = _filter_by_name(hosts, "node_type", "node type", requirements.node_type)
+    named = _filter_by_name(of_type, "name", "node", requirements.node)
     models = {host.gpu_model for host in hosts if host.gpu_model}
     if requirements.gpu_model and not any(_contains_words(model, requirements.gpu_model) for model in models):
         similar = most_similar_names(requirements.gpu_model, models)
@@ -45,14 +44,14 @@ def groups_of_equal_hosts(hosts: Sequence[Host], count: int) -> list[list[Host]]
     return [group for group in groups.values() if len(group) >= count]
 
 
-def _filter_by_name(hosts: Sequence[Host], field: str, what: str, name: str | None) -> Sequence[Host]:
-    """Return the hosts whose ``field`` is ``name``; all hosts for None. what: the name of the field in a message."""
+def _filter_by_name(hosts: Sequence[Host], field: str, label: str, name: str | None) -> Sequence[Host]:
+    """Return the hosts whose ``field`` is ``name``; all hosts for None. label: the field in words, for a message."""
     if name is None:
         return hosts
     named = [host for host in hosts if getattr(host, field) == name]
     if not named:
         similar = most_similar_names(name, {getattr(host, field) for host in hosts})
-        raise NoSuchHost(f"unknown {what} {name!r}; similar names: {similar}")
+        raise NoSuchHost(f"unknown {label} {name!r}; similar names: {similar}")
     return named
 
 

@@ -104,28 +104,28 @@ def _slots_of_group(
     group: Sequence[Host], periods: Mapping[str, list[Period]], requirements: Requirements, starts: Sequence[int]
 ) -> Iterator[TimeSlot]:
     """Yield consecutive slots for which enough hosts of a group are free."""
-    length = requirements.length // MINUTE
-    free = {host: list(_free_ranges(starts, periods.get(host.id, []), length)) for host in group}
+    length_minutes = requirements.length // MINUTE
+    free = {host: list(_free_ranges(starts, periods.get(host.id, []), length_minutes)) for host in group}
     last_end = 0
-    for index, number in enumerate(_free_host_counts(free.values(), len(starts))):
-        if number >= requirements.host_count and starts[index] >= last_end:
-            last_end = starts[index] + length
+    for index, host_count in enumerate(_free_host_counts(free.values(), len(starts))):
+        if host_count >= requirements.host_count and starts[index] >= last_end:
+            last_end = starts[index] + length_minutes
             chosen = [host for host in group if any(index in indices for indices in free[host])]
             yield _make_slot(tuple(chosen[: requirements.host_count]), starts[index], requirements.length)
 
 
-def _free_ranges(starts: Sequence[int], periods: Sequence[Period], length: int) -> Iterator[range]:
-    """Yield ranges of indices into ``starts`` at which a slot of ``length`` minutes fits between a host's ``periods``.
+def _free_ranges(starts: Sequence[int], periods: Sequence[Period], length_minutes: int) -> Iterator[range]:
+    """Yield ranges of indices of ``starts``: a slot that begins at such a start fits between a host's booked periods.
 
     The slot overlaps neither a booked period nor the cleaning before and after it.
     """
-    cleaning = CLEANING_TIME // MINUTE
-    opens = 0
+    cleaning_minutes = CLEANING_TIME // MINUTE
+    first_start = 0
     for begin, end in (*periods, (FOREVER, FOREVER)):
-        closes = begin - cleaning - length
-        if opens <= closes:
-            yield range(bisect_left(starts, opens), bisect_right(starts, closes))
-        opens = max(opens, end + cleaning)
+        last_start = begin - cleaning_minutes - length_minutes
+        if first_start <= last_start:
+            yield range(bisect_left(starts, first_start), bisect_right(starts, last_start))
+        first_start = max(first_start, end + cleaning_minutes)
 
 
 def _free_host_counts(free: Iterable[Iterable[range]], index_count: int) -> Iterator[int]:

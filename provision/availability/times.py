@@ -1,4 +1,4 @@
-"""Parsing and formatting of lengths, times with a zone, daily windows and zones.
+"""Parsing and formatting of lengths of time, times with a zone, daily windows and zones.
 
 The parsers raise BadTime for malformed and ambiguous input.
 """
@@ -101,8 +101,8 @@ def time_in_words(moment: datetime, zone: ZoneInfo) -> str:
 
 
 def window_length(hours: DailyWindow) -> timedelta:
-    """Return the length of ``hours`` on a day without a clock change."""
-    return ((hours.end - hours.begin - 1) % DAY_MINUTES + 1) * MINUTE
+    """Return the length of the daily window ``hours`` on a day without a clock change."""
+    return ((hours.end_minute - hours.begin_minute - 1) % DAY_MINUTES + 1) * MINUTE
 
 
 def lies_within(hours: DailyWindow, start: datetime, length: timedelta) -> bool:
@@ -117,7 +117,7 @@ def lies_within(hours: DailyWindow, start: datetime, length: timedelta) -> bool:
 def _time_since_begin(hours: DailyWindow, moment: datetime) -> timedelta:
     """Return how long ago the daily window ``hours`` last began, by the local clock."""
     local = moment.astimezone(hours.zone)
-    return (local.hour * 60 + local.minute - hours.begin) % DAY_MINUTES * MINUTE
+    return (local.hour * 60 + local.minute - hours.begin_minute) % DAY_MINUTES * MINUTE
 
 
 def _utc_offset(moment: datetime, zone: ZoneInfo) -> timedelta | None:

@@ -1,4 +1,4 @@
-"""Set up a leased node to end its lease when it is idle, with a credential that is valid only for this lease."""
+"""Set up a leased node so that an idle node ends its lease, with a credential that is valid only for this lease."""
 
 from provision.configure.playbook import configure_end_when_idle
 from provision.errors import BadKey, LeaseGone, NotReached, RequestRejected
@@ -14,7 +14,7 @@ ROLE = "end_when_idle"
 
 
 def set_up_end_when_idle(site: LeasingSite, reconciler: Reconciler, name: str, end_when_idle: EndWhenIdle) -> None:
-    """Set up the node of the active lease with that name so that it ends the lease when it is idle.
+    """Set up the node of the active lease with that name so that the node ends the lease when it is idle.
 
     Each call creates a new credential: keystone returns a credential's secret only once, and only the node stores it.
     Raises ConfigureFailed if the node cannot read the lease with the credential or cannot reach the rsync target of
@@ -33,25 +33,25 @@ def set_up_end_when_idle(site: LeasingSite, reconciler: Reconciler, name: str, e
     lease = reconciler.query(lambda: find_lease(site, active_lease))
     if lease is None:
         raise LeaseGone(f"lease {name} no longer exists; lease again")
-    target = _results_variables(end_when_idle)
+    results_variables = _results_variables(end_when_idle)
     with reconciler.journal.lock_lease(name):
         credential = reconciler.find_or_create(
             active_lease,
             Operation.CREATE_CREDENTIAL,
             lambda: None,
             lambda: site.create_lease_credential(active_lease.tag, lease),
-            lambda made: {"id": made.id},
+            lambda created: {"id": created.id},
             **end_when_idle_data(end_when_idle),
         )
-        configure_end_when_idle(
-            active_lease.machines[0], _variables(credential, end_when_idle) | target, reconciler.report
-        )
+        variables = _credential_variables(credential, end_when_idle) | results_variables
+        configure_end_when_idle(active_lease.machines[0], variables, reconciler.report)
         outcome = {"id": credential.id, **end_when_idle_data(end_when_idle)}
         reconciler.journal.write("done", active_lease, Operation.CREATE_CREDENTIAL, **outcome)
     reconciler.report(f"lease {name} {end_when_idle.in_words}")
 
 
-def _variables(credential: LeaseCredential, end_when_idle: EndWhenIdle) -> dict[str, object]:
+def _credential_variables(credential: LeaseCredential, end_when_idle: EndWhenIdle) -> dict[str, object]:
+    """Return the role's variables for the idle time and the credential."""
     return {
         f"{ROLE}_after_s": end_when_idle.after.total_seconds(),
         f"{ROLE}_auth_url": credential.auth_url,

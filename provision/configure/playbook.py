@@ -30,8 +30,8 @@ ANSIBLE = packaged_folder("ansible")
 PLAYBOOK = ANSIBLE / "site.yml"
 END_WHEN_IDLE_PLAYBOOK = ANSIBLE / "end-when-idle.yml"
 FACTS_FILE = "/etc/llm-testbed/node.json"
-SOCKET_FOLDER = Path("/tmp")  # noqa: S108 - a new folder in it
-"""Folder of the sockets of Ansible's SSH connections. TMPDIR may be too long: a socket's path has up to 108 bytes."""
+SOCKET_PARENT = Path("/tmp")  # noqa: S108 - the sockets are in a new folder under it
+"""Parent of the folder of Ansible's SSH sockets. TMPDIR is not used: a socket's path is limited to 108 bytes."""
 OUTPUT_LENGTH = 600
 """Maximum number of characters of a task's output in a message."""
 FIXES = {
@@ -128,7 +128,7 @@ def _play(
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         TemporaryFolder("configure") as scratch,
-        TemporaryFolder("sockets", SOCKET_FOLDER) as sockets,
+        TemporaryFolder("sockets", SOCKET_PARENT) as sockets,
         log.open("w") as output,
     ):
         events = _Events(report, output.write, playbook)
@@ -253,7 +253,7 @@ def _role_variables(setup: Setup, scratch: Path) -> dict[str, Any]:
 
 
 def _variable_text(value: str | Path) -> str:
-    """Return a variable's text; paths are absolute, as Ansible resolves relative ones in the playbook's folder."""
+    """Return a variable's text. Paths become absolute: Ansible looks for relative paths in the playbook's folder."""
     return str(value.expanduser().absolute()) if isinstance(value, Path) else value
 
 

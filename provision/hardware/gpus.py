@@ -104,8 +104,8 @@ def other_gpus_load() -> Callable[[Collection[int]], float | None]:
     """
     if not nvidia.start_nvml():
         return lambda pids: None
-    own = [gpu for gpu in visible_gpus() if isinstance(gpu, nvidia.NvidiaGpu)]
-    others = nvidia.other_gpus(own)
+    visible = [gpu for gpu in visible_gpus() if isinstance(gpu, nvidia.NvidiaGpu)]
+    others = nvidia.other_gpus(visible)
     return lambda pids: nvidia.load_of_unused_gpus(others, pids)
 
 

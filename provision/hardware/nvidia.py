@@ -96,8 +96,8 @@ def gpu_named(name: str) -> NvidiaGpu:
 
 def other_gpus(gpus: Iterable[NvidiaGpu]) -> list[NvidiaGpu]:
     """Return the GPUs of this machine that are not in ``gpus``."""
-    own = {gpu.index for gpu in gpus}
-    return [gpu_named(str(index)) for index in range(gpu_count()) if index not in own]
+    excluded = {gpu.index for gpu in gpus}
+    return [gpu_named(str(index)) for index in range(gpu_count()) if index not in excluded]
 
 
 def load_of_unused_gpus(gpus: Iterable[NvidiaGpu], pids: Collection[int]) -> float | None:
@@ -125,8 +125,8 @@ def topology() -> str | None:
     """Return the links between GPUs as ``nvidia-smi topo -m`` prints them; None without nvidia-smi."""
     if not shutil.which("nvidia-smi"):
         return None
-    shown = subprocess.run(["nvidia-smi", "topo", "-m"], capture_output=True, text=True)
-    return shown.stdout.strip() or None
+    result = subprocess.run(["nvidia-smi", "topo", "-m"], capture_output=True, text=True)
+    return result.stdout.strip() or None
 
 
 def _read_gpu(index: int, handle: Any) -> Gpu:

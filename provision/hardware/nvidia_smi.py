@@ -41,9 +41,9 @@ def parse_status(line: str) -> GpuStatus | None:
     fields = _split_fields(line)
     if len(fields) != 7:
         return None
-    uuid, index, name, busy, used, total, celsius = fields
+    uuid, index, name, load, used, total, celsius = fields
     return GpuStatus(
-        uuid, int(index), name, parse_number(busy), _parse_gib(used), _parse_gib(total), parse_number(celsius)
+        uuid, int(index), name, parse_number(load), _parse_gib(used), _parse_gib(total), parse_number(celsius)
     )
 
 

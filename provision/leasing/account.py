@@ -44,11 +44,11 @@ def require_unrestricted(site: LeasingSite, reconciler: Reconciler) -> None:
 
 def require_lasting_credential(site: LeasingSite, reconciler: Reconciler, requirements: Requirements) -> None:
     """Raise NoCredentials if the credential ends before the lease, so that the program could not release the lease."""
-    ends = reconciler.query(site.credential).ends
-    end = (requirements.start or reconciler.clock.now()) + requirements.length
-    if ends and ends < end:
+    expires_at = reconciler.query(site.credential).expires_at
+    lease_end = (requirements.start or reconciler.clock.now()) + requirements.length
+    if expires_at and expires_at < lease_end:
         raise NoCredentials(
-            f"credentials: {early_credential_end_message(ends, end)}; log in again, or request a shorter lease"
+            f"credentials: {early_expiry_message(expires_at, lease_end)}; log in again, or request a shorter lease"
         )
 
 
@@ -61,9 +61,9 @@ def require_lease_credentials(site: LeasingSite, reconciler: Reconciler) -> None
     reconciler.query(site.try_lease_credential)
 
 
-def early_credential_end_message(ends: datetime, lease_end: datetime) -> str:
-    """Return the message that a credential ends before its lease."""
-    moments = (time_in_words(moment, local_zone()) for moment in (ends, lease_end))
+def early_expiry_message(expires_at: datetime, lease_end: datetime) -> str:
+    """Return the message that the account's credential ends before the lease."""
+    moments = (time_in_words(moment, local_zone()) for moment in (expires_at, lease_end))
     return "the credential ends {}, before the lease ends ({})".format(*moments)
 
 

@@ -65,8 +65,8 @@ def _boot_servers(task: LeaseTask, lease: Lease, image_id: str) -> list[Server]:
             return servers
         causes = [cause_of(servers[number].fault) for number in failed]
         faults = [_discard_server(task, servers[number], lease.hosts[number : number + 1]) for number in failed]
-        worst = min(causes, key=lambda cause: cause.retry)
-        if not worst.retry:
+        worst = min(causes, key=lambda cause: cause.is_retryable)
+        if not worst.is_retryable:
             raise BootFailed(f"{'; '.join(faults)}; {worst.fix}")
         task.reconciler.report(f"attempt {attempt} of {BOOT_ATTEMPTS}: {'; '.join(faults)}")
         if attempt < BOOT_ATTEMPTS and HOST in causes:

@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cause:
-    """A cause of a failed boot. at_fault: what or who caused it. retry: whether another attempt may succeed."""
+    """A cause of a failed boot. at_fault: what or who caused it. is_retryable: whether another attempt may succeed."""
 
     at_fault: str
     fix: str
-    retry: bool
+    is_retryable: bool
 
 
-HOST = Cause("host", "release the lease and choose other nodes, and report these to the site's help desk", True)
+HOST = Cause("host", "release the lease, choose other nodes, and report the failed ones to the site's help desk", True)
 NETWORK = Cause("network", "retry later, or ask the site's help desk about its network", True)
 SERVICE = Cause("service", "retry later, and check chameleoncloud.org for outages", True)
 REMOVED = Cause("somebody else", "ask the other users of your project, then lease again", True)
 IMAGE = Cause("image", "ask the site's help desk about the image", False)
 KEY = Cause("key", "release the lease and lease again, so that the SSH key is uploaded", False)
-QUOTA = Cause("quota", "delete servers of the project, or ask the site's help desk for more", False)
+QUOTA = Cause("quota", "delete servers of the project, or ask the site's help desk for a larger quota", False)
 
 CAUSES_BY_PATTERN = (
     (re.compile(r"deleted by somebody else"), REMOVED),

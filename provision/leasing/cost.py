@@ -61,8 +61,9 @@ def _undeleted_leases(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
 
 def _last_requested_slot(entries: Sequence[Entry]) -> dict[str, Any]:
     """Return the time slot and price of the last lease that was requested, or {}."""
-    intents = [one.data for one in entries if (one.event, one.operation) == ("intent", Operation.CREATE_LEASE)]
-    return intents[-1] if intents else {}
+    request = ("intent", Operation.CREATE_LEASE)
+    slots = [entry.data for entry in entries if (entry.event, entry.operation) == request]
+    return slots[-1] if slots else {}
 
 
 def _has_unknown_outcome(entries: Sequence[Entry]) -> bool:

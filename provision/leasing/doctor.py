@@ -85,11 +85,11 @@ def _check_journal(reconciler: Reconciler) -> str:
 
 def _check_credential(site: LeasingSite, reconciler: Reconciler) -> str:
     require_unrestricted(site, reconciler)
-    ends = site.credential().ends
-    if ends is None:
+    expires_at = site.credential().expires_at
+    if expires_at is None:
         return "does not expire"
-    when = time_in_words(ends, local_zone())
-    if ends < reconciler.clock.now() + SHORTEST_VALIDITY:
+    when = time_in_words(expires_at, local_zone())
+    if expires_at < reconciler.clock.now() + SHORTEST_VALIDITY:
         raise PreflightCheckFailed(
             f"expires {when}; too early for a lease of {SHORTEST_VALIDITY / HOUR:g} h; log in again"
         )
@@ -101,7 +101,7 @@ def _check_addresses(site: LeasingSite) -> str:
     if left == 0:
         idle = ", ".join(address.ip for address in site.addresses() if not address.server) or "none"
         raise PreflightCheckFailed(
-            f"the project's quota is used up; release one of yours, or ask the site's help desk; "
+            f"the project's quota is used up; release one of your addresses, or ask the site's help desk; "
             f"unattached addresses: {idle}"
         )
     return "one will be allocated" if left is None else f"the project may allocate {left} more"
@@ -114,12 +114,12 @@ def _check_site_key(site: LeasingSite, key: Path, reconciler: Reconciler) -> str
     for active_lease in reconciler.journal.active_leases().values():
         if remote.get(active_lease.tag, local) != local:
             raise PreflightCheckFailed(
-                f"lease {active_lease.name} was created with {remote[active_lease.tag]}, and {key} is {local}; "
+                f"lease {active_lease.name} was created with the key {remote[active_lease.tag]}, but {key} is {local}; "
                 "set --key to the key with which the lease was created, or release the lease and lease again"
             )
     if remote.get(key.name, local) != local:
         raise PreflightCheckFailed(
-            f"{key.name} is {remote[key.name]} at the site, and {key} is {local}; "
+            f"the key {key.name} at the site is {remote[key.name]}, but {key} is {local}; "
             f"set --key to the right key, or delete the key at the site (openstack keypair delete {key.name})"
         )
     names = [name for name, other in remote.items() if other == local]

@@ -141,7 +141,7 @@ class Journal:
             os.fsync(file.fileno())
 
     def record_machine(self, active_lease: ActiveLease, machine: Machine) -> None:
-        """Record a machine that has answered and its login."""
+        """Record that a machine has answered SSH; record its login."""
         self.write("reached", active_lease, server=machine.server, login=asdict(machine.login))
 
     def record_account(self, active_lease: ActiveLease, account: Identity) -> None:
@@ -158,7 +158,7 @@ class Journal:
         try:
             lines = read_text(self._file, errors="replace").split("\n") if self._file.exists() else []
         except OSError as error:
-            fix = "replace it by a file that you may read"
+            fix = "replace it by a file that you can read"
             raise BadJournal(f"{self._file}: cannot be read ({error.strerror}); {fix}") from None
         return [
             entry for number, line in enumerate(lines, start=1) if line and (entry := self._parse_line(line, number))
@@ -194,7 +194,7 @@ class Journal:
         return tuple(hosts[-1]) if hosts else ()
 
     def recorded_end(self, active_lease: ActiveLease) -> datetime | None:
-        """Return the lease's end as recorded last, at its creation or an extension; None without a record."""
+        """Return the lease's end that was recorded last, at its creation or an extension; None without a record."""
         done = [entry.data for entry in self.entries() if (entry.tag, entry.event) == (active_lease.tag, "done")]
         ends = [data["end"] for data in done if "end" in data]
         return datetime.fromisoformat(ends[-1]) if ends else None
@@ -286,8 +286,9 @@ def _apply_entry(active_lease: ActiveLease, entry: Entry) -> ActiveLease:
     if entry.event == "reached":
         return replace(active_lease, machines=_with_machine(active_lease.machines, entry.data))
     if entry.operation == Operation.DELETE_SERVER and entry.event == "done":
-        left = tuple(one for one in active_lease.machines if one.login.alias != entry.data.get("id"))
-        return replace(active_lease, machines=left)
+        deleted_id = entry.data.get("id")
+        others = tuple(machine for machine in active_lease.machines if machine.login.alias != deleted_id)
+        return replace(active_lease, machines=others)
     if entry.operation == Operation.DELETE_LEASE:
         outcomes = {
             operation: data for operation, data in active_lease.outcomes.items() if operation != Operation.CREATE_LEASE
@@ -306,4 +307,4 @@ def _with_machine(machines: tuple[Machine, ...], data: dict[str, Any]) -> tuple[
     paths = {name: Path(login[name]) for name in ("key", "known_hosts")}
     machine = Machine(data["server"], Login(**{**login, **paths}))
     others = [other for other in machines if other.server != machine.server]
-    return tuple(sorted([*others, machine], key=lambda one: one.server))
+    return tuple(sorted([*others, machine], key=lambda machine: machine.server))

@@ -53,20 +53,20 @@ def select_by_tag(leaked: Sequence[LeakedResources], tags: Sequence[str]) -> lis
 
     Raises BadName for a tag that no leaked resource has.
     """
-    by_tag = {one.active_lease.tag: one for one in leaked}
+    by_tag = {resources.active_lease.tag: resources for resources in leaked}
     for tag in tags:
         if tag not in by_tag:
             allowed = ", ".join(by_tag) or "none, as nothing has leaked"
             raise BadName(f"TAG {tag!r}: no leaked resource of yours has it; allowed: {allowed}")
-    return [by_tag[tag] for tag in tags] if tags else [one for one in leaked if one.in_journal]
+    return [by_tag[tag] for tag in tags] if tags else [resources for resources in leaked if resources.in_journal]
 
 
 def delete_leaked(site: LeasingSite, reconciler: Reconciler, leaked: Sequence[LeakedResources]) -> None:
     """Delete leaked resources. A failure does not stop other deletions. Raises NotReleased with all failures."""
     problems = []
-    for one in leaked:
+    for resources in leaked:
         try:
-            delete_resources(site, reconciler, one.active_lease)
+            delete_resources(site, reconciler, resources.active_lease)
         except SiteError as problem:
             problems.append(str(problem))
     if problems:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from provision.errors import ForeignLease, ProvisionError
 from provision.leasing.account import (
-    early_credential_end_message,
+    early_expiry_message,
     require_lease_credentials,
     require_unrestricted,
     verify_account,
@@ -54,16 +54,15 @@ def planned_calls_without_account(site_name: str, lease_request: LeaseRequest) -
     return [f"blazar: create lease {lease_request.name} of {wanted}", *calls]
 
 
-def _calls_after_reservation(lease_request: LeaseRequest, image: str, group: bool, volumes: bool) -> list[str]:
-    """Return the API calls after the reservation.
-
-    group: whether the site needs a security group. volumes: whether its servers boot from volumes.
-    """
+def _calls_after_reservation(
+    lease_request: LeaseRequest, image: str, needs_security_group: bool, boots_from_volumes: bool
+) -> list[str]:
+    """Return the API calls after the reservation. The flags describe the servers of the site."""
     servers = ", ".join(lease_request.server_names)
     return [
         f"nova: upload the public key of {lease_request.key.file}",
-        *(["neutron: create a security group that admits SSH"] if group else []),
-        *([f"cinder: create a volume for {servers}"] if volumes else []),
+        *(["neutron: create a security group that admits SSH"] if needs_security_group else []),
+        *([f"cinder: create a volume for {servers}"] if boots_from_volumes else []),
         f"nova: create server {servers} with image {image}",
         f"neutron: allocate one floating IP per server and attach it: {servers}",
         f"ssh: log in to {servers}",
@@ -88,7 +87,7 @@ def lease(
         if not task.initial_record.intents:
             _check_boot_requirements(task)
         reserved = reserve(task, watch)
-        _warn_of_early_credential_end(task, reserved)
+        _warn_of_early_expiry(task, reserved)
         if not wait and reserved.start > reconciler.clock.now():
             return LeaseResult(reserved, _listed_hosts(task, reserved))
         active = wait_for_start(task, reserved)
@@ -113,11 +112,11 @@ def _check_boot_requirements(task: LeaseTask) -> None:
         raise
 
 
-def _warn_of_early_credential_end(task: LeaseTask, reserved: Lease) -> None:
-    ends = task.reconciler.query(task.site.credential).ends
-    if ends and ends < reserved.end:
-        early_end = early_credential_end_message(ends, reserved.end)
-        task.reconciler.report(f"{early_end}; log in again before then, so that you can release the lease")
+def _warn_of_early_expiry(task: LeaseTask, reserved: Lease) -> None:
+    expires_at = task.reconciler.query(task.site.credential).expires_at
+    if expires_at and expires_at < reserved.end:
+        message = early_expiry_message(expires_at, reserved.end)
+        task.reconciler.report(f"{message}; log in again before then, so that you can release the lease")
 
 
 def _open_record(site: LeasingSite, reconciler: Reconciler, lease_request: LeaseRequest) -> ActiveLease:

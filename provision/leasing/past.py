@@ -55,7 +55,8 @@ def past_leases(entries: Sequence[Entry], now: datetime) -> list[PastLease]:
         elif (entry.event, entry.operation) == ("done", Operation.DELETE_LEASE) and id in leases:
             deleted = datetime.fromisoformat(entry.at)
             leases[id] = replace(leases[id], end=min(leases[id].end, deleted))
-    return sorted((replace(one, end=min(one.end, now)) for one in leases.values()), key=lambda one: one.start)
+    until_now = (replace(lease, end=min(lease.end, now)) for lease in leases.values())
+    return sorted(until_now, key=lambda lease: lease.start)
 
 
 def sum_in_words(leases: Iterable[PastLease]) -> str:

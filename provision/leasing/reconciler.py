@@ -1,4 +1,4 @@
-"""Send requests to a site: retry them, record them in the journal, and never carry out one twice.
+"""Send requests to a site: retry them, record them in the journal, and carry out each operation only once.
 
 A query is repeated while a service is unreachable. If the outcome of an operation is unknown, the reconciler searches
 for its result before it tries the operation again.
@@ -105,7 +105,7 @@ class Reconciler:
     ) -> T | None:
         """Call ``request`` every ``every_s`` s; return the first response that ``is_done`` accepts, None after limit_s.
 
-        Reports each new status. Reports an unchanged status again after limit_s / 8, but not within a minute.
+        Reports each new status. Reports an unchanged status again after limit_s / 8, at the earliest a minute later.
 
         label: the awaited resource, such as "server NAME", with which each report begins. remaining: returns the
         expected remaining time, as text. Without ``remaining``, the report states how long the program has waited.

@@ -73,9 +73,9 @@ def lease_snapshot(site: LeasingSite, reconciler: Reconciler, active_lease: Acti
     """Query the site for the state of an active lease."""
     verify_account(site, reconciler, active_lease)
     lease = reconciler.query(lambda: find_lease(site, active_lease))
-    servers = tuple(one for one in reconciler.query(site.servers) if one.tag == active_lease.tag)
+    servers = tuple(server for server in reconciler.query(site.servers) if server.tag == active_lease.tag)
     ids = {server.id for server in servers}
-    ips = tuple(one.ip for one in reconciler.query(site.addresses) if one.server in ids)
+    ips = tuple(address.ip for address in reconciler.query(site.addresses) if address.server in ids)
     if lease is None:
         return LeaseSnapshot(active_lease, None, servers, ips, (), None, None)
     hosts = leased_hosts(reconciler, site, lease)
@@ -182,10 +182,10 @@ def planned_extension(
         if current in (end - by, end):
             reconciler.report(f"resuming the interrupted extension of {active_lease.name} by {intent['by']}")
             return lease, end
-    opens = lease.end - EXTENSION_WINDOW
-    if reconciler.clock.now() < opens:
+    window_start = lease.end - EXTENSION_WINDOW
+    if reconciler.clock.now() < window_start:
         raise ExtensionRejected(
-            f"lease {active_lease.name} cannot be extended before {time_in_words(opens, local_zone())}"
+            f"lease {active_lease.name} cannot be extended before {time_in_words(window_start, local_zone())}"
         )
     return lease, lease.end + by
 
@@ -228,8 +228,8 @@ def _release_or_report(site: LeasingSite, reconciler: Reconciler, name: str) -> 
     try:
         release(site, reconciler, active_lease)
     except (ProvisionError, KeyboardInterrupt):
-        left = ", ".join(list_resources_once(site, active_lease)) or "nothing"
-        reconciler.report(f"{name} is not released; still at {site.name}: {left}; run: testbed release {name}")
+        remaining = ", ".join(list_resources_once(site, active_lease)) or "nothing"
+        reconciler.report(f"{name} is not released; still at {site.name}: {remaining}; run: testbed release {name}")
         reconciler.report(running_cost(reconciler, active_lease) or "it costs nothing")
         raise
     reconciler.report(f"{name} is released; nothing is left at {site.name}")
@@ -243,15 +243,15 @@ def delete_resources(site: LeasingSite, reconciler: Reconciler, active_lease: Ac
     """
     failures = _delete_kinds(reconciler, active_lease, possible_kinds(active_lease, all_kinds(site)))
     failures = _delete_kinds(reconciler, active_lease, [kind for kind, _ in failures])
-    if left := list_resources(site, reconciler, active_lease):
-        _record_undeleted(reconciler, active_lease, left)
+    if remaining := list_resources(site, reconciler, active_lease):
+        _record_remaining_leases(reconciler, active_lease, remaining)
         why = f" ({'; '.join(str(problem) for _, problem in failures)})" if failures else ""
-        raise NotReleased(f"still at {site.name} after release: {', '.join(left)}{why}; run the release again")
+        raise NotReleased(f"still at {site.name} after release: {', '.join(remaining)}{why}; run the release again")
 
 
-def _record_undeleted(reconciler: Reconciler, active_lease: ActiveLease, left: Sequence[str]) -> None:
+def _record_remaining_leases(reconciler: Reconciler, active_lease: ActiveLease, remaining: Sequence[str]) -> None:
     """Record each lease that the site still lists after its deletion, because the site may still charge for it."""
-    for kind, _, id in (line.partition(" ") for line in left):
+    for kind, _, id in (line.partition(" ") for line in remaining):
         if kind == "lease":
             reconciler.journal.write("failed", active_lease, Operation.DELETE_LEASE, id=id, reason="still listed")
 

@@ -181,7 +181,10 @@ def end_when_idle_of(active_lease: ActiveLease) -> EndWhenIdle | None:
 
 
 def requested_end_when_idle(active_lease: ActiveLease) -> EndWhenIdle | None:
-    """Return when the lease was requested to end itself, even if its node's setup was interrupted; else None."""
+    """Return when the lease should end itself according to the user's request; None if the user did not request this.
+
+    The setup of the node may have been interrupted since the request.
+    """
     return _end_when_idle_in(active_lease.intents) or end_when_idle_of(active_lease)
 
 
@@ -201,6 +204,8 @@ def deletion_reason(active_lease: ActiveLease) -> str:
     end_when_idle = end_when_idle_of(active_lease)
     if end_when_idle is None or Operation.CREATE_LEASE not in active_lease.outcomes:
         return ""
-    where = f"are then at {end_when_idle.results_to}" if end_when_idle.results_to else "were fetched before"
+    results = (
+        f"its results are at {end_when_idle.results_to}" if end_when_idle.results_to else "all results were fetched"
+    )
     after = length_in_words(end_when_idle.after)
-    return f"was deleted: it ended itself after {after} without work, and its results {where}, or somebody deleted it"
+    return f"was deleted: either it ended itself after {after} without work ({results}), or somebody deleted it"

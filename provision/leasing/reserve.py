@@ -56,7 +56,7 @@ def choose_slots(
 
     starts_now: return only slots that begin now.
 
-    Raises NotEnoughHosts, with the earliest alternative, if there is none.
+    Raises NotEnoughHosts, with the earliest alternative, if there is no such slot.
     """
     hosts = [host for host in reconciler.query(site.hosts) if host.id not in excluded_hosts]
     bookings = reconciler.query(site.bookings)
@@ -70,7 +70,7 @@ def choose_slots(
     when = f" at {time_in_words(requirements.start, local_zone())}" if requirements.start else ""
     raise NotEnoughHosts(
         f"not enough nodes are free{when}; "
-        + (f"the earliest: {slot_in_words(alternatives[0])}" if alternatives else "none in 60 days")
+        + (f"the earliest: {slot_in_words(alternatives[0])}" if alternatives else "no time slot in the next 60 days")
     )
 
 
@@ -116,14 +116,15 @@ def bookings_among(
     Raises NoSuchHost if no site has matching hosts.
     """
     _reject_unknown_hosts(sites, reconciler, requirements)
-    found = []
+    host_bookings = []
     for site in sites:
         with suppress(NoSuchHost):
             hosts = {host.id: host for host in matching_hosts(reconciler.query(site.hosts), requirements)}
-            booked = [one for one in reconciler.query(site.bookings) if one.host_id in hosts]
-            found += [HostBooking(hosts[one.host_id], one.start, one.end) for one in booked]
+            bookings = [booking for booking in reconciler.query(site.bookings) if booking.host_id in hosts]
+            host_bookings += [HostBooking(hosts[booking.host_id], booking.start, booking.end) for booking in bookings]
     now = reconciler.clock.now()
-    return sorted((one for one in found if one.end > now), key=lambda one: (one.start, one.host.name))
+    current = (booking for booking in host_bookings if booking.end > now)
+    return sorted(current, key=lambda booking: (booking.start, booking.host.name))
 
 
 def _reject_unknown_hosts(sites: Sequence[LeasingSite], reconciler: Reconciler, requirements: Requirements) -> None:
@@ -237,10 +238,10 @@ def wait_for_start(task: LeaseTask, lease: Lease) -> Lease:
 
 def current_lease(task: LeaseTask, lease: Lease) -> Lease:
     """Return the lease's current state. Raises LeaseGone if it no longer exists."""
-    found = next((one for one in task.site.leases() if one.id == lease.id), None)
-    if found is None:
+    current = next((listed for listed in task.site.leases() if listed.id == lease.id), None)
+    if current is None:
         raise lease_gone_error(task)
-    return found
+    return current
 
 
 def move_to_other_hosts(task: LeaseTask, lease: Lease) -> Lease:
@@ -280,13 +281,13 @@ def _slot_on_other_hosts(task: LeaseTask, lease: Lease) -> TimeSlot | None:
     Returns None for a flavor, because the site itself chooses the hosts of flavors.
     """
     hosts = task.reconciler.query(task.site.hosts)
-    own = next((host for host in hosts if host.id in lease.hosts), None)
+    leased_host = next((host for host in hosts if host.id in lease.hosts), None)
     now = task.reconciler.clock.now()
     start = now.replace(second=0, microsecond=0) + MINUTE
-    if own is None or own.flavor or lease.end <= start:
+    if leased_host is None or leased_host.is_flavor or lease.end <= start:
         return None
     excluded = (*task.active_lease.failed_hosts, *lease.hosts)
-    others = [host for host in hosts if same_hardware(host, own) and host.id not in excluded]
+    others = [host for host in hosts if same_hardware(host, leased_host) and host.id not in excluded]
     count = len(lease.reservation_ids)
     requirements = Requirements(min(lease.end - start, search.MAX_LEASE), start=start, gpus=0, host_count=count)
     bookings = task.reconciler.query(task.site.bookings)
@@ -328,18 +329,17 @@ def _reject_mismatch(task: LeaseTask, lease: Lease) -> None:
 def _keep_oldest(task: LeaseTask, lease: Lease) -> Lease:
     """Return the oldest lease of this name after deleting younger ones of this task.
 
-    Several leases exist if two computers created one at the same time, or if the response to a request was lost.
-    A site states times of creation with a step, so the leases are queried after such a step. Then two computers see
-    both leases with the same time, and keep the same one. Raises ForeignLease if another computer created the oldest
-    lease.
+    Several leases exist if two computers created one at the same time, or if the response to a request was lost. Two
+    computers agree on the oldest lease only if both see all leases with the same time of creation. Therefore, the
+    program waits until the site lists all of them. Raises ForeignLease if another computer created the oldest lease.
     """
-    task.reconciler.clock.sleep(task.site.creation_step_s)
-    leases = [one for one in task.reconciler.query(task.site.leases) if one.name == lease.name]
-    current = [one for one in leases if one.status not in ENDED_STATUSES]
-    oldest = min(current, key=lambda one: (one.created, one.id), default=lease)
-    ours = [one.id for one in current if one.tag == lease.tag and one.id != oldest.id]
-    if ours:
-        _delete_leases(task, ours)
+    task.reconciler.clock.sleep(task.site.listing_delay_s)
+    leases = [listed for listed in task.reconciler.query(task.site.leases) if listed.name == lease.name]
+    current = [listed for listed in leases if listed.status not in ENDED_STATUSES]
+    oldest = min(current, key=lambda listed: (listed.created, listed.id), default=lease)
+    younger_ids = [listed.id for listed in current if listed.tag == lease.tag and listed.id != oldest.id]
+    if younger_ids:
+        _delete_leases(task, younger_ids)
     if oldest.tag != lease.tag:
         task.reconciler.journal.write("closed", task.initial_record)
         raise _foreign_lease_error(task, oldest)
@@ -351,7 +351,7 @@ def _delete_leases(task: LeaseTask, ids: list[str]) -> None:
     task.reconciler.delete_all(
         task.initial_record,
         Operation.DELETE_LEASE,
-        lambda: [one for one in task.site.leases() if one.id in ids],
+        lambda: [lease for lease in task.site.leases() if lease.id in ids],
         task.site.delete_lease,
     )
 

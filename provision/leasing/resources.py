@@ -31,8 +31,9 @@ class ResourceKind:
 
         A copy of the lease's server that somebody else made has the same tag, but another owner, and is not returned.
         """
-        found = [one for one in self.list() if one.tag == tag and name in (None, getattr(one, "name", None))]
-        return [one for one in found if one.owner in ("", self.user_id())]
+        tagged = [resource for resource in self.list() if resource.tag == tag]
+        named = [resource for resource in tagged if name in (None, getattr(resource, "name", None))]
+        return [resource for resource in named if resource.owner in ("", self.user_id())]
 
 
 def all_kinds(site: LeasingSite) -> tuple[ResourceKind, ...]:
@@ -42,15 +43,16 @@ def all_kinds(site: LeasingSite) -> tuple[ResourceKind, ...]:
         *server_kinds(site),
         ResourceKind("address", Operation.RELEASE_ADDRESS, site.addresses, site.release_address, site.user_id),
         ResourceKind("key", Operation.DELETE_KEY, site.keys, site.delete_key, site.user_id),
-        *_security_groups(site),
-        *_credentials(site),
+        *_security_group_kinds(site),
+        *_credential_kinds(site),
     )
 
 
 def possible_kinds(active_lease: ActiveLease, kinds: Sequence[ResourceKind]) -> list[ResourceKind]:
     """Return the kinds of resources that the lease may have: all, but credentials only if one was requested.
 
-    A lease without a credential can then be released even if keystone does not answer.
+    A lease without a credential can then be released even if keystone does not answer. The record of leaked resources,
+    which has no lease's name, does not tell whether a credential was requested.
     """
     recorded = {*active_lease.intents, *active_lease.outcomes}
     without_credential = active_lease.name and Operation.CREATE_CREDENTIAL not in recorded
@@ -78,7 +80,7 @@ def delete_tagged(
         return kind.list_tagged(active_lease.tag, name)
 
     def list_deletable() -> Sequence[Resource]:
-        return [one for one in list_present() if getattr(one, "status", "") != "deleting"]
+        return [resource for resource in list_present() if getattr(resource, "status", "") != "deleting"]
 
     reconciler.delete_all(active_lease, kind.deletion, list_deletable, kind.delete)
     if kind.stays_listed:
@@ -86,7 +88,7 @@ def delete_tagged(
 
 
 def list_resources_once(site: LeasingSite, active_lease: ActiveLease) -> list[str]:
-    """Return the lease's resources at the site as lines of text; query each service once, even without an answer."""
+    """Return the lease's resources at the site as lines of text; do not query a service again if it does not answer."""
     return [
         line
         for kind in possible_kinds(active_lease, all_kinds(site))
@@ -110,19 +112,19 @@ def _query_once(query: ResourceQuery) -> Sequence[Resource]:
 def _resources_in_words(kind: ResourceKind, active_lease: ActiveLease, query: QueryRunner) -> list[str]:
     """Return the lease's resources of a kind as lines of text; one line with the reason if the query fails."""
     try:
-        return [f"{kind.name} {one.id}" for one in query(lambda: kind.list_tagged(active_lease.tag))]
+        return [f"{kind.name} {resource.id}" for resource in query(lambda: kind.list_tagged(active_lease.tag))]
     except ProvisionError as problem:
         return [f"{kind.name} not known ({problem})"]
 
 
-def _security_groups(site: LeasingSite) -> tuple[ResourceKind, ...]:
+def _security_group_kinds(site: LeasingSite) -> tuple[ResourceKind, ...]:
     if not isinstance(site, SecurityGroups):
         return ()
     delete = site.delete_security_group
     return (ResourceKind("security group", Operation.CLOSE_SSH, site.security_groups, delete, site.user_id),)
 
 
-def _credentials(site: LeasingSite) -> tuple[ResourceKind, ...]:
+def _credential_kinds(site: LeasingSite) -> tuple[ResourceKind, ...]:
     if not isinstance(site, CredentialIssuer):
         return ()
     operations = site.lease_credentials, site.delete_lease_credential, site.user_id

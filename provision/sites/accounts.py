@@ -31,7 +31,7 @@ ACCOUNT_FIX = "source the site's RC file to set OS_* variables, or write a cloud
 
 @dataclass(frozen=True)
 class _Entry:
-    """An account in one region. cloud: None if its login plugin is not installed."""
+    """An account in one region. cloud: None if the login plugin, or a setting that the plugin needs, is missing."""
 
     name: str
     region: str
@@ -71,9 +71,8 @@ def _entries() -> list[_Entry]:
     _reject_special_files()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # if other OS_* variables are set, openstacksdk also treats OS_CLOUD as a vendor profile
+            # If other OS_* variables are set, openstacksdk also treats OS_CLOUD as a vendor profile, and warns.
+            warnings.simplefilter("ignore")
             settings = config.OpenStackConfig(load_envvars=True)
             clouds = settings.get_all()
     except (sdk_errors.ConfigException, keystone_errors.ClientException) as problem:
@@ -99,7 +98,7 @@ def _reject_special_files() -> None:
 def _region_names(raw: dict[str, Any]) -> list[str]:
     """Return the names of an entry's regions. raw: the entry as in clouds.yaml."""
     listed = raw.get("regions") or [raw.get("region_name") or ""]
-    return [str(one["name"] if isinstance(one, dict) else one) for one in listed]
+    return [str(region["name"] if isinstance(region, dict) else region) for region in listed]
 
 
 def _entries_named(entries: Sequence[_Entry], name: str) -> list[_Entry]:

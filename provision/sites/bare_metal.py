@@ -17,8 +17,8 @@ from provision.sites.openstack import Cloud
 from provision.sites.reference_api import SERVICE, gpu_fields, reference_items, text_field
 
 FLAVOR = "baremetal"
-RECORD_OF_SITE = "the site's"
-"""How the log names the owner of the records that describe the site's nodes; see Cloud.convert_records."""
+OWNED_BY_SITE = "the site's"
+"""The owner of the records that describe the site's nodes, as in the log; see Cloud.convert_records."""
 
 
 class BareMetal(Cloud):
@@ -30,7 +30,7 @@ class BareMetal(Cloud):
         """Return the nodes that are in the reference API and reservable in Blazar."""
         described = dict(
             self.convert_records(
-                SERVICE, self._reference_nodes(), lambda node: (text_field(node, "uid"), node), RECORD_OF_SITE
+                SERVICE, self._reference_nodes(), lambda node: (text_field(node, "uid"), node), OWNED_BY_SITE
             )
         )
         with translate_errors("blazar"):
@@ -38,7 +38,7 @@ class BareMetal(Cloud):
         reservable = [host for host in listed if host.get("reservable", True)]
         known = [host for host in reservable if host.get("hypervisor_hostname") in described]
         pairs = [(host, described[host["hypervisor_hostname"]]) for host in known]
-        return self.convert_records(SERVICE, pairs, lambda pair: _make_host(self.name, *pair), RECORD_OF_SITE)
+        return self.convert_records(SERVICE, pairs, lambda pair: _make_host(self.name, *pair), OWNED_BY_SITE)
 
     def reservations(self, tag: str, slot: TimeSlot) -> list[dict[str, Any]]:
         """Return reservations of exactly the nodes of ``slot``, in Blazar's format.
@@ -76,7 +76,7 @@ class BareMetal(Cloud):
         listed = reference_items("sites")
         uids = dict(
             self.convert_records(
-                SERVICE, listed, lambda site: (text_field(site, "name"), text_field(site, "uid")), RECORD_OF_SITE
+                SERVICE, listed, lambda site: (text_field(site, "name"), text_field(site, "uid")), OWNED_BY_SITE
             )
         )
         if self.name not in uids:

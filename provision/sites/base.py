@@ -1,15 +1,16 @@
 """Sites that lease machines: their interface, and connections to them by name.
 
-Every method may raise a SiteError; Unreachable means that the outcome is unknown. Lists contain the resources of the
-project at the site; lists of keys contain the user's keys. Only the reconciler calls the methods that create or delete,
-so that each call is in the journal. Deleting a resource that no longer exists is not an error.
+Every method may raise a SiteError; Unreachable means that the outcome is unknown. A method that lists resources returns
+all resources of the project at the site, except that lists of keys contain only the user's keys. Only the reconciler
+calls the methods that create or delete, so that each call is in the journal. Deleting a resource that no longer exists
+is not an error.
 """
 
 from datetime import timedelta
 from importlib import import_module
 from typing import Protocol, runtime_checkable
 
-from provision.choices import DEMO, DEMO_PREFIX, LEASING_SITES, REGIONS, VM_SITE
+from provision.choices import DEMO, DEMO_PREFIX, LEASING_SITES, REGION_PREFIXES, VM_SITE
 from provision.errors import UnknownSite
 from provision.models import (
     Address,
@@ -73,10 +74,10 @@ class Account(Protocol):
 class Reservations(Protocol):
     """Hosts, their reservations, and the project's leases.
 
-    creation_step_s: how long after its creation a lease is listed beside every lease with the same time of creation.
+    listing_delay_s: seconds from the creation of a lease until the site lists every lease with this time of creation.
     """
 
-    creation_step_s: float
+    listing_delay_s: float
 
     def hosts(self) -> list[Host]:
         """Return the reservable hosts."""
@@ -243,13 +244,13 @@ def is_demo(name: str) -> bool:
 
 def is_virtual(name: str) -> bool:
     """Return whether ``name`` is the name of a site or a region that has virtual machines."""
-    return name == VM_SITE or name.startswith(REGIONS[VM_SITE])
+    return name == VM_SITE or name.startswith(REGION_PREFIXES[VM_SITE])
 
 
 def connect_to_all() -> list[LeasingSite]:
     """Connect to the region of every configured account. Raises NoCredentials if there is none."""
     regions = import_module("provision.sites.accounts").account_regions()
-    known = [region for region in regions if region.startswith(tuple(REGIONS.values()))]
+    known = [region for region in regions if region.startswith(tuple(REGION_PREFIXES.values()))]
     return [connect_to(region) for region in known] or [connect_to("chameleon")]
 
 
@@ -261,9 +262,9 @@ def connect_to(name: str, entry: str = "") -> LeasingSite:
     """
     if is_demo(name):
         return import_module("provision.sites.demo").connect()
-    kind = next((kind for kind, prefix in REGIONS.items() if name.startswith(prefix)), name)
+    kind = next((kind for kind, prefix in REGION_PREFIXES.items() if name.startswith(prefix)), name)
     if kind not in LEASING_SITES:
         raise UnknownSite(
             f"unknown site {name!r}; allowed: {', '.join((*LEASING_SITES, DEMO))}, or a region such as CHI@UC"
         )
-    return import_module(LEASING_SITES[kind]).connect(name if kind != name else REGIONS[kind], entry)
+    return import_module(LEASING_SITES[kind]).connect(name if kind != name else REGION_PREFIXES[kind], entry)

@@ -37,9 +37,9 @@ class KeystoneCredentialIssuer:
     def lease_credentials(self) -> list[TaggedResource]:
         """Return the user's credentials that are named by a tag; [] if keystone does not let the user list them."""
         return [
-            TaggedResource(one.id, "credential", one.name, self.user_id())
-            for one in self._all_credentials()
-            if TAG.fullmatch(one.name)
+            TaggedResource(credential.id, "credential", credential.name, self.user_id())
+            for credential in self._all_credentials()
+            if TAG.fullmatch(credential.name)
         ]
 
     def create_lease_credential(self, tag: str, lease: Lease) -> LeaseCredential:
@@ -82,20 +82,20 @@ class KeystoneCredentialIssuer:
 
     def _delete_expired_test_credentials(self) -> None:
         """Delete the test credentials that killed programs left behind."""
-        for one in self._all_credentials():
-            if one.name.startswith(TEST_PREFIX) and _is_past(one.expires_at):
-                self.delete_lease_credential(TaggedResource(one.id, "credential", one.name))
+        for credential in self._all_credentials():
+            if credential.name.startswith(TEST_PREFIX) and _is_past(credential.expires_at):
+                self.delete_lease_credential(TaggedResource(credential.id, "credential", credential.name))
 
-    def _create(self, name: str, lease_id: str, ends: datetime) -> LeaseCredential:
+    def _create(self, name: str, lease_id: str, expires_at: datetime) -> LeaseCredential:
         with translate_errors("keystone"):
             lease_url = f"{self._endpoint()}/leases/{lease_id}"
-            made = self._create_for_path(name, urlsplit(lease_url).path, ends)
-        return LeaseCredential(made.id, made.secret, str(self.session.auth.auth_url).rstrip("/"), lease_url)
+            created = self._create_for_path(name, urlsplit(lease_url).path, expires_at)
+        return LeaseCredential(created.id, created.secret, str(self.session.auth.auth_url).rstrip("/"), lease_url)
 
-    def _create_for_path(self, name: str, path: str, ends: datetime) -> Any:
+    def _create_for_path(self, name: str, path: str, expires_at: datetime) -> Any:
         """Create a credential that may only access ``path``.
 
-        Raises Unreachable if an earlier request has created it since.
+        Raises Unreachable if a credential of this name exists: keystone has then carried out an earlier request late.
         """
         try:
             return self.sdk.identity.create_application_credential(
@@ -104,11 +104,12 @@ class KeystoneCredentialIssuer:
                 description="ends one idle lease",
                 unrestricted=False,
                 access_rules=[{"service": SERVICE, "method": method, "path": path} for method in METHODS],
-                expires_at=f"{ends.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}",
+                expires_at=f"{expires_at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}",
             )
         except Conflict:
-            late = f"the credential {name} exists: keystone created it after the earlier request had failed"
-            raise Unreachable(late) from None
+            raise Unreachable(
+                f"the credential {name} exists: keystone created it after the earlier request had failed"
+            ) from None
 
     def _endpoint(self) -> str:
         found = self.session.get_endpoint(service_type=SERVICE, interface="public", region_name=self.name)
@@ -116,19 +117,19 @@ class KeystoneCredentialIssuer:
 
     def _status_of_lease(self, credential: LeaseCredential) -> int:
         """Return the status of Blazar's response to a query of the credential's lease."""
-        own = {"id": credential.id, "secret": credential.secret}
-        identity: dict[str, Any] = {"methods": ["application_credential"], "application_credential": own}
-        send: dict[str, Any] = {"timeout": REQUEST_TIMEOUT_S, "verify": self.session.verify}
+        secret = {"id": credential.id, "secret": credential.secret}
+        identity: dict[str, Any] = {"methods": ["application_credential"], "application_credential": secret}
+        options: dict[str, Any] = {"timeout": REQUEST_TIMEOUT_S, "verify": self.session.verify}
         with translate_errors("keystone or blazar"):
-            response = requests.post(  # noqa: S113 - `send` has a time limit
-                f"{credential.auth_url}/auth/tokens", json={"auth": {"identity": identity}}, **send
+            response = requests.post(  # noqa: S113 - `options` has a time limit
+                f"{credential.auth_url}/auth/tokens", json={"auth": {"identity": identity}}, **options
             )
             if response.status_code != 201:
                 raise RequestRejected(
                     f"{self.name}: keystone responds with {response.status_code} to a restricted credential"
                 )
             token = {"X-Auth-Token": response.headers["X-Subject-Token"]}
-            return requests.get(credential.lease_url, headers=token, **send).status_code  # noqa: S113
+            return requests.get(credential.lease_url, headers=token, **options).status_code  # noqa: S113
 
 
 def _is_past(moment: str) -> bool:

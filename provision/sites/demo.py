@@ -143,7 +143,7 @@ class Demo:
 
     name = REGION
     boot_limit_s = 40.0 * 60
-    creation_step_s = 0.0
+    listing_delay_s = 0.0
 
     def __init__(self, folder: Path) -> None:
         self._store, self._clock = _Store(folder), DemoClock(folder)
@@ -194,9 +194,9 @@ class Demo:
         hosts = tuple(host.id for host in slot.hosts)
         with self._store.edit() as state:
             id = self._id(state, "lease")
-            resources = tuple(f"{id}-{host}" for host in hosts)
+            reservation_ids = tuple(f"{id}-{host}" for host in hosts)
             lease = Lease(
-                id, name, "PENDING", slot.start, slot.end, resources, hosts, tag, created=id, owner=USER.user_id
+                id, name, "PENDING", slot.start, slot.end, reservation_ids, hosts, tag, created=id, owner=USER.user_id
             )
             state.leases.append(lease)
         return self._with_status(lease)
@@ -206,12 +206,14 @@ class Demo:
             if booking.host_id in lease.hosts and lease.end <= booking.start < slot.end:
                 raise ExtensionRejected(f"lease {lease.name}: its node is booked from {booking.start:%H:%M} UTC")
         with self._store.edit() as state:
-            state.leases = [replace(one, end=slot.end) if one.id == lease.id else one for one in state.leases]
+            state.leases = [
+                replace(stored, end=slot.end) if stored.id == lease.id else stored for stored in state.leases
+            ]
         return replace(lease, end=slot.end)
 
     def delete_lease(self, lease: Lease) -> None:
         with self._store.edit() as state:
-            state.leases = [one for one in state.leases if one.id != lease.id]
+            state.leases = [stored for stored in state.leases if stored.id != lease.id]
 
     def image_id(self, name: str) -> str:
         return "demo-image"
@@ -220,9 +222,11 @@ class Demo:
         return "no network is used"
 
     def servers(self) -> list[Server]:
-        ready = {True: "ACTIVE", False: "BUILD"}
-        now, made = self._clock.now(), self._store.read().servers.values()
-        return [replace(server, status=ready[now >= since + BOOT_TIME]) for since, server in made]
+        now, servers = self._clock.now(), self._store.read().servers.values()
+        return [
+            replace(server, status="ACTIVE" if now >= created_at + BOOT_TIME else "BUILD")
+            for created_at, server in servers
+        ]
 
     def create_server(self, name: str, tag: str, reservation_id: str, source: str) -> Server:
         with self._store.edit() as state:
@@ -244,7 +248,7 @@ class Demo:
 
     def delete_key(self, key: TaggedResource) -> None:
         with self._store.edit() as state:
-            state.keys = [one for one in state.keys if one.id != key.id]
+            state.keys = [stored for stored in state.keys if stored.id != key.id]
 
     def addresses(self) -> list[Address]:
         return self._store.read().addresses
@@ -259,12 +263,12 @@ class Demo:
     def attach_address(self, address: Address, server: Server) -> Address:
         attached = replace(address, server=server.id)
         with self._store.edit() as state:
-            state.addresses = [attached if one.id == address.id else one for one in state.addresses]
+            state.addresses = [attached if stored.id == address.id else stored for stored in state.addresses]
         return attached
 
     def release_address(self, address: Address) -> None:
         with self._store.edit() as state:
-            state.addresses = [one for one in state.addresses if one.id != address.id]
+            state.addresses = [stored for stored in state.addresses if stored.id != address.id]
 
     def try_login(self, login: Login) -> None:
         """Do nothing, as if the machine had answered."""

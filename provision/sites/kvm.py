@@ -43,17 +43,20 @@ class Kvm(Cloud):
     def bookings(self) -> list[Booking]:
         """Return the periods in which a hypervisor has fewer free GPUs than the flavor needs."""
         hosts, allocations = self.hosts(), self.allocations()
-        sizes = {host.node_type: host.gpus for host in hosts}
-        largest = max(sizes.values(), default=0)
-        known = {id: number * sizes.get(flavor, largest) for id, (flavor, number) in self._reserved_flavors().items()}
-        taken = defaultdict(list)
+        gpus_of_flavor = {host.node_type: host.gpus for host in hosts}
+        most_gpus = max(gpus_of_flavor.values(), default=0)
+        reserved_gpus = {
+            id: amount * gpus_of_flavor.get(flavor, most_gpus)
+            for id, (flavor, amount) in self._reserved_flavors().items()
+        }
+        reserved = defaultdict(list)
         for hypervisor, booked in allocations:
             period = parse_blazar_time(booked["start_date"]), parse_blazar_time(booked["end_date"])
-            taken[hypervisor].append((*period, known.get(booked["id"], largest)))
+            reserved[hypervisor].append((*period, reserved_gpus.get(booked["id"], most_gpus)))
         return [
             Booking(host.id, begin, end)
             for host in hosts
-            for begin, end in periods_above(largest - host.gpus, taken[host.id.partition("@")[2]])
+            for begin, end in periods_above(most_gpus - host.gpus, reserved[host.id.partition("@")[2]])
         ]
 
     def lease_name(self, name: str, tag: str) -> str:
@@ -125,7 +128,9 @@ class Kvm(Cloud):
         """Return the ids of the hosts: pairs of a flavor and a hypervisor."""
         reserved = sorted_by_id(_reservations_of(lease))
         return tuple(
-            f"{_flavor_name(one)}@{reserved_hosts[one['id']]}" for one in reserved if one["id"] in reserved_hosts
+            f"{_flavor_name(reservation)}@{reserved_hosts[reservation['id']]}"
+            for reservation in reserved
+            if reservation["id"] in reserved_hosts
         )
 
     def _reserved_flavors(self) -> dict[str, tuple[str, int]]:
@@ -161,18 +166,20 @@ def periods_above(limit: int, reserved: Sequence[tuple[datetime, datetime, int]]
     return [
         (first, last)
         for first, last in pairwise(moments)
-        if sum(number for begin, end, number in reserved if begin <= first < end) > limit
+        if sum(amount for begin, end, amount in reserved if begin <= first < end) > limit
     ]
 
 
 def _reservations_of(lease: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the flavor reservations of a lease."""
-    return [one for one in lease["reservations"] if one["resource_type"] == RESERVATION_TYPE]
+    return [reservation for reservation in lease["reservations"] if reservation["resource_type"] == RESERVATION_TYPE]
 
 
 def _flavors_in(lease: dict[str, Any]) -> dict[str, tuple[str, int]]:
     """Return flavor and amount of each flavor reservation of a lease, by reservation id."""
-    return {one["id"]: (_flavor_name(one), one["amount"]) for one in _reservations_of(lease)}
+    return {
+        reservation["id"]: (_flavor_name(reservation), reservation["amount"]) for reservation in _reservations_of(lease)
+    }
 
 
 def _flavor_name(reservation: dict[str, Any]) -> str:
@@ -193,6 +200,6 @@ def _make_host(site: str, hypervisor: str, flavor: dict[str, Any]) -> Host:
         site=site,
         node_type=name,
         su_per_hour=float(price) if price is not None else None,
-        flavor=True,
+        is_flavor=True,
         **gpu_fields(flavor, name),
     )

@@ -71,7 +71,7 @@ class Cloud(KeystoneCredentialIssuer, ABC):
     """A connection to one region: the common code of bare metal and KVM."""
 
     boot_limit_s: float
-    creation_step_s = 2.0  # Blazar states full seconds; a lease is listed within another one
+    listing_delay_s = 2.0  # Blazar rounds times of creation to full seconds, and lists a lease within another second
 
     def __init__(self, cloud: CloudRegion) -> None:
         self.name, self.entry = str(cloud.region_name), str(cloud.name)
@@ -91,9 +91,9 @@ class Cloud(KeystoneCredentialIssuer, ABC):
         whose: the owner of the records, as in the log: "skipped, because it is somebody else's".
         Raises Unreachable for an unreadable record that may be this program's.
         """
-        return [one for record in records for one in self._convert_one(service, record, convert, whose)]
+        return [result for record in records for result in self._convert_record(service, record, convert, whose)]
 
-    def _convert_one(self, service: str, record: Any, convert: Callable[[Any], T], whose: str) -> list[T]:
+    def _convert_record(self, service: str, record: Any, convert: Callable[[Any], T], whose: str) -> list[T]:
         """Return a list with the converted record; [] for an unreadable record that is skipped."""
         try:
             return [convert(record)]
@@ -139,19 +139,19 @@ class Cloud(KeystoneCredentialIssuer, ABC):
         with translate_errors("keystone"):
             access = self.session.auth.get_access(self.session)
         if not access.application_credential_id:
-            return Credential(ends=None if self._renewable else access.expires)
+            return Credential(expires_at=None if self._renewable else access.expires)
         restricted = bool(access.application_credential.get("restricted"))
-        return Credential(restricted, self._credential_end(access.user_id, access.application_credential_id))
+        return Credential(restricted, self._expiry(access.user_id, access.application_credential_id))
 
-    def _credential_end(self, user_id: str, application_credential_id: str) -> datetime | None:
-        """Return when an application credential ends; None if it has no end, or if keystone does not report the end."""
+    def _expiry(self, user_id: str, application_credential_id: str) -> datetime | None:
+        """Return when an application credential expires; None if it never does, or if keystone does not report this."""
         keystone: Any = self.sdk.identity
         try:
             with translate_errors("keystone"):
-                ends = keystone.get_application_credential(user_id, application_credential_id).expires_at
+                expires_at = keystone.get_application_credential(user_id, application_credential_id).expires_at
         except RequestRejected:
             return None
-        return datetime.fromisoformat(ends).replace(tzinfo=UTC) if ends else None
+        return datetime.fromisoformat(expires_at).replace(tzinfo=UTC) if expires_at else None
 
     def clock_skew(self) -> timedelta:
         """Return how far keystone's clock is ahead of the local clock."""
@@ -188,7 +188,7 @@ class Cloud(KeystoneCredentialIssuer, ABC):
 
     def bookings(self) -> list[Booking]:
         """Return everybody's reservations of the hosts."""
-        return self.convert_records("blazar", self.allocations(), lambda one: Booking(one[0], *_booked_period(one[1])))
+        return self.convert_records("blazar", self.allocations(), _to_booking)
 
     def allocations(self) -> list[tuple[str, dict[str, Any]]]:
         """Return everybody's reservations in Blazar's format, each with the id of the reserved host."""
@@ -364,5 +364,6 @@ class Cloud(KeystoneCredentialIssuer, ABC):
         return str(network.id)
 
 
-def _booked_period(booked: dict[str, Any]) -> tuple[datetime, datetime]:
-    return parse_blazar_time(booked["start_date"]), parse_blazar_time(booked["end_date"])
+def _to_booking(allocation: tuple[str, dict[str, Any]]) -> Booking:
+    host_id, reservation = allocation
+    return Booking(host_id, parse_blazar_time(reservation["start_date"]), parse_blazar_time(reservation["end_date"]))

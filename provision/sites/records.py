@@ -40,7 +40,7 @@ def to_lease(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
 
 
 def sorted_by_id(reservations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a lease's reservations, sorted by id. The servers of the lease take them in this order."""
+    """Return a lease's reservations, sorted by id. The lease's first server is in the first reservation, and so on."""
     return sorted(reservations, key=lambda reservation: reservation["id"])
 
 
@@ -48,8 +48,13 @@ def _lease_fault(lease: dict[str, Any]) -> str:
     """Return in words which steps and reservations failed; Blazar writes the cause only to its own log."""
     steps = [f"blazar: {event['event_type']} failed" for event in lease.get("events", ()) if event["status"] == "ERROR"]
     failed = [reservation for reservation in sorted_by_id(lease["reservations"]) if reservation["status"] == "error"]
-    missing = [f"the host of reservation {one['id']} is missing" for one in failed if one.get("missing_resources")]
-    return "; ".join([*steps, *(f"reservation {one['id']} is in error" for one in failed), *missing])
+    errors = [f"reservation {reservation['id']} is in error" for reservation in failed]
+    missing_hosts = [
+        f"the host of reservation {reservation['id']} is missing"
+        for reservation in failed
+        if reservation.get("missing_resources")
+    ]
+    return "; ".join([*steps, *errors, *missing_hosts])
 
 
 def to_server(server: Any) -> Server:
@@ -79,7 +84,7 @@ def record_name(record: Any) -> str:
         return record_name(record[-1])
     fields = record if isinstance(record, dict) else getattr(record, "__dict__", {}) | {"id": getattr(record, "id", "")}
     named = (fields.get(name) for name in ("name", "node_name", "id", "uid"))
-    found = next((str(name) for name in named if name), "without a name")
+    found = next((str(name) for name in named if name), "a record without a name")
     return found if found.isprintable() else repr(found)
 
 

@@ -20,11 +20,11 @@ from provision.sites.faults import translate_errors
 SERVICE = "the reference API"
 REQUEST_TIMEOUT_S = 60
 """Timeout of a request, seconds."""
-RESPONSE_MIB = 64
+MAX_RESPONSE_MIB = 64
 """Maximum size of a response. The description of 500 nodes takes about 2 MiB."""
 MAX_ITEMS = 20_000
 MAX_GPUS = 64
-CHUNK = 65536
+CHUNK_BYTES = 65536
 
 MEMORY = re.compile(r"(\d+) ?G[iB]?B?\b")
 MIG_MEMORY = re.compile(r"\.(\d+)gb\b")
@@ -70,10 +70,10 @@ def _read_body(response: requests.Response) -> bytes:
     """Return a response's body. Raises Unreachable if it is too long, takes too long, or breaks off."""
     body, end = bytearray(), time.monotonic() + REQUEST_TIMEOUT_S
     try:
-        while chunk := response.raw.read1(CHUNK, decode_content=True):
+        while chunk := response.raw.read1(CHUNK_BYTES, decode_content=True):
             body += chunk
-            if len(body) > RESPONSE_MIB * 2**20:
-                raise Unreachable(f"{SERVICE}: the response is longer than {RESPONSE_MIB} MiB")
+            if len(body) > MAX_RESPONSE_MIB * 2**20:
+                raise Unreachable(f"{SERVICE}: the response is longer than {MAX_RESPONSE_MIB} MiB")
             if time.monotonic() > end:
                 raise Unreachable(f"{SERVICE}: the response does not end within {REQUEST_TIMEOUT_S} s")
     except urllib3.exceptions.HTTPError as problem:

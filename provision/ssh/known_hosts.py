@@ -13,11 +13,11 @@ def pinned_lines(host: str) -> str:
 
     Raises BadHostKey if there is none.
     """
-    found = ""
+    lines: list[str] = []
     for file in (Path(name).expanduser() for name in FILES):
         if file.is_file():
-            searched = subprocess.run(["ssh-keygen", "-F", host, "-f", file], capture_output=True, text=True)
-            found += "".join(f"{line}\n" for line in searched.stdout.splitlines() if not line.startswith("#"))
-    if not found:
+            result = subprocess.run(["ssh-keygen", "-F", host, "-f", file], capture_output=True, text=True)
+            lines += [f"{line}\n" for line in result.stdout.splitlines() if not line.startswith("#")]
+    if not lines:
         raise BadHostKey(f"{host}: its host key is not in {FILES[0]}; log in there once by `ssh {host}`")
-    return found
+    return "".join(lines)

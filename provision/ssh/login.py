@@ -14,7 +14,7 @@ from pathlib import Path
 from provision.errors import BadHostKey, BadKey, LoginRejected, NotReached
 from provision.files import read_text
 from provision.ssh.process import last_line
-from provision.ssh.ssh_config import AGENT_VARIABLE, agent_for_nodes
+from provision.ssh.ssh_config import AGENT_VARIABLE, agent_socket_for_nodes
 
 USER = "cc"
 """The login user of Chameleon's disk images."""
@@ -50,15 +50,15 @@ class Login:
         """The command line to type in a terminal."""
         return shlex.join(self.arguments())
 
-    def arguments(self, accept_new_key: bool = False) -> list[str]:
-        """Return the OpenSSH client's command line; accept_new_key: accept and record an unknown host key."""
+    def arguments(self, accept_new_host_key: bool = False) -> list[str]:
+        """Return the OpenSSH client's command line; accept_new_host_key: accept and record an unknown host key."""
         options = {
             "IdentitiesOnly": "yes",
             "BatchMode": "yes",
             "ConnectTimeout": str(CONNECT_TIMEOUT_S),
             "HostKeyAlias": self.alias,
             "UserKnownHostsFile": str(self.known_hosts),
-            "StrictHostKeyChecking": "accept-new" if accept_new_key else "yes",
+            "StrictHostKeyChecking": "accept-new" if accept_new_host_key else "yes",
         }
         flags = [f"-o{name}={value}" for name, value in options.items()]
         port = [] if self.port == 22 else ["-p", str(self.port)]
@@ -132,7 +132,7 @@ def _keys_in_agent() -> list[str]:
         text=True,
         check=False,
         stdin=subprocess.DEVNULL,
-        env={**os.environ, AGENT_VARIABLE: agent_for_nodes()},
+        env={**os.environ, AGENT_VARIABLE: agent_socket_for_nodes()},
     )
     return [fields[1] for line in result.stdout.splitlines() if len(fields := line.split()) > 1]
 
@@ -152,7 +152,7 @@ def try_login(login: Login) -> None:
     Raises NotReached with ssh's error: LoginRejected if the machine rejects the key, BadHostKey if its host key has
     changed.
     """
-    command = [*login.arguments(accept_new_key=True), "true"]
+    command = [*login.arguments(accept_new_host_key=True), "true"]
     try:
         result = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=2 * CONNECT_TIMEOUT_S

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 TIMEOUT_S = 60.0
 ATTEMPTS = 3
 KILL_GRACE_S = 5
+"""How long a command may continue after the request to end at its time limit, before it is killed."""
 TIMEOUT_SLACK_S = 15.0
-TIMED_OUT = (124, 137, -signal.SIGKILL)
+"""How much longer this program waits for a command than the command's time limit on the machine."""
+TIMEOUT_CODES = (124, 137, -signal.SIGKILL)
 """Exit codes of a command that exceeded its time limit."""
 SHOWN_CHARACTERS = 100
 """Maximum number of characters of a command in a message."""
@@ -111,8 +113,8 @@ class Shell(ABC):
             digest.update(chunk)
         path, part = shlex.quote(remote), shlex.quote(f"{remote}.part")
         folder = shlex.quote(str(PurePosixPath(remote).parent))
-        check = f"printf '%s  %s\\n' {digest.hexdigest()} {part} | sha256sum --check --status"
-        command = f"mkdir -p {folder} && cat > {part} && {check} && mv {part} {path}"
+        verify = f"printf '%s  %s\\n' {digest.hexdigest()} {part} | sha256sum --check --status"
+        command = f"mkdir -p {folder} && cat > {part} && {verify} && mv {part} {path}"
         for attempt in _attempts():
             with attempt:
                 self.stream(command, lambda chunk: None, source=_chunks(data), timeout_s=timeout_s)
@@ -161,7 +163,7 @@ class Shell(ABC):
         return result
 
     def _raise_on_failure(self, command: str, result: CommandResult, timeout_s: float, check: bool) -> None:
-        if result.code in TIMED_OUT:
+        if result.code in TIMEOUT_CODES:
             raise TimedOut(f"{self.where}: timed out after {timeout_s:.0f} s: {_shorten(command)}")
         if check and result.code:
             reason = (result.err.strip().splitlines() or [f"exit code {result.code}"])[-1]
@@ -203,10 +205,10 @@ class _OutputFilter:
             self._sink(chunk)
             return
         self._head += chunk
-        _, mark, own = self._head.partition(OUTPUT_MARK)
+        _, mark, output = self._head.partition(OUTPUT_MARK)
         self.mark_received = bool(mark)
-        if mark and own:
-            self._sink(bytes(own))
+        if mark and output:
+            self._sink(bytes(output))
         if not mark and len(self._head) > MAX_GREETING_BYTES:
             raise LoginRejected(
                 f"{self._where}: its login shell does not stop printing; correct the shell's start files; "

@@ -38,7 +38,7 @@ def resolve_jump_hosts(name: str, arguments: Sequence[str]) -> str:
     return _config_block(name, arguments, (*KEY_SETTINGS, *PROXY_SETTINGS))
 
 
-def agent_for_nodes() -> str:
+def agent_socket_for_nodes() -> str:
     """Return the socket of the agent for logins to leased nodes, '' for none."""
     lines = _query_openssh([UNKNOWN_NODE])
     return agent_socket(next((line.partition(" ")[2] for line in lines if line.startswith("identityagent ")), None))

@@ -307,7 +307,7 @@ def test_if_the_lease_ended_itself_or_was_deleted_the_command_ends_and_says_wher
     reconciler.journal.write("done", opened, Operation.CREATE_CREDENTIAL, id="c", **ended)
     monkeypatch.setattr("provision.leasing.release.connect_to_site_of", lambda *_: SimpleNamespace(leases=lambda: []))
     with pytest.raises(
-        LeaseEnded, match=r"its results are then at me@host:there, or .*; to fetch results: rsync -a me@host:there/ res"
+        LeaseEnded, match=r"its results are at me@host:there\), or .*; to fetch results: rsync -a me@host:there/ res"
     ):
         reproduce(make_reproduction(), reconciler, LineRecorder(), lambda slot: None)
     assert events == ["doctor", "release"]

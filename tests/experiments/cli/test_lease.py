@@ -194,7 +194,7 @@ def test_the_command_status_shows_the_leases_of_other_sites_if_one_does_not_answ
 
 
 def test_an_unattended_lease_needs_a_credential_that_does_not_expire_before_its_end(testbed, site):
-    site.limits = Credential(ends=datetime.now(UTC) + HOUR)
+    site.limits = Credential(expires_at=datetime.now(UTC) + HOUR)
     code, _, err = testbed("lease", "--key", "KEY", "--start", "now", "--run", "true", "--yes")
     assert (code, "log in again, or request a shorter lease" in err, site.held) == (2, True, [])
 

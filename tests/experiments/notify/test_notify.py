@@ -136,13 +136,13 @@ def test_the_end_of_a_lease_that_ends_itself_is_reported():
     ended = deleted_lease(Operation.CREATE_LEASE, Operation.CREATE_CREDENTIAL)
     (message,) = lease_messages([ended], NOW, HOUR, None)
     assert message.title == "testbed: lease lab ended itself or was deleted"
-    assert "it ended itself after 30m without work, and its results were fetched before, or somebody" in message.text
+    assert "either it ended itself after 30m without work (all results were fetched), or somebody" in message.text
     assert message.text.endswith("testbed release lab deletes what is left at CHI@UC")
 
 
 def test_a_reproduction_reports_that_its_lease_has_ended(webhook, monkeypatch, tmp_path, capfd):
     def gone_since(*_):
-        raise LeaseEnded("lease lab was deleted: it ended itself, or somebody deleted it")
+        raise LeaseEnded("lease lab was deleted: either it ended itself, or somebody deleted it")
 
     url, received = webhook
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path))

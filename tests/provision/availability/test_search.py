@@ -146,7 +146,7 @@ def test_a_node_without_a_gpu_is_not_offered_for_its_node_type():
 def test_nodes_and_flavors_of_any_site_are_found_by_their_hardware():
     h100: dict[str, Any] = {"gpu_model": "NVIDIA H100 SXM5", "gpu_memory_gib": 94.0, "interconnect": "NVLink"}
     node = Host("h1", "h1", "CHI@TACC", "gpu_h100", gpus=4, **h100)
-    places = [Host(f"f{n}", f"f{n}", "KVM@TACC", "g1.h100.pci.1", gpus=1, flavor=True, **h100) for n in (1, 2)]
+    places = [Host(f"f{n}", f"f{n}", "KVM@TACC", "g1.h100.pci.1", gpus=1, is_flavor=True, **h100) for n in (1, 2)]
     hosts = [ONE, node, *places]
     found = earliest_slots(hosts, [], Requirements(HOUR, gpu_model="h100", interconnect="nvlink"), MONDAY, 2)
     assert [slot.hosts for slot in found] == [(node,), (places[0],)]

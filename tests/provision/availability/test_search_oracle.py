@@ -49,9 +49,9 @@ def clock(minute, zone):
 
 def slot_in_words(minute, hours):
     time = clock(minute, hours.zone.key)
-    if hours.begin < hours.end:
-        return hours.begin <= time < hours.end
-    return time >= hours.begin or time < hours.end
+    if hours.begin_minute < hours.end_minute:
+        return hours.begin_minute <= time < hours.end_minute
+    return time >= hours.begin_minute or time < hours.end_minute
 
 
 def unavailable_minutes(host, bookings, first):
@@ -112,14 +112,14 @@ def cases(draw):
     hours = draw(
         st.none() | st.builds(DailyWindow, st.integers(0, DAY - 1), st.integers(1, DAY), st.just(ZoneInfo(zone)))
     )
-    longest = (hours.end - hours.begin - 1) % DAY + 1 if hours else 3 * DAY
+    longest = (hours.end_minute - hours.begin_minute - 1) % DAY + 1 if hours else 3 * DAY
     minutes = draw(st.integers(1, longest) | st.sampled_from((60, 120, 170, 180)).map(lambda m: min(m, longest)))
     when = {draw(st.sampled_from(("start", "not_before"))): now + draw(st.integers(0, 2 * DAY)) * MINUTE}
     requirements = Requirements(
         length=minutes * MINUTE,
         gpus=draw(st.sampled_from((1, 4))),
         host_count=draw(st.integers(1, 2)),
-        hours=hours if hours and (hours.end - hours.begin) % DAY else None,
+        hours=hours if hours and (hours.end_minute - hours.begin_minute) % DAY else None,
         **(when if draw(st.booleans()) else {}),
     )
     return bookings, requirements, now

@@ -159,12 +159,12 @@ def test_with_a_restricted_credential_leasing_is_rejected_and_releasing_works(
 
 def test_a_credential_that_expires_together_with_the_lease_is_not_reported(reconciler, lease_request, messages):
     for ends in (NOW + 3 * HOUR, None):
-        lease(FakeSite(limits=Credential(ends=ends)), reconciler, replace(lease_request(), name=f"until-{ends}"))
+        lease(FakeSite(limits=Credential(expires_at=ends)), reconciler, replace(lease_request(), name=f"until-{ends}"))
     assert not any("log in again" in line for line in messages)
 
 
 def test_a_credential_that_expires_before_the_lease_ends_is_reported(reconciler, lease_request, messages):
-    site = FakeSite(limits=Credential(ends=NOW + 2 * HOUR))
+    site = FakeSite(limits=Credential(expires_at=NOW + 2 * HOUR))
     lease(site, reconciler, lease_request())
     assert any("the credential ends 2026-11-21 14:00 UTC" in line and "log in again" in line for line in messages)
 
@@ -174,7 +174,7 @@ def test_a_credential_that_expires_before_the_lease_ends_is_reported(reconciler,
     [(3, None, True), (2, None, False), (4, NOW + 2 * HOUR, False), (5, NOW + 2 * HOUR, True)],
 )
 def test_an_unattended_lease_needs_a_credential_that_is_valid_until_its_release(reconciler, hours, start, fits):
-    site = FakeSite(limits=Credential(ends=NOW + timedelta(hours=hours)))
+    site = FakeSite(limits=Credential(expires_at=NOW + timedelta(hours=hours)))
     wanted = Requirements(3 * HOUR, start=start)
     if fits:
         require_lasting_credential(site, reconciler, wanted)

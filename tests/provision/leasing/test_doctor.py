@@ -139,7 +139,7 @@ def test_the_check_fails_if_the_time_zone_is_unknown(failed_lines, monkeypatch):
     ("limits", "message"),
     [
         (Credential(restricted=True), "create one with 'Unrestricted' checked"),
-        (Credential(ends=datetime.now(UTC) + timedelta(hours=1)), "too early for a lease of 3 h; log in again"),
+        (Credential(expires_at=datetime.now(UTC) + timedelta(hours=1)), "too early for a lease of 3 h; log in again"),
     ],
 )
 def test_the_check_fails_if_the_credential_may_not_lease(site, failed_lines, limits, message):
@@ -149,12 +149,12 @@ def test_the_check_fails_if_the_credential_may_not_lease(site, failed_lines, lim
 
 def test_the_check_passes_if_the_credential_is_valid_for_three_more_hours(site, failed_lines):
     for hours, failed in ((3.5, []), (2.9, ["credential"])):
-        site.answers["credential"] = Credential(ends=datetime.now(UTC) + timedelta(hours=hours))
+        site.answers["credential"] = Credential(expires_at=datetime.now(UTC) + timedelta(hours=hours))
         assert list(failed_lines()) == failed
 
 
 def test_the_check_shows_when_a_credential_expires_that_is_valid_for_longer(site, key, reconciler, failed_lines):
-    site.answers["credential"] = Credential(ends=datetime(2040, 1, 1, tzinfo=UTC))
+    site.answers["credential"] = Credential(expires_at=datetime(2040, 1, 1, tzinfo=UTC))
     assert failed_lines() == {}
     texts = {one.name: one.text for one in doctor.check_site("chameleon", key, reconciler)}
     assert texts["credential"].startswith("expires 2040-01-01 00:00 UTC")
@@ -190,7 +190,7 @@ def test_without_an_account_the_site_is_not_queried(site, key, reconciler, faile
             "retry later, and check chameleoncloud.org for outages",
         ),
         ("check_quota", RequestRejected("10 of 10 servers; delete one"), "quota", "delete one"),
-        ("addresses_left", 0, "floating IPs", "release one of yours, or ask the site's help desk"),
+        ("addresses_left", 0, "floating IPs", "release one of your addresses, or ask the site's help desk"),
         ("clock_skew", timedelta(minutes=-5), "clock", "300 s off the site's; set it: timedatectl set-ntp true"),
     ],
 )
@@ -231,7 +231,7 @@ def test_another_key_at_the_site_with_the_name_of_the_local_key_is_reported_with
     site.answers["public_keys"] = [(key.name, OTHER)]
     line = failed_lines()["SSH key at the site"]
     assert line.startswith(
-        f"{key.name} is {fingerprint(OTHER)} at the site, and {key} is {fingerprint(key_pair(key).public)}; "
+        f"the key {key.name} at the site is {fingerprint(OTHER)}, but {key} is {fingerprint(key_pair(key).public)}; "
     )
     assert f"openstack keypair delete {key.name}" in line
 
@@ -239,7 +239,7 @@ def test_another_key_at_the_site_with_the_name_of_the_local_key_is_reported_with
 def test_a_lease_created_with_another_key_is_named(site, reconciler, failed_lines):
     site.answers["public_keys"] = [(reconciler.journal.open_lease("llm_cc", "CHI@UC").tag, OTHER)]
     line = failed_lines()["SSH key at the site"]
-    assert line.startswith(f"lease llm_cc was created with {fingerprint(OTHER)}, and ")
+    assert line.startswith(f"lease llm_cc was created with the key {fingerprint(OTHER)}, but ")
     assert "set --key to the key with which the lease was created" in line
 
 

@@ -89,7 +89,7 @@ def test_a_lease_is_reported_as_ended_or_deleted_only_if_the_site_no_longer_list
     assert lease_deletion_message(reconciler, active_lease()) == ""
     site.held = []
     assert lease_deletion_message(reconciler, active_lease()).startswith(
-        "was deleted: it ended itself after 30m without work, and its results were fetched before, or somebody deleted"
+        "was deleted: either it ended itself after 30m without work (all results were fetched), or somebody deleted"
     )
 
 

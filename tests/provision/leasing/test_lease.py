@@ -94,7 +94,7 @@ def test_a_failed_node_is_retried_if_not_enough_others_are_free(reconciler, leas
 
 
 def test_an_instance_of_a_flavor_that_fails_is_retried_in_the_same_reservation(reconciler, lease_request, messages):
-    site = FakeSite(hosts_of(2, flavor=True), broken={"1"})
+    site = FakeSite(hosts_of(2, is_flavor=True), broken={"1"})
     site.before = lambda operation: site.broken.clear() if operation == "delete server" else None
     assert lease(site, reconciler, lease_request()).machines
     assert booted_nodes(site) == ["node on 1", "node on 1"]

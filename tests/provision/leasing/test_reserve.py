@@ -132,11 +132,11 @@ def test_of_two_leases_that_two_programs_create_under_one_name_only_the_older_is
 def test_a_lease_that_another_program_creates_later_with_the_same_time_of_creation_is_seen(
     reconciler, lease_request, monkeypatch
 ):
-    site, sleep = FakeSite(creation_step_s=2.0), reconciler.clock.sleep
+    site, sleep = FakeSite(listing_delay_s=2.0), reconciler.clock.sleep
 
     def sleep_while_another_program_leases(seconds):
         sleep(seconds)
-        if seconds == site.creation_step_s:
+        if seconds == site.listing_delay_s:
             _add_lease_of_other_program(site, created=site.held[0].created, id="0")
 
     monkeypatch.setattr(reconciler.clock, "sleep", sleep_while_another_program_leases)

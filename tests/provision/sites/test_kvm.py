@@ -20,7 +20,7 @@ class FakeKvm(Kvm):
         self.name, self.reserved, self.amount = "KVM@TACC", reserved, amount
 
     def hosts(self):
-        return [Host(f"g{gpus}@1", f"g{gpus}@1", self.name, f"g{gpus}", gpus=gpus, flavor=True) for gpus in (1, 4)]
+        return [Host(f"g{gpus}@1", f"g{gpus}@1", self.name, f"g{gpus}", gpus=gpus, is_flavor=True) for gpus in (1, 4)]
 
     def allocations(self):
         times = ((f"2026-11-23T{hour:02}:00:00.000000" for hour in hours) for _, *hours in self.reserved)

@@ -233,7 +233,7 @@ def test_a_site_that_the_reference_api_does_not_list_is_named(fields, service):
     ],
 )
 def test_an_invalid_response_is_reported_in_one_line(answer, kind, message, service, monkeypatch):
-    monkeypatch.setattr(reference_api, "RESPONSE_MIB", 2)
+    monkeypatch.setattr(reference_api, "MAX_RESPONSE_MIB", 2)
     service.answer(**answer)
     with pytest.raises(kind, match=message) as error:
         bare_metal().hosts()

@@ -51,7 +51,7 @@ class FakeSite:
     before: Callable[[str], object] = lambda operation: None
     name: str = "CHI@UC"
     boot_limit_s: float = 40 * 60
-    creation_step_s: float = 0.0
+    listing_delay_s: float = 0.0
     account: Identity = IDENTITY
     limits: Credential = CREDENTIAL
 

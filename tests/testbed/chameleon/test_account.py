@@ -110,7 +110,7 @@ def test_a_credential_that_expires_before_the_lease_ends_is_reported_or_rejected
     ends = datetime.now(UTC) + timedelta(hours=4)
     limited_credential(unrestricted=True, expires_at=ends.strftime("%Y-%m-%dT%H:%M:%S.000000"))
     limits = connect_to("chameleon").credential()
-    assert (limits.restricted, limits.ends.replace(microsecond=0)) == (False, ends.replace(microsecond=0))
+    assert (limits.restricted, limits.expires_at.replace(microsecond=0)) == (False, ends.replace(microsecond=0))
     code, _, err = testbed("lease", *[flag for flag in lease_flags if flag != "--no-wait"], "--run", "true")
     assert (code, "before the lease ends" in err) == (2, True)
     assert left_at(site) == []

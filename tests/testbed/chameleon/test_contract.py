@@ -29,7 +29,7 @@ def test_hosts_of_a_site_have_gpus_prices_and_unique_ids(any_site):
     hosts = any_site.hosts()
     assert len({host.id for host in hosts}) == len(hosts)
     assert all(host.site == any_site.name and host.su_per_hour for host in hosts)
-    assert any(host.gpus == 4 and host.gpu_model and (host.flavor or host.gpu_memory_gib >= 80) for host in hosts)
+    assert any(host.gpus == 4 and host.gpu_model and (host.is_flavor or host.gpu_memory_gib >= 80) for host in hosts)
 
 
 def test_the_hosts_of_a_lease_are_booked_from_its_start_to_its_end(any_site, reconciler, lease_request):

@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from email.message import Message
 from pathlib import Path
@@ -33,17 +33,18 @@ JOBS, STARTED, FETCHED = ".jobs", "started", "fetched"
 """The folder of jobs in a run's folder, and two files in each job's folder; see experiments/runners/slurm/layout.py."""
 NOTEBOOKS, NOTEBOOKS_FETCHED = "notebooks", "notebooks-fetched"
 """The folder of notebooks, and the file whose time states when the user's computer last downloaded notebooks."""
+SSH_OPTIONS = "-o StrictHostKeyChecking=yes -o BatchMode=yes -o IdentitiesOnly=yes -o ConnectTimeout=30"
 NOT_RESULTS = ("/cache", "/code", "*.part", "trainer")
 """Patterns of rsync for files that are not results."""
-SERVERS = (".local/share/jupyter/runtime", "llm-testbed/cache/.local/share/jupyter/runtime")
-"""Folders with the addresses of Jupyter servers, relative to a home folder."""
+JUPYTER_FOLDERS = (".local/share/jupyter/runtime", "llm-testbed/cache/.local/share/jupyter/runtime")
+"""Folders in which Jupyter servers store their addresses, relative to a home folder."""
 
 Run = Callable[[Sequence[str], float], str]
 """Runs a command with a time limit in seconds; returns its output. Raises CheckFailed if it fails."""
 
 
 class CheckFailed(Exception):
-    """A check failed: something cannot be read or reached. The message contains no secret."""
+    """A check failed: a file cannot be read, or a program or service does not answer. No secret is in the message."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Settings:
     """The settings that `testbed lease --end-when-idle` wrote.
 
     idle_s: seconds without work after which the lease ends. home: the user's home folder. results_to: rsync target of
-    the results; '': the lease ends only after the user's computer has downloaded all results.
+    the results; '': the lease ends only after the user's computer has downloaded all results. key, known_hosts: files
+    of ssh for the connection to the target.
     """
 
     idle_s: float
@@ -72,10 +74,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class ClockReading:
-    """The current time.
-
-    wall_s: seconds of the system clock. passed_s: seconds since boot. boot: the id of this boot.
-    """
+    """A time. wall_s: seconds of the system clock. passed_s: seconds since boot. boot: the id of this boot."""
 
     wall_s: float
     passed_s: float
@@ -83,17 +82,13 @@ class ClockReading:
 
 
 @dataclass(frozen=True)
-class CheckState:
-    """What the last check found.
+class CheckState(ClockReading):
+    """The result of the last check, with the time of the check.
 
-    wall_s, passed_s, boot: the time of the check, see ClockReading. idle_since_s: start of the idle time, seconds since
-    boot; None if the node was busy. marks: modification times of files that change when somebody works on the node.
-    They also reveal work between two checks.
+    idle_since_s: start of the idle time, seconds since boot; None if the node was busy. marks: modification times of
+    files that change when somebody works on the node. They also reveal work between two checks.
     """
 
-    wall_s: float
-    passed_s: float
-    boot: str
     idle_since_s: float | None
     marks: dict[str, float]
 
@@ -124,22 +119,29 @@ class Node:
 
     def work(self) -> list[str]:
         """Return the work that the node is doing, as text; [] if the node is idle. Raises CheckFailed."""
-        return [*self._jobs(), *self._gpu_processes(), *self._logins(), *self._kernels()]
+        jobs = self._run_if_installed("squeue", "--noheader", "--format=%T")
+        gpu_processes, users, kernels = self._gpu_processes(), self._logged_in_users(), self._busy_kernels()
+        work = {
+            f"{len(jobs)} jobs": jobs,
+            f"{len(gpu_processes)} GPU processes": gpu_processes,
+            f"logged in: {', '.join(users)}": users,
+            f"{len(kernels)} busy Jupyter kernels": kernels,
+        }
+        return [text for text, items in work.items() if items]
 
     def marks(self) -> dict[str, float]:
         """Return the last modification times of logins, jobs and notebooks."""
         files = {"logins": [self._root / "var/log/wtmp"]}
         files["jobs"] = [file for job in self._job_folders() for file in (job, job / STARTED, job / "ended")]
         files["notebooks"] = self._notebooks()
-        return {name: _newest(paths) for name, paths in files.items()}
+        return {name: _last_modification_s(paths) for name, paths in files.items()}
 
     def unfetched(self) -> list[str]:
         """Return the names of the results that the user's computer has not downloaded."""
         started = [job for job in self._job_folders() if (job / STARTED).exists()]
         rows = [f"{job.parents[1].name}/{job.name}" for job in started if not (job / FETCHED).exists()]
-        marker = self._settings.results / NOTEBOOKS_FETCHED
-        at = marker.stat().st_mtime if marker.exists() else 0.0
-        return rows + [one.name for one in self._notebooks() if one.stat().st_mtime > at]
+        last_download_s = _last_modification_s([self._settings.results / NOTEBOOKS_FETCHED])
+        return rows + [file.name for file in self._notebooks() if file.stat().st_mtime > last_download_s]
 
     def save(self) -> None:
         """Copy the results to the target and verify the copy; without a target, check that all are downloaded.
@@ -147,50 +149,42 @@ class Node:
         Raises CheckFailed if results could be lost.
         """
         settings = self._settings
-        if not settings.results_to:
-            if left := self.unfetched():
-                where = f"only on this disk, in {settings.results}"
-                raise CheckFailed(f"{len(left)} results are {where}: {', '.join(left[:5])}")
-            return
-        if settings.results.is_dir():
+        if not settings.results_to and (unfetched := self.unfetched()):
+            where = f"only on this disk, in {settings.results}"
+            raise CheckFailed(f"{len(unfetched)} results are {where}: {', '.join(unfetched[:5])}")
+        if settings.results_to and settings.results.is_dir():
             self._run(rsync_command(settings), SAVE_LIMIT_S)
             compare = rsync_command(settings, "--checksum", "--dry-run", "--itemize-changes")
             if differing := self._run(compare, SAVE_LIMIT_S).strip():
                 raise CheckFailed(f"the copy at {settings.results_to} differs: {differing.splitlines()[0]}")
 
-    def _jobs(self) -> list[str]:
-        if not self._has_program("squeue"):
-            return []
-        jobs = self._run(["squeue", "--noheader", "--format=%T"], QUERY_LIMIT_S).split()
-        return [f"{len(jobs)} jobs"] if jobs else []
+    def _run_if_installed(self, program: str, *options: str) -> list[str]:
+        """Return the words that the program prints; [] if it is not installed. Raises CheckFailed if it fails."""
+        return self._run([program, *options], QUERY_LIMIT_S).split() if self._has_program(program) else []
 
     def _gpu_processes(self) -> list[str]:
-        found = []
-        if self._has_program("nvidia-smi"):
-            query = ["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"]
-            listed = self._run(query, QUERY_LIMIT_S).split()
-            found += [f"{len(listed)} GPU processes"] if listed else []
-        elif list(self._root.glob("dev/nvidia[0-9]*")):
+        """Return the ids of the processes that use an NVIDIA or AMD GPU. Raises CheckFailed."""
+        if list(self._root.glob("dev/nvidia[0-9]*")) and not self._has_program("nvidia-smi"):
             raise CheckFailed("the node has an NVIDIA GPU but no nvidia-smi")
-        if (self._root / "dev/kfd").exists() and (users := self._processes_with_open("/dev/kfd")):
-            found.append(f"{len(users)} GPU processes")
-        return found
+        nvidia_pids = self._run_if_installed("nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader")
+        amd_pids = self._processes_with_open("/dev/kfd") if (self._root / "dev/kfd").exists() else []
+        return nvidia_pids + amd_pids
 
     def _processes_with_open(self, device: str) -> list[str]:
         """Return the ids of the processes that have ``device`` open. Raises CheckFailed."""
-        found = []
+        pids = []
         for folder in self._root.glob("proc/[0-9]*/fd"):
             try:
-                targets = [os.readlink(one) for one in folder.iterdir()]
+                open_files = [os.readlink(link) for link in folder.iterdir()]
             except FileNotFoundError:  # the process has ended
                 continue
             except OSError as problem:
                 raise CheckFailed(f"{folder} cannot be read: {type(problem).__name__}") from None
-            found += [folder.parent.name] if device in targets else []
-        return found
+            pids += [folder.parent.name] if device in open_files else []
+        return pids
 
-    def _logins(self) -> list[str]:
-        """Return the users with an SSH session, whose process has the title `sshd: USER@TERMINAL`."""
+    def _logged_in_users(self) -> list[str]:
+        """Return USER@TERMINAL of each SSH session. The process of a session has the title `sshd: USER@TERMINAL`."""
         users = []
         for file in self._root.glob("proc/[0-9]*/cmdline"):
             try:
@@ -200,62 +194,55 @@ class Node:
             program, _, rest = title.partition(": ")
             if program in ("sshd", "sshd-session") and "@" in rest.split(" ")[0]:
                 users.append(rest.split(" ")[0])
-        return [f"logged in: {', '.join(sorted(users))}"] if users else []
+        return sorted(users)
 
-    def _kernels(self) -> list[str]:
-        busy = []
-        for server in self._jupyter_servers():
-            for kernel in _kernels_of(server):
-                busy += [kernel.get("name", "kernel")] if kernel.get("execution_state") != "idle" else []
-        return [f"{len(busy)} busy Jupyter kernels"] if busy else []
-
-    def _jupyter_servers(self) -> Iterator[dict[str, object]]:
-        for folder in SERVERS:
-            for file in self._root.glob(f"home/*/{folder}/jpserver-*.json"):
-                try:
-                    yield json.loads(file.read_text())
-                except (OSError, ValueError) as problem:
-                    raise CheckFailed(f"{file} cannot be read: {type(problem).__name__}") from None
+    def _busy_kernels(self) -> list[dict[str, str]]:
+        files = [file for folder in JUPYTER_FOLDERS for file in self._root.glob(f"home/*/{folder}/jpserver-*.json")]
+        kernels = [kernel for file in files for kernel in _kernels_of(file)]
+        return [kernel for kernel in kernels if kernel.get("execution_state") != "idle"]
 
     def _job_folders(self) -> list[Path]:
         return sorted(self._settings.results.glob(f"*/{JOBS}/*"))
 
     def _notebooks(self) -> list[Path]:
-        return [one for one in (self._settings.results / NOTEBOOKS).rglob("*") if one.is_file()]
+        return [path for path in (self._settings.results / NOTEBOOKS).rglob("*") if path.is_file()]
 
     def _has_program(self, name: str) -> bool:
         folders = ("usr/bin", "usr/local/bin", "usr/sbin", "opt/slurm/bin")
         return any((self._root / folder / name).exists() for folder in folders)
 
 
-def _newest(files: Sequence[Path]) -> float:
-    return max((one.stat().st_mtime for one in files if one.exists()), default=0.0)
+def _last_modification_s(files: Sequence[Path]) -> float:
+    """Return the latest modification time of the files that exist; 0 if none exists."""
+    return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
 
 
 def rsync_command(settings: Settings, *options: str) -> list[str]:
-    """Return the command that copies the results to the target. options: more options of rsync."""
-    ssh = f"ssh -i {settings.key} -o UserKnownHostsFile={settings.known_hosts} -o StrictHostKeyChecking=yes"
+    """Return the command that copies the results to the target. options: additional options of rsync."""
+    ssh = f"ssh -i {settings.key} -o UserKnownHostsFile={settings.known_hosts} {SSH_OPTIONS}"
     excluded = [f"--exclude={pattern}" for pattern in NOT_RESULTS]
     command = ["rsync", "--archive", "--no-owner", "--no-group", "--omit-dir-times", *excluded, *options]
-    shell = f"{ssh} -o BatchMode=yes -o IdentitiesOnly=yes -o ConnectTimeout=30"
-    return [*command, f"--rsh={shell}", f"{settings.results}/", settings.results_to]
+    return [*command, f"--rsh={ssh}", f"{settings.results}/", settings.results_to]
 
 
-def _kernels_of(server: dict[str, object]) -> list[dict[str, str]]:
-    """Return the kernels of a Jupyter server; [] if it has ended. Raises CheckFailed if it does not answer."""
-    url = f"http://127.0.0.1:{server.get('port')}{server.get('base_url', '/')}api/kernels"
-    request = urllib.request.Request(url, headers={"Authorization": f"token {server.get('token')}"})
+def _kernels_of(server_file: Path) -> list[dict[str, str]]:
+    """Return the kernels of a Jupyter server; [] if the server has ended. Raises CheckFailed if it does not answer.
+
+    server_file: the file in which the server has stored its address and token.
+    """
     try:
+        server = json.loads(server_file.read_text())
+        url = f"http://127.0.0.1:{server.get('port')}{server.get('base_url', '/')}api/kernels"
+        request = urllib.request.Request(url, headers={"Authorization": f"token {server.get('token')}"})
         with _OPENER.open(request, timeout=QUERY_LIMIT_S) as response:
             return json.load(response)
     except urllib.error.HTTPError as problem:
-        raise CheckFailed(f"Jupyter at port {server.get('port')} responds with {problem.code}") from None
-    except urllib.error.URLError as problem:
-        if isinstance(problem.reason, ConnectionRefusedError):
-            return []
-        raise CheckFailed(f"Jupyter at port {server.get('port')}: {problem.reason}") from None
+        raise CheckFailed(f"the Jupyter server of {server_file} responds with {problem.code}") from None
     except (OSError, ValueError) as problem:
-        raise CheckFailed(f"Jupyter at port {server.get('port')}: {type(problem).__name__}") from None
+        reason = getattr(problem, "reason", type(problem).__name__)
+        if isinstance(reason, ConnectionRefusedError):
+            return []
+        raise CheckFailed(f"the Jupyter server of {server_file}: {reason}") from None
 
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -320,12 +307,12 @@ def next_state(
     before: CheckState | None, now: ClockReading, work: Sequence[str], marks: dict[str, float]
 ) -> CheckState:
     """Return the state after a check. After work, a reboot, a gap or a clock change, the idle time is 0 again."""
-    since: float | None = now.passed_s
+    idle_since_s: float | None = now.passed_s
     if work:
-        since = None
+        idle_since_s = None
     elif before and before.idle_since_s is not None and before.marks == marks and _idle_time_continues(before, now):
-        since = before.idle_since_s
-    return CheckState(now.wall_s, now.passed_s, now.boot, since, marks)
+        idle_since_s = before.idle_since_s
+    return CheckState(**asdict(now), idle_since_s=idle_since_s, marks=marks)
 
 
 def _idle_time_continues(before: CheckState, now: ClockReading) -> bool:
@@ -355,7 +342,7 @@ def check(
 
 
 def _end(node: Node, lease: Lease, marks: dict[str, float]) -> str:
-    """Save the results and end the lease, unless there is work again. Raises CheckFailed."""
+    """Save the results and end the lease. Raises CheckFailed if that fails, or if the node has work again."""
     status = lease.status()
     if status != "ACTIVE":
         raise CheckFailed(f"its status is {status}" if status else "it no longer exists")
@@ -377,9 +364,9 @@ def read_state(file: Path) -> CheckState | None:
 def write_state(file: Path, state: CheckState) -> None:
     """Write the state atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_suffix(".new")
-    fresh.write_text(json.dumps(asdict(state)))
-    fresh.replace(file)
+    new_file = file.with_suffix(".new")
+    new_file.write_text(json.dumps(asdict(state)))
+    new_file.replace(file)
 
 
 def check_setup(settings: Settings, node: Node, lease: Lease) -> str:
@@ -394,22 +381,20 @@ def check_setup(settings: Settings, node: Node, lease: Lease) -> str:
     return f"the lease is {status} and can be ended from this node"
 
 
-def main(words: Sequence[str]) -> int:
-    """Check once; with --try-out, only check that this node can end the lease. Return the exit status."""
+def main(options: Sequence[str]) -> None:
+    """Check once; with --try-out, only check that this node can end the lease, and exit with the error if it cannot."""
     settings = Settings(**json.loads(SETTINGS.read_text()))
     node, lease = Node(settings), Lease(settings)
-    if "--try-out" in words:
+    if "--try-out" in options:
         try:
             print(check_setup(settings, node, lease))
         except CheckFailed as problem:
-            print(problem, file=sys.stderr)
-            return 1
-        return 0
+            sys.exit(str(problem))
+        return
     state, line = check(settings, node, lease, read_state(STATE), clock())
     write_state(STATE, state)
     print(line)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

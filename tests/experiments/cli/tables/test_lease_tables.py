@@ -65,9 +65,9 @@ def test_a_lease_that_no_longer_exists_is_shown_as_such():
         (
             "",
             "ACTIVE, ends after 30m without work, if all results are fetched",
-            "its results were fetched before, or",
+            "(all results were fetched), or",
         ),
-        ("me@host:there", "its results are copied to me@host:there", "its results are then at me@host:there, or"),
+        ("me@host:there", "its results are copied to me@host:there", "(its results are at me@host:there), or"),
     ],
 )
 def test_a_lease_that_ends_itself_is_shown_with_its_idle_time_and_its_target_for_results(target, active, gone):
@@ -79,8 +79,8 @@ def test_a_lease_that_ends_itself_is_shown_with_its_idle_time_and_its_target_for
     assert active in " ".join(rendered_lines(states_table([state], at(13)), 300)[2].split())
     ended = replace(state, lease=None, hosts=(), used_su=None, total_su=None)
     text = " ".join(rendered_lines(states_table([ended], at(13)), 300)[2].split())
-    assert f"was deleted: it ended itself after 30m without work, and {gone}" in text
-    assert f"and {gone}" in lease_line(ended, at(13))
+    assert f"was deleted: either it ended itself after 30m without work {gone}" in text
+    assert f"without work {gone}" in lease_line(ended, at(13))
 
 
 def test_a_lease_that_was_not_set_up_to_end_itself_is_shown_as_such():

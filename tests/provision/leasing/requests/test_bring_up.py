@@ -85,7 +85,7 @@ def test_every_failed_server_is_reported_and_the_error_has_the_worst_of_the_caus
     assert str(failed.value) == (
         "server node-1 did not boot on node-1; the site's reason: no power; server node-2 did not boot on node-2; "
         "the site's reason: Quota exceeded for instances; "
-        "delete servers of the project, or ask the site's help desk for more"
+        "delete servers of the project, or ask the site's help desk for a larger quota"
     )
     assert len(site.attempts) == 2
     assert reconciler.journal.active_lease("llm_cc").failed_hosts == ("1",)

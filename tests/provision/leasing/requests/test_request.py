@@ -117,11 +117,11 @@ def record(end_when_idle, *operations):
 @pytest.mark.parametrize(
     ("end_when_idle", "ends", "results"),
     [
-        (EndWhenIdle(timedelta(minutes=30)), ", if all results are fetched", "were fetched before"),
+        (EndWhenIdle(timedelta(minutes=30)), ", if all results are fetched", "all results were fetched"),
         (
             EndWhenIdle(HOUR, "me@host:there", Path("key")),
             "; its results are copied to me@host:there",
-            "are then at me@host:there",
+            "its results are at me@host:there",
         ),
     ],
 )
@@ -129,6 +129,6 @@ def test_a_lease_that_ends_itself_states_where_its_results_are(end_when_idle, en
     assert end_when_idle.in_words == f"ends after {'1h' if end_when_idle.key else '30m'} without work{ends}"
     ended = record(end_when_idle_data(end_when_idle), Operation.CREATE_LEASE)
     assert end_when_idle_of(ended) == end_when_idle
-    assert f"and its results {results}, or somebody deleted it" in deletion_reason(ended)
+    assert f"without work ({results}), or somebody deleted it" in deletion_reason(ended)
     assert deletion_reason(record(end_when_idle_data(end_when_idle))) == ""
     assert deletion_reason(record({}, Operation.CREATE_LEASE)) == ""

@@ -72,7 +72,7 @@ def test_if_no_slot_is_free_at_the_requested_start_the_earliest_free_slot_is_nam
         choose_slots(site, reconciler, later)
     with pytest.raises(NotEnoughHosts, match="nodes are free at 2026-11-21 12:00 UTC; the earliest: "):
         choose_slots(site, reconciler, THREE_HOURS, starts_now=True)
-    with pytest.raises(NotEnoughHosts, match=r"^not enough nodes are free; none in 60 days$"):
+    with pytest.raises(NotEnoughHosts, match=r"^not enough nodes are free; no time slot in the next 60 days$"):
         choose_slots(FakeCalendar(1, [("1", 0, 90 * 24)]), reconciler, THREE_HOURS)
 
 
@@ -220,7 +220,7 @@ def moved(task, site, **changes):
         (FakeCalendar(3, [("2", 1, 2)]), {}, ("3",)),
         (FakeCalendar(2, [("2", 1, 2)]), {}, ("1",)),
         (FakeCalendar(1), {}, ("1",)),
-        (FakeCalendar(2, flavor=True), {}, ("1",)),
+        (FakeCalendar(2, is_flavor=True), {}, ("1",)),
         (FakeCalendar(2), {"end": NOW + timedelta(minutes=1)}, ("1",)),
         (FakeCalendar(2), {"end": NOW + timedelta(minutes=2)}, ("2",)),
     ],
