@@ -24,6 +24,7 @@ from typing import Any
 from experiments.errors import InputError
 from experiments.prediction.peak import BATCH, UNLIMITED, MemoryTags, failure_in_replay, needed_bytes, parts_of_peak
 from experiments.prediction.phantom.library import Phantom, Replay, load
+from experiments.prediction.times.lag import set_clocks_of
 from experiments.prediction.times.record import PhaseRecorder
 from experiments.prediction.times.step import average_tokens, needed_operations, step_time, table_for_card
 from experiments.results.predictions import PeakParts, Prediction
@@ -146,12 +147,13 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
     elapsed_s = time.perf_counter() - started_s
     specs = [spec.model_copy(update={"card": name}) for name in card_names]
     compiled = spec.settings.compile  # traced without compilation: the memory is an upper bound, the time is unknown
-    predictions = [
-        _build_prediction(one, measured, phantom, meter, elapsed_s).model_copy(
-            update={"time": None if compiled else step_time(recorded, one, one.card, planned, tokens)}
-        )
-        for one in specs
-    ]
+    with_lag = recorded if phantom.released_in_use() else ()
+    predictions = []
+    for one in specs:
+        set_clocks_of(one.card, phantom, with_lag)
+        prediction = _build_prediction(one, measured, phantom, meter, elapsed_s)
+        time_of_step = None if compiled else step_time(recorded, one, one.card, planned, tokens)
+        predictions.append(prediction.model_copy(update={"time": time_of_step}))
     return predictions if spec.settings.gpus else [*map(_remove_gpu_memory, predictions)]
 
 

@@ -2,7 +2,7 @@
 
 import json
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.backends.cudnn.rnn
@@ -29,8 +29,9 @@ _detect_on_host = torch.nn.modules.transformer._detect_is_causal_mask
 
 
 class Stream:
-    """A CUDA stream. Only its id matters, which selects a memory pool of the allocator."""
+    """A CUDA stream. Its id selects a memory pool of the allocator."""
 
+    phantom: ClassVar[Phantom]
     _count = 0
 
     def __init__(self, device: Any = None, priority: int = 0, stream_id: int | None = None, **_: Any) -> None:
@@ -48,24 +49,38 @@ class Stream:
 
     def wait_stream(self, stream: Any) -> None: ...
     def wait_event(self, event: Any) -> None: ...
-    def synchronize(self) -> None: ...
+
+    def synchronize(self) -> None:
+        self.phantom.record_wait(self.phantom.executed())
 
     def query(self) -> bool:
+        self.synchronize()
         return True
 
     def record_event(self, event: "Event | None" = None) -> "Event":
-        return event or Event()
+        event = event or Event()
+        event.record(self)
+        return event
 
 
 class Event:
-    """An event that is always complete."""
+    """An event that is always complete, so a query of it counts as a wait."""
 
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-    def record(self, stream: Any = None) -> None: ...
+    phantom: ClassVar[Phantom]
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self._recorded_at = 0
+
+    def record(self, stream: Any = None) -> None:
+        self._recorded_at = self.phantom.executed()
+
     def wait(self, stream: Any = None) -> None: ...
-    def synchronize(self) -> None: ...
+
+    def synchronize(self) -> None:
+        self.phantom.record_wait(self._recorded_at)
 
     def query(self) -> bool:
+        self.synchronize()
         return True
 
     def elapsed_time(self, _: "Event") -> float:
@@ -114,6 +129,7 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         gcnArchName=card.compute_capability,
         warp_size=32,
     )
+    Stream.phantom = Event.phantom = phantom
     replacements: dict[str, Any] = {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
@@ -153,7 +169,7 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         (torch.backends.cudnn.rnn, "get_cudnn_mode", CUDNN_MODES.index),
         (torch.nn.parallel.comm, "scatter", _scatter_to_the_device),
         (torch.nn.modules.transformer, "_detect_is_causal_mask", _detect_causal_mask),
-        (torch.Tensor, "record_stream", make_no_operation()),
+        (torch.Tensor, "record_stream", _make_record_stream(phantom)),
         (torch.UntypedStorage, "clone", _clone_storage),
         (torch.UntypedStorage, "resize_", _make_resize(phantom)),
     ]
@@ -211,6 +227,13 @@ def _make_resize(phantom: Phantom) -> Any:
         return storage
 
     return resize
+
+
+def _make_record_stream(phantom: Phantom) -> Any:
+    def record_stream(tensor: torch.Tensor, stream: Stream) -> None:
+        phantom.record_use(tensor.untyped_storage()._cdata, stream.stream_id)
+
+    return record_stream
 
 
 def _current_stream(phantom: Phantom) -> int:

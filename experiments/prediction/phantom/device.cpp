@@ -13,6 +13,8 @@
 #include <ATen/ops/view_native.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
+#include <deque>
+
 #include "card.h"
 #include "host.h"
 #include "operations.h"
@@ -46,7 +48,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   void synchronizeStream(const Stream&) const override {}
   void synchronizeEvent(void*) const override {}
   void synchronizeDevice(const c10::DeviceIndex) const override {}
-  void recordDataPtrOnStream(const c10::DataPtr&, const Stream&) const override {}
+  void recordDataPtrOnStream(const c10::DataPtr& data, const Stream& stream) const override { record_use(data, stream.id()); }
 };
 
 struct Hooks final : at::CUDAHooksInterface {
@@ -219,6 +221,7 @@ void phantom_replay(int64_t capacity, int64_t* out) {
   std::lock_guard<std::mutex> lock(device_log.mutex);
   phantom::CachingAllocator allocator(capacity);
   std::unordered_map<int64_t, int64_t> addresses;
+  std::deque<phantom::Event> in_use;  // releases of blocks that the GPU still uses
   int64_t highest = -1, at = 0, failed = -1, requested = 0;
   for (size_t index = 0; index < device_log.events.size() && failed < 0; ++index) {
     const auto& event = device_log.events[index];
@@ -226,14 +229,21 @@ void phantom_replay(int64_t capacity, int64_t* out) {
       allocator.release_cached();
       continue;
     }
-    if (event.bytes == phantom::kRelease) {
+    if (event.bytes == phantom::kRelease || event.bytes == phantom::kReleaseInUse) {
       const auto found = addresses.find(event.id);
       if (found == addresses.end()) continue;  // on another GPU
-      allocator.release(found->second);
+      if (event.bytes == phantom::kRelease) {
+        allocator.release(found->second);
+      } else {
+        allocator.release_in_use(found->second, event.id);
+        in_use.push_back(event);
+      }
       addresses.erase(found);
       continue;
     }
     if (!device_log.selects(event)) continue;
+    for (; !in_use.empty() && device_log.clocks.gpu_has_executed(in_use.front().started, event.started); in_use.pop_front())
+      allocator.finish(in_use.front().id);
     try {
       addresses[event.id] = allocator.allocate(event.bytes, event.stream);
     } catch (const phantom::OutOfMemory& full) {
@@ -293,7 +303,7 @@ void phantom_timeline(int64_t points, int64_t* out) {
   for (int64_t place = 0; place < count; ++place) {
     const auto& event = device_log.events[place];
     if (event.bytes >= 0 && device_log.selects(event)) now += sizes[event.id] = event.bytes;
-    else if (event.bytes == phantom::kRelease) now -= sizes[event.id];
+    else if (event.bytes == phantom::kRelease || event.bytes == phantom::kReleaseInUse) now -= sizes[event.id];
     int64_t& highest = out[place * points / count];
     highest = std::max(highest, now);
   }
@@ -326,11 +336,7 @@ void phantom_on_large_allocation(void (*call)()) { phantom::on_large_allocation 
 // Log an operation that is not one of PyTorch's, such as a collective operation.
 void phantom_log_operation(const char* key) { phantom::log_key(key); }
 
-int64_t phantom_executed() {
-  auto& device_work = phantom::work();
-  std::lock_guard<std::mutex> lock(device_work.mutex);
-  return static_cast<int64_t>(device_work.executed.size());
-}
+int64_t phantom_executed() { return phantom::started_operations(); }
 
 // Write the numbers of the keys of the operations `begin` to `end` - 1, and whether each was recomputed.
 void phantom_operations(int64_t begin, int64_t end, int64_t* out, bool* recomputed) {
@@ -356,6 +362,27 @@ void phantom_ignore_gpu_numbers() { phantom::ignores_gpu_numbers = true; }
 
 // Analyze the log of one GPU from now on.
 void phantom_select_gpu(int64_t gpu) { phantom::log().selected_gpu = gpu; }
+
+// Note that operations on a stream use a storage (a StorageImpl).
+void phantom_record_use(void* storage, int64_t stream) {
+  phantom::record_use(static_cast<c10::StorageImpl*>(storage)->data_ptr(), stream);
+}
+
+// Return whether a block was released that another stream may still have used.
+bool phantom_released_in_use() {
+  auto& device_log = phantom::log();
+  std::lock_guard<std::mutex> lock(device_log.mutex);
+  const auto& events = device_log.events;
+  return std::any_of(events.begin(), events.end(), [](const auto& event) { return event.bytes == phantom::kReleaseInUse; });
+}
+
+// Replay the log from now on without the clocks that were set before.
+void phantom_clear_clocks() { phantom::log().clocks.clear(); }
+
+// Replay the log from now on with clocks that have this point. The points must have ascending numbers of operations.
+void phantom_add_clock_point(int64_t operations, double host_s, double gpu_s) {
+  phantom::log().clocks.add(operations, host_s, gpu_s);
+}
 
 int64_t phantom_set_stream(int64_t stream) {
   std::swap(phantom::current_stream, stream);

@@ -55,6 +55,8 @@ class Phantom:
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
         self._large_allocation_callback = NO_CALLBACK
+        self.waits: list[tuple[int, int]] = []
+        """The host's waits for events: the number of operations that it had started, and of those it waited for."""
 
     def install(self, kernels: KernelProperties) -> None:
         """Use the kernels of a card."""
@@ -162,6 +164,31 @@ class Phantom:
         keys, repeats = self.keys(begin, end)
         return Counter(itertools.compress(keys, repeats) if recomputed else keys)
 
+    def record_use(self, storage: int, stream: int) -> None:
+        """Record that operations on this stream use the storage at this C++ address."""
+        self._library.phantom_record_use(ctypes.c_void_p(storage), ctypes.c_int64(stream))
+
+    def record_wait(self, operations: int) -> None:
+        """Record that the host waits until the GPU has executed the first ``operations`` operations."""
+        self.waits.append((self.executed(), operations))
+
+    def released_in_use(self) -> bool:
+        """Return whether a block was released that another stream may still have used."""
+        return bool(self._library.phantom_released_in_use())
+
+    def set_clocks(self, points: Sequence[tuple[int, float, float]]) -> None:
+        """Use these clocks in replays from now on.
+
+        points: a number of operations, and the times, in seconds, at which the host has started them and the GPU has
+        executed them. In a replay, a block that another stream uses is free when the GPU has executed all that the host
+        had started before the release. Without any points, the block is free at its release.
+        """
+        self._library.phantom_clear_clocks()
+        for operations, host_s, gpu_s in points:
+            self._library.phantom_add_clock_point(
+                ctypes.c_int64(operations), ctypes.c_double(host_s), ctypes.c_double(gpu_s)
+            )
+
     def _operation_key(self, number: int) -> str:
         return str(self._library.phantom_operation_key(ctypes.c_int64(number)).decode())
 
@@ -204,6 +231,7 @@ def load(cache: Path) -> Phantom:
     library = ctypes.CDLL(str(compiled_library(cache, torch)), mode=ctypes.RTLD_GLOBAL)
     library.phantom_tag.restype = ctypes.c_bool
     library.phantom_set_stream.restype = ctypes.c_int64
+    library.phantom_released_in_use.restype = ctypes.c_bool
     library.phantom_host_peak.restype = ctypes.c_int64
     library.phantom_executed.restype = ctypes.c_int64
     library.phantom_operation_key.restype = ctypes.c_char_p

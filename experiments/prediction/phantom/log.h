@@ -11,6 +11,7 @@
 #include <unordered_map>
 
 #include "allocator.h"
+#include "clocks.h"
 
 namespace phantom {
 
@@ -25,12 +26,16 @@ constexpr int64_t kMaxHostBacked = int64_t{1} << 28;
 
 struct Event {
   int64_t id;
-  int64_t bytes;  // size of an allocation, or kRelease, kEmptyCache
+  int64_t bytes;  // size of an allocation, or kRelease, kReleaseInUse, kEmptyCache
   int64_t stream;
-  int64_t gpu;  // of the process's GPUs; not set for a release
+  int64_t gpu;      // of the process's GPUs; not set for a release
+  int64_t started;  // number of operations that the host had started before
 };
 
-constexpr int64_t kRelease = -1, kEmptyCache = -2, kAllGpus = -1;
+// kReleaseInUse: operations on another stream than that of the allocation may still use the block.
+constexpr int64_t kRelease = -1, kEmptyCache = -2, kReleaseInUse = -3, kAllGpus = -1;
+
+int64_t started_operations();  // number of operations that the host has started; defined in work.h
 
 struct Log {
   std::mutex mutex;
@@ -40,6 +45,7 @@ struct Log {
   std::unordered_map<const void*, int64_t> by_pointer;  // data pointer in use -> allocation
   int64_t allocations = 0;
   int64_t selected_gpu = kAllGpus;  // GPU that analyses of the log are about
+  Clocks clocks;                    // of the card that replays of the log are about
   bool selects(const Event& event) const { return selected_gpu == kAllGpus || event.bytes < 0 || event.gpu == selected_gpu; }
 };
 
@@ -69,8 +75,10 @@ std::atomic<bool> ignores_gpu_numbers{false};
 struct Block {
   int64_t id;
   int64_t address;
-  void* host;         // memory for values, or null
-  bool known = true;  // false if the values depend on floating-point values, which are not computed
+  int64_t stream;
+  bool on_other_streams = false;  // used by operations there
+  void* host = nullptr;           // memory for values, or null
+  bool known = true;              // false if the values depend on floating-point values, which are not computed
   std::optional<double> constant = std::nullopt;  // the common value of all floating-point numbers in it, if known
 };
 
@@ -79,18 +87,25 @@ void empty_cache() {
   Log& device_log = log();
   std::lock_guard<std::mutex> lock(device_log.mutex);
   device_log.allocator.release_cached();
-  device_log.events.push_back({0, kEmptyCache, 0, 0});
+  device_log.events.push_back({0, kEmptyCache, 0, 0, 0});
 }
 
 void release(void* context) {
   auto* block = static_cast<Block*>(context);
+  const int64_t started = started_operations();
   Log& device_log = log();
   std::lock_guard<std::mutex> lock(device_log.mutex);
   device_log.allocator.release(block->address);
-  device_log.events.push_back({block->id, kRelease, 0, 0});
+  device_log.events.push_back({block->id, block->on_other_streams ? kReleaseInUse : kRelease, 0, 0, started});
   device_log.by_pointer.erase(block->host ? block->host : reinterpret_cast<void*>(block->address));
   std::free(block->host);
   delete block;
+}
+
+// Note that operations on a stream use a storage.
+void record_use(const c10::DataPtr& data, int64_t stream) {
+  auto* block = data.get_deleter() == &release ? static_cast<Block*>(data.get_context()) : nullptr;
+  if (block && stream != block->stream) block->on_other_streams = true;
 }
 
 // Function that is called before each large allocation. The log is not locked during the call, because the function may
@@ -101,11 +116,13 @@ constexpr size_t kLarge = size_t{1} << 20;
 c10::DataPtr allocate_block(size_t bytes, bool with_values) {
   if (bytes == 0) return {nullptr, nullptr, &release, kDevice};
   if (auto* const call = bytes >= kLarge ? on_large_allocation.load() : nullptr) call();
+  const int64_t started = started_operations();
   Log& device_log = log();
   std::lock_guard<std::mutex> lock(device_log.mutex);
-  auto* block = new Block{++device_log.allocations, device_log.allocator.allocate(bytes, current_stream), nullptr};
+  const int64_t address = device_log.allocator.allocate(bytes, current_stream);
+  auto* block = new Block{.id = ++device_log.allocations, .address = address, .stream = current_stream};
   if (with_values && bytes <= kMaxHostBacked) block->host = std::calloc(bytes, 1);
-  device_log.events.push_back({block->id, static_cast<int64_t>(bytes), current_stream, current_gpu});
+  device_log.events.push_back({block->id, static_cast<int64_t>(bytes), current_stream, current_gpu, started});
   void* data = block->host ? block->host : reinterpret_cast<void*>(block->address);
   device_log.by_pointer[data] = block->id;
   return {data, block, &release, kDevice};

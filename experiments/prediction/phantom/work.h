@@ -26,6 +26,12 @@ Work& work() {
   return *device_work;
 }
 
+int64_t started_operations() {
+  auto& device_work = work();
+  std::lock_guard<std::mutex> lock(device_work.mutex);
+  return static_cast<int64_t>(device_work.executed.size());
+}
+
 void log_key(const std::string& key) {
   auto& device_work = work();
   std::lock_guard<std::mutex> lock(device_work.mutex);

@@ -46,13 +46,14 @@ class RecordedPhase(NamedTuple):
     each collective operation is the last operation of a part.
 
     tokens: length of the batch's texts. recomputed: those of ``operations`` that repeat a forward pass during a
-    backward pass (activation checkpointing).
+    backward pass (activation checkpointing). end: number of operations of the training until the end of the part.
     """
 
     phase: Phase
     tokens: int
     operations: Mapping[str, int]
     recomputed: Mapping[str, int] = {}
+    end: int = 0
 
 
 class PhaseTime(NamedTuple):
@@ -93,6 +94,16 @@ class PhaseTime(NamedTuple):
     def kernels_s(self) -> float:
         """Return the seconds in which kernels run on the GPU; transfers from and to the host run none."""
         return self.gpu_s - self.device_s.get("host transfers", 0.0)
+
+    @property
+    def without_waits(self) -> "PhaseTime":
+        """Return the time of the operations before the last one, for which host or GPU wait."""
+        return self._replace(link_s=0.0, cpu_optimizer_s=0.0, host_waits=False)
+
+    @property
+    def waits(self) -> "PhaseTime":
+        """Return the time of the operation at the end for which host or GPU wait."""
+        return self._replace(host_work={}, device_s={})
 
     def scaled(self, host_factor: float, device_factor: float) -> "PhaseTime":
         """Return the time with the host's seconds times ``host_factor``, all others times ``device_factor``."""

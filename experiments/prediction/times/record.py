@@ -51,7 +51,8 @@ class PhaseRecorder:
         ends = [place for place, key in enumerate(keys[:-1], start=1) if ends_part(key)]
         for begin, stop in itertools.pairwise([0, *ends, len(keys)]):
             part = keys[begin:stop]
-            yield RecordedPhase(phase, tokens, Counter(part), Counter(itertools.compress(part, repeats[begin:stop])))
+            repeated = Counter(itertools.compress(part, repeats[begin:stop]))
+            yield RecordedPhase(phase, tokens, Counter(part), repeated, start + stop)
 
 
 @functools.cache

@@ -30,6 +30,8 @@ from experiments.prediction.script.traced import imports
 from experiments.prediction.script.traced.lines import LineTracker
 from experiments.prediction.script.traced.step_times import predict_step_times
 from experiments.prediction.script.traced.watch import TrainingWatcher
+from experiments.prediction.times.lag import set_clocks_of
+from experiments.prediction.times.phase import RecordedPhase
 from experiments.results.predictions import StepTime
 from experiments.results.provenance import versions
 from experiments.results.schema import Phase
@@ -59,7 +61,9 @@ def build_prediction(
     """Return the prediction of the rank that ran in this process, for one of the ``gpus`` GPUs that it used."""
     phantom, tags, model = traced.phantom, watcher.tags, watcher.model
     phantom.select_gpu(gpu)
-    event_count, unlimited_replay = tags.event_count, traced.phantom.replay(UNLIMITED)
+    recorded = watcher.recorder.recorded_phases() if phantom.released_in_use() else []
+    set_clocks_of(traced.cards[0], phantom, recorded)
+    event_count, unlimited_replay = tags.event_count, phantom.replay(UNLIMITED)
     at_peak = parts_of_peak(phantom, tags, unlimited_replay)
     phase, step, _ = tags.position_at(unlimited_replay.peak_event)
     needed_size = needed_bytes(phantom, unlimited_replay)
@@ -84,7 +88,7 @@ def build_prediction(
         peak_phase=phase,
         peak_step=step,
         host_gib=phantom.host_peak() / GIB,
-        cards=tuple(_card_prediction(name, phantom, tags, needed_size, times[name]) for name in traced.cards),
+        cards=tuple(_card_prediction(name, phantom, recorded, tags, needed_size, times[name]) for name in traced.cards),
         timeline_gib=tuple(size / GIB for size in phantom.timeline(TIMELINE_POINTS)),
         phases=tuple(PhaseStart(at=event / max(1, event_count), phase=phase) for event, phase in tags.phases),
         modules=_memory_by_module(allocations, watcher),
@@ -108,9 +112,15 @@ def _class_name(model: torch.nn.Module) -> str:
 
 
 def _card_prediction(
-    name: str, phantom: Phantom, tags: MemoryTags, needed_size: int, time: StepTime | None
+    name: str,
+    phantom: Phantom,
+    recorded: Sequence[RecordedPhase],
+    tags: MemoryTags,
+    needed_size: int,
+    time: StepTime | None,
 ) -> CardPrediction:
     usable_size = round(card_named(name).usable_gib * GIB)
+    set_clocks_of(name, phantom, recorded)
     limited_replay = phantom.replay(usable_size)
     return CardPrediction(
         card=name,

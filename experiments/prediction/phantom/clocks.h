@@ -1,0 +1,42 @@
+// Times at which the host has started operations, and the GPU has executed them.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace phantom {
+
+// The times after some numbers of operations, in seconds; between them, the times are linear functions of the number.
+class Clocks {
+ public:
+  void add(int64_t operations, double host_s, double gpu_s) { points_.push_back({operations, host_s, gpu_s}); }
+  void clear() { points_.clear(); }
+
+  // Return whether the GPU has executed the first `executed` operations when the host has started `started` operations.
+  // Without any times, it has.
+  bool gpu_has_executed(int64_t executed, int64_t started) const {
+    return points_.empty() || time_after(executed, &Point::gpu_s) <= time_after(started, &Point::host_s);
+  }
+
+ private:
+  struct Point {
+    int64_t operations;
+    double host_s, gpu_s;
+  };
+
+  double time_after(int64_t operations, double Point::*clock) const {
+    const auto next = std::lower_bound(
+        points_.begin(), points_.end(), operations, [](const Point& point, int64_t number) { return point.operations < number; });
+    if (next == points_.end()) return points_.back().*clock;
+    if (next == points_.begin()) return (*next).*clock;
+    const Point &before = *(next - 1), &after = *next;
+    const double share = double(operations - before.operations) / double(after.operations - before.operations);
+    return before.*clock + share * (after.*clock - before.*clock);
+  }
+
+  std::vector<Point> points_;
+};
+
+}  // namespace phantom

@@ -1,0 +1,94 @@
+"""How far the GPU lags behind the host: it delays the release of memory that several streams use.
+
+PyTorch's allocator frees such memory at the first allocation after the GPU has executed what the host had started
+before the release (c10/cuda/CUDACachingAllocator.cpp, insert_events and process_events). FSDP is an example: it gathers
+parameters on a stream of its own, so autograd uses each gradient there too. If the GPU lags behind, the optimizer's
+temporary tensors are allocated before the gradients are freed.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.prediction.phantom.library import Phantom
+from experiments.prediction.times.clocks import Clocks
+from experiments.prediction.times.phase import HOST_FACTORS, PhaseTime, RecordedPhase, phase_time
+from experiments.prediction.times.step import table_for_card
+from experiments.suites.cards import card_named
+
+
+class ClockPoint(NamedTuple):
+    """The times, in seconds, at which the host has started a number of operations, and the GPU has executed them."""
+
+    operations: int
+    host_s: float
+    gpu_s: float
+
+
+def set_clocks_of(card: str, phantom: Phantom, recorded: Sequence[RecordedPhase]) -> None:
+    """Make ``phantom`` replay its log with the clocks of ``card``.
+
+    recorded: all phases of the training; if there are none, memory that several streams use is free at its release.
+    """
+    phantom.set_clocks([*delay_host(clock_points(recorded, card), phantom.waits)])
+
+
+def clock_points(recorded: Sequence[RecordedPhase], card: str) -> list[ClockPoint]:
+    """Return the clocks from the end of the first optimizer step, at the end of each recorded part of a phase.
+
+    The result is empty for a training without a second step. In the first step, the GPU does not lag behind, because
+    the host loads kernels and reserves memory.
+    """
+    table, target, clocks = table_for_card(card), card_named(card), Clocks()
+    later = _after_first_step(recorded)
+    points = [ClockPoint(recorded[-len(later) - 1].end, 0.0, 0.0)] if later else []
+    for part in later:
+        time = phase_time(part, table, target)
+        points += _points_in_part(points[-1], part.end - 1, time)
+        clocks.run(time.without_waits, HOST_FACTORS)
+        points.append(ClockPoint(part.end - 1, clocks.host_s, clocks.gpu_s))
+        clocks.run(time.waits, HOST_FACTORS)
+        points.append(ClockPoint(part.end, clocks.host_s, clocks.gpu_s))
+    return points
+
+
+def _after_first_step(recorded: Sequence[RecordedPhase]) -> Sequence[RecordedPhase]:
+    """Return the parts of phases after the first optimizer step; none if there is no step."""
+    for number, (part, following) in enumerate(itertools.pairwise(recorded), start=1):
+        if part.phase == "optimizer step" and following.phase != "optimizer step":
+            return recorded[number:]
+    return ()
+
+
+def _points_in_part(begin: ClockPoint, end: int, time: PhaseTime) -> Iterator[ClockPoint]:
+    """Yield the point at which a GPU that lags behind catches up with the host before ``end``, if it does."""
+    lag_s, gained_s = begin.gpu_s - begin.host_s, time.host_s - time.gpu_s
+    if 0 < lag_s < gained_s:
+        share = lag_s / gained_s
+        caught_up_s = begin.host_s + share * time.host_s
+        yield ClockPoint(begin.operations + round(share * (end - begin.operations)), caught_up_s, caught_up_s)
+
+
+def delay_host(points: Sequence[ClockPoint], waits: Iterable[tuple[int, int]]) -> Iterator[ClockPoint]:
+    """Yield the points, and two for each wait of the host for an event, with the host's times after the waits.
+
+    waits: in their order, the number of operations that the host had started, and of those that it waited for.
+    """
+    if not points:
+        return
+    numbers, host_s, gpu_s = (np.array(column) for column in zip(*points, strict=True))
+    delay_s, rest = 0.0, [*points]
+    for at, waited_for in waits:
+        if at < numbers[0]:
+            continue
+        while rest and rest[0].operations <= at:
+            point = rest.pop(0)
+            yield point._replace(host_s=point.host_s + delay_s)
+        here = ClockPoint(at, float(np.interp(at, numbers, host_s)), float(np.interp(at, numbers, gpu_s)))
+        yield here._replace(host_s=here.host_s + delay_s)
+        delay_s += max(0.0, float(np.interp(waited_for, numbers, gpu_s)) - here.host_s - delay_s)
+        yield here._replace(host_s=here.host_s + delay_s)
+    for point in rest:
+        yield point._replace(host_s=point.host_s + delay_s)
