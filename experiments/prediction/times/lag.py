@@ -28,29 +28,28 @@ class ClockPoint(NamedTuple):
 
 
 def set_clocks_of(card: str, phantom: Phantom, recorded: Sequence[RecordedPhase]) -> None:
-    """Make ``phantom`` replay its log with the clocks of ``card``.
+    """Make ``phantom`` replay its log with the clocks of ``card``, which begin at the end of the first optimizer step.
 
-    recorded: all phases of the training; if there are none, memory that several streams use is free at its release.
+    recorded: all phases of the training. If there is no second step, memory that several streams use is free at its
+    release. The same holds in the first step, because the host loads kernels and reserves memory then, so the GPU does
+    not lag behind.
     """
-    phantom.set_clocks([*delay_host(clock_points(recorded, card), phantom.waits)])
-
-
-def clock_points(recorded: Sequence[RecordedPhase], card: str) -> list[ClockPoint]:
-    """Return the clocks from the end of the first optimizer step, at the end of each recorded part of a phase.
-
-    The result is empty for a training without a second step. In the first step, the GPU does not lag behind, because
-    the host loads kernels and reserves memory.
-    """
-    table, target, clocks = table_for_card(card), card_named(card), Clocks()
+    table, target = table_for_card(card), card_named(card)
     later = _after_first_step(recorded)
-    points = [ClockPoint(recorded[-len(later) - 1].end, 0.0, 0.0)] if later else []
-    for part in later:
-        time = phase_time(part, table, target)
-        points += _points_in_part(points[-1], part.end - 1, time)
+    begin = recorded[-len(later) - 1].end if later else 0
+    points = clock_points(begin, ((part.end, phase_time(part, table, target)) for part in later))
+    phantom.set_clocks([*delay_host(points, phantom.waits)])
+
+
+def clock_points(begin: int, parts: Iterable[tuple[int, PhaseTime]]) -> list[ClockPoint]:
+    """Return the clocks from operation ``begin`` on, at which no work is left. parts: end and time of each part."""
+    clocks, points = Clocks(), [ClockPoint(begin, 0.0, 0.0)]
+    for end, time in parts:
+        points += _points_in_part(points[-1], end - 1, time)
         clocks.run(time.without_waits, HOST_FACTORS)
-        points.append(ClockPoint(part.end - 1, clocks.host_s, clocks.gpu_s))
+        points.append(ClockPoint(end - 1, clocks.host_s, clocks.gpu_s))
         clocks.run(time.waits, HOST_FACTORS)
-        points.append(ClockPoint(part.end, clocks.host_s, clocks.gpu_s))
+        points.append(ClockPoint(end, clocks.host_s, clocks.gpu_s))
     return points
 
 
@@ -72,12 +71,11 @@ def _points_in_part(begin: ClockPoint, end: int, time: PhaseTime) -> Iterator[Cl
 
 
 def delay_host(points: Sequence[ClockPoint], waits: Iterable[tuple[int, int]]) -> Iterator[ClockPoint]:
-    """Yield the points, and two for each wait of the host for an event, with the host's times after the waits.
+    """Yield the points, with the host's times delayed by its waits for events, and two points for each wait.
 
-    waits: in their order, the number of operations that the host had started, and of those that it waited for.
+    points: at least one. waits: in their order, the number of operations that the host had started, and of those that
+    it waited for.
     """
-    if not points:
-        return
     numbers, host_s, gpu_s = (np.array(column) for column in zip(*points, strict=True))
     delay_s, rest = 0.0, [*points]
     for at, waited_for in waits:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.experiments.prediction.phantom import kernel_probes
+from tests.experiments.prediction.phantom import kernel_probes, stream_probes
 
 MIB = 1024**2
 
@@ -76,19 +76,6 @@ def replayed(phantom: Any) -> Any:
     second = block(24 * MIB)
     del kept, second
     return {capacity: asdict(phantom.replay(capacity * MIB)) for capacity in (1000, 64, 63, 44, 43, 39, 19)}
-
-
-def streams(phantom: Any) -> Any:
-    import torch
-
-    def free_then_allocate(side: Any) -> Any:
-        held = block(512)
-        del held
-        with torch.cuda.stream(side):
-            return block(512)
-
-    found = [added(phantom, partial(free_then_allocate, stream))[1] for stream in (None, torch.cuda.Stream())]
-    return [*found, torch.cuda.current_stream().stream_id]
 
 
 def resized(phantom: Any) -> Any:
@@ -343,8 +330,8 @@ def waits(phantom: Any) -> Any:
 
 
 PROBES = (
-    sizes, split_and_merged, replayed, streams, resized, workspaces, host, values, shapes, kept_for_backward, attention,
-    recomputed, waits, *kernel_probes.PROBES,
+    sizes, split_and_merged, replayed, resized, workspaces, host, values, shapes, kept_for_backward, attention,
+    recomputed, waits, *kernel_probes.PROBES, *stream_probes.PROBES,
 )  # fmt: skip
 
 

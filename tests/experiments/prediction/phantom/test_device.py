@@ -90,10 +90,6 @@ def test_an_allocation_that_fails_twice_is_out_of_memory(probe_results, capacity
     assert (replay["retries"], replay["peak_reserved"] <= capacity * MIB) == (1, True)
 
 
-def test_a_stream_has_a_pool_of_its_own(probe_results):
-    assert probe_results["streams"] == [2 * MIB, 4 * MIB, 0]
-
-
 def test_resizing_a_storage_frees_and_allocates_memory(probe_results):
     allocated, sizes, events = zip(*probe_results["resized"], strict=True)
     assert allocated == sizes == (0, 4 * MIB, 4 * MIB, 8 * MIB)

@@ -1,0 +1,101 @@
+"""Programs with several streams that run on the phantom device; see probes.py."""
+
+from typing import Any
+
+MIB = 1024**2
+UNLIMITED = 2**62
+
+
+def block(size: int) -> Any:
+    """Return a tensor with this number of bytes on the device."""
+    import torch
+
+    return torch.empty(size, dtype=torch.uint8, device="cuda")
+
+
+def pools(phantom: Any) -> Any:
+    """Return the bytes that are reserved after a block was freed and allocated again, on one stream and on two."""
+    import torch
+
+    reserved = []
+    for stream in (None, torch.cuda.Stream()):
+        phantom.empty_cache()
+        held = block(512)
+        del held
+        with torch.cuda.stream(stream):
+            held = block(512)
+        reserved.append(phantom.stats()[1])
+        del held
+    return [*reserved, torch.cuda.current_stream().stream_id]
+
+
+def replays_with_clocks(phantom: Any) -> Any:
+    """Free a block, start ten operations and allocate a block of its size. Return replays with several clocks.
+
+    The freed block was used on another stream, or only on its own.
+    """
+    import torch
+
+    counter, replays = torch.zeros(1, device="cuda"), {}
+    for use in ("other stream", "own stream"):
+        phantom.empty_cache()
+        start = phantom.executed()
+        held = block(20 * MIB)
+        held.record_stream(torch.cuda.Stream() if use == "other stream" else torch.cuda.current_stream())
+        counter.add_(1)
+        del held
+        for _ in range(10):
+            counter.add_(1)
+        held = block(20 * MIB)
+        end = phantom.executed()
+        clocks = {
+            "no clocks": [],
+            "GPU behind": [(start, 0.0, 0.0), (end, 1.0, 30.0)],
+            "GPU ahead": [(start, 0.0, 0.0), (end, 30.0, 1.0)],
+            "host has waited": [(start, 0.0, 0.0), (end - 1, 1.0, 30.0), (end - 1, 30.0, 30.0), (end, 31.0, 31.0)],
+        }
+        for name, points in clocks.items():
+            phantom.set_clocks(points)
+            unlimited, limited = phantom.replay(UNLIMITED), phantom.replay(30 * MIB)
+            replays[f"{use}, {name}"] = [
+                unlimited.peak_reserved // MIB,
+                unlimited.peak_allocated // MIB,
+                limited.failed_event,
+                limited.retries,
+            ]
+        phantom.set_clocks([])
+        del held
+    return replays
+
+
+def gradients_used_on_another_stream(phantom: Any) -> Any:
+    """Return whether blocks were released in use after a backward pass on one stream, and after one on two."""
+    import torch
+
+    weight = torch.ones(4, device="cuda", requires_grad=True)
+    in_use = []
+    for stream in (None, torch.cuda.Stream()):
+        with torch.cuda.stream(stream):
+            doubled = weight * 2
+        (doubled * 3).sum().backward()
+        in_use.append(phantom.released_in_use())
+    return in_use
+
+
+def waits_for_events(phantom: Any) -> Any:
+    """Return how many operations the host had started since the event, and whether it waited for those before it."""
+    import torch
+
+    counter, waits = torch.zeros(1, device="cuda"), []
+    for wait in (torch.cuda.Event.synchronize, torch.cuda.Event.query):
+        event = torch.cuda.Event()
+        event.record()
+        recorded_at = phantom.executed()
+        counter.add_(1)
+        wait(event)
+        at, waited_for = phantom.waits[-1]
+        waits.append([at - recorded_at, waited_for == recorded_at])
+    return waits
+
+
+PROBES = (pools, replays_with_clocks, gradients_used_on_another_stream, waits_for_events)

@@ -1,0 +1,56 @@
+"""The clocks of host and GPU during a training, which decide when the GPU no longer uses a block."""
+
+import pytest
+
+from experiments.prediction.times.lag import ClockPoint, clock_points, delay_host
+from experiments.prediction.times.phase import HOST_FACTORS, PhaseTime
+
+
+def part(host_s: float, gpu_s: float, **times) -> PhaseTime:
+    return PhaseTime({"forward": host_s / HOST_FACTORS["forward"]}, {"matrix products": gpu_s}, **times)
+
+
+def lag_s(point: ClockPoint) -> float:
+    return pytest.approx(point.gpu_s - point.host_s)
+
+
+def test_a_busy_gpu_lags_behind_more_with_each_part():
+    *_, first, _, second = clock_points(10, [(20, part(1, 3)), (30, part(1, 3))])
+    assert (first.operations, lag_s(first)) == (20, 2)
+    assert (second.operations, lag_s(second)) == (30, 4)
+
+
+def test_a_gpu_that_waits_for_the_host_does_not_lag_behind():
+    assert [lag_s(point) for point in clock_points(0, [(10, part(3, 1)), (20, part(3, 1))])] == [0] * 5
+
+
+def test_the_gpu_catches_up_within_a_part_that_needs_more_time_of_the_host():
+    points = clock_points(0, [(11, part(0, 2)), (22, part(6, 2))])
+    assert ClockPoint(16, 3.0, 3.0) in points
+
+
+def test_a_gather_delays_the_gpu_only_at_the_end_of_its_part():
+    *_, before, after = clock_points(0, [(10, part(3, 1, link_s=2.0, gathers=True))])
+    assert (before.operations, lag_s(before), after.operations, lag_s(after)) == (9, 0, 10, 2)
+
+
+def test_a_wait_for_the_gpu_ends_the_lag():
+    *_, before, after = clock_points(0, [(10, part(1, 3, host_waits=True))])
+    assert (lag_s(before), lag_s(after)) == (2, 0)
+
+
+def test_a_wait_for_an_event_delays_the_host_until_the_gpu_has_executed_what_came_before():
+    points = [ClockPoint(0, 0.0, 0.0), ClockPoint(10, 1.0, 5.0)]
+    assert [*delay_host(points, [(6, 4), (8, 2)])] == [
+        ClockPoint(0, 0.0, 0.0),
+        ClockPoint(6, pytest.approx(0.6), pytest.approx(3.0)),
+        ClockPoint(6, pytest.approx(2.0), pytest.approx(3.0)),
+        ClockPoint(8, pytest.approx(2.2), pytest.approx(4.0)),
+        ClockPoint(8, pytest.approx(2.2), pytest.approx(4.0)),
+        ClockPoint(10, pytest.approx(2.4), 5.0),
+    ]
+
+
+def test_a_wait_before_the_first_point_is_ignored():
+    points = [ClockPoint(5, 0.0, 0.0), ClockPoint(10, 1.0, 5.0)]
+    assert [*delay_host(points, [(3, 2)])] == points
