@@ -74,7 +74,7 @@ def observe(target: MonitorTarget) -> Observation:
             gpus += [gpu for gpu in parse_gpus(shell.run(command, repeatable=True).out, node) if gpu not in gpus]
         except NotReached as problem:
             unreachable.append(str(problem))
-    progress = _progress(target, [job.name for job in jobs if not job.waiting])
+    progress = _read_progress(target, [job.name for job in jobs if not job.waiting])
     rows = [
         MonitoredRow(job.name, job.state, job.reason if job.waiting else "", progress.get(job.name))
         for job in sorted(jobs, key=lambda job: (job.waiting, int(job.id) if job.id.isdigit() else 0))
@@ -133,7 +133,7 @@ def monitor_table(observation: Observation) -> Group:
     return Group(gpus, "", rows if observation.rows else "no rows", *observation.unreachable)
 
 
-def _progress(target: MonitorTarget, names: list[str]) -> Mapping[str, Progress]:
+def _read_progress(target: MonitorTarget, names: list[str]) -> Mapping[str, Progress]:
     """Return the progress reports of running rows, read with one command."""
     if not names:
         return {}

@@ -1,6 +1,7 @@
-"""Staging: one job per artifact downloads it on the cluster, and the rows that read it wait for the job.
+"""Staging: a job downloads each artifact (weights, tokenizer, texts or data) on the cluster; rows that read it wait.
 
-A job is recognized by its comment, so that no artifact is downloaded twice; complete ones are not downloaded again.
+Later commands recognize a job by its comment. So no two jobs download the same artifact at once, and a complete
+artifact is not downloaded again.
 """
 
 import shlex
@@ -71,7 +72,7 @@ class Staging:
             self._view.print_line(f"{artifact}: downloaded")
             self._job_ids[artifact] = None
 
-    def pending(self, spec: RowSpec) -> str:
+    def pending_downloads(self, spec: RowSpec) -> str:
         """Return the downloads that the row waits for and their progress, '' if there are none."""
         artifacts = [
             artifact
@@ -80,7 +81,7 @@ class Staging:
         ]
         return ", ".join(f"{artifact} {self._last_lines.get(artifact.key, '')}".strip() for artifact in artifacts)
 
-    def failure(self, spec: RowSpec) -> str | None:
+    def download_failure(self, spec: RowSpec) -> str | None:
         """Return which download of the row failed and why, None if none did."""
         for artifact in self.artifacts(spec):
             job = self._latest(artifact, self._jobs)

@@ -200,7 +200,7 @@ class JobTracker:
         started, exit_code, progress = status
         row.script_started = row.script_started or bool(started)
         row.job = jobs.get(row.job.id) if row.job else None
-        row.downloads = self._staging.pending(row.spec) if row.waiting else ""
+        row.downloads = self._staging.pending_downloads(row.spec) if row.waiting else ""
         row.exit_code = int(exit_code) if exit_code.isascii() and exit_code.isdigit() else None
         if row.left_queue_at is None and row.job and not row.job.waiting:
             row.left_queue_at = time.monotonic()
@@ -240,7 +240,7 @@ class JobTracker:
                 return read_result(local / RESULT_FILE)
             except InputError as problem:
                 return self._write_failed_result(row, local, "error", str(problem))
-        if not row.script_started and (reason := self._staging.failure(row.spec)):
+        if not row.script_started and (reason := self._staging.download_failure(row.spec)):
             return self._write_failed_result(row, local, "error", reason)
         timed_out = row.job is not None and row.job.state == "TIMEOUT"
         return self._write_failed_result(row, local, "timeout" if timed_out else "error", self._failure_reason(row))

@@ -11,7 +11,7 @@ import pytest
 from experiments.results.schema import CHECKPOINTS_FOLDER, EARLIER_FOLDER, RESULT_FILE, START_LIMIT_S, Progress
 from experiments.runners.local import gpu_memory, runner
 from experiments.runners.local.resources import Allocation, ResourcePool
-from experiments.runners.local.runner import LocalRunner, RunningRow, clear_row_folder, stop_signals
+from experiments.runners.local.runner import LocalRunner, RunningRow, clear_row_folder, collect_stop_signals
 from experiments.runners.progress import RowState
 from tests.support.results import in_memory
 from tests.support.runners import rows as sample_rows
@@ -221,7 +221,7 @@ def test_stop_signals_are_collected_and_ignored_ones_stay_ignored():
     }
     before = {number: signal.signal(number, handler) for number, handler in kinds.items()}
     try:
-        with stop_signals() as received:
+        with collect_stop_signals() as received:
             for number in kinds:
                 os.kill(os.getpid(), number)
         assert received == [signal.SIGTERM, signal.SIGINT]
