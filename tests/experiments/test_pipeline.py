@@ -265,9 +265,7 @@ def test_rows_that_must_not_share_a_gpu_are_rejected_before_anything_is_written(
     monkeypatch.setattr(gpus, "used_gib", lambda indices: dict.fromkeys(indices, 0.5))
     options = RunOptions(SUITE, rows=("xxl", "xxl-sgd"), results=tmp_path, card="a100_80gb", share_gpus=True)
     machine(H200, cpus=8)
-    with pytest.raises(
-        InputError, match=r"xxl-sgd: throughput would be disturbed by other rows.*allowed: --row xxl, or"
-    ):
+    with pytest.raises(InputError, match=r"xxl-sgd: other rows would disturb throughput, .*allowed: --row xxl, or"):
         run_suite(options, RecordingView())
     machine()
     with pytest.raises(InputError, match="no GPU; omit --share-gpus"):

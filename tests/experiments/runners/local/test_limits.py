@@ -116,7 +116,7 @@ def test_a_result_that_is_written_only_while_its_row_is_killed_does_not_count(
     result = in_memory.result("a").model_dump_json()
     if had_result:
         (row.folder / RESULT_FILE).write_text(result)
-    monkeypatch.setattr(made, "_end", lambda folder: (folder / RESULT_FILE).write_text(result) and [])
+    monkeypatch.setattr(made, "_end_processes", lambda folder: (folder / RESULT_FILE).write_text(result) and [])
     monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before, neighbors_gib: {})
     if act == "_kill":
         made._kill(row)
@@ -178,7 +178,7 @@ def test_a_lost_row_is_reset_as_if_it_had_not_started(local, clock, monkeypatch)
     made = local()
     row = running(made, clock)
     (row.folder / RESULT_FILE).write_text("{}")
-    monkeypatch.setattr(made, "_end", lambda folder: [])
+    monkeypatch.setattr(made, "_end_processes", lambda folder: [])
     monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before, neighbors_gib: {})
     assert made._withdraw(row, {0: 0.0, 1: 0.0}) == row.spec
     assert (made._running, made._remaining.times_of_ended_rows_s, (row.folder / RESULT_FILE).exists()) == (

@@ -120,7 +120,9 @@ def test_a_row_whose_times_or_load_are_evaluated_on_this_gpu_has_it_to_itself(cl
 def test_a_row_with_a_reference_value_of_a_time_or_load_has_its_gpu_to_itself_too():
     suite = suite_named("multi_gpu_litgpt")
     run = in_memory.run("7b-1gpu", suite=suite.suite, card="v100_32gb")
-    with pytest.raises(InputError, match=r"^--share-gpus: 7b-1gpu: .*processes.* and training time would"):
+    with pytest.raises(
+        InputError, match=r"^--share-gpus: 7b-1gpu: other rows would disturb .*processes.* and training time, on"
+    ):
         shared_rows_per_gpu([run.spec(suite, "7b-1gpu")], suite, node(H200, cpus=8), UNUSED)
 
 
