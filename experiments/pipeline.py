@@ -72,7 +72,7 @@ class PreparedRun:
         """
         options, target = self.options, self.target
         planned = plan(self.suite, self.run, self.folder, options.rerun, target.software, options.keep_outdated)
-        return [self._keep_result_if_it_cannot_run(row) if row.outdated else row for row in planned]
+        return [self._keep_result_if_it_cannot_run(row) if row.is_outdated else row for row in planned]
 
     def _keep_result_if_it_cannot_run(self, row: PlannedRow) -> PlannedRow:
         """Return a plan that keeps the row's outdated result if the target cannot run the row, else ``row``."""

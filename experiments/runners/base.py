@@ -1,4 +1,4 @@
-"""Interfaces of runners, which run rows, and of targets, where rows run. targets.py implements the targets."""
+"""Interfaces of runners, which run rows (experiments), and of targets, where rows run (see targets.py)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -129,7 +129,7 @@ class SlurmRunner:
         """Return the row with its existing job or a new one; None if its time limit exceeds the rest of the lease."""
         spec = planned.spec
         row_folder = tracker.row_folder(spec)
-        jobs = [job for job in known if job.name == self._job_name(spec) and not job.ended]
+        jobs = [job for job in known if job.name == self._job_name(spec) and not job.has_ended]
         for job in jobs:
             if attempt := attempt_in(job, spec):
                 write_submission(row_folder, spec, attempt, job.id)

@@ -179,7 +179,7 @@ def test_telemetry_has_the_current_phase_even_within_a_micro_step(monkeypatch, t
 
     monkeypatch.setattr(worker, "_read_row_progress", progress)
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    ranks: Any = SimpleNamespace(ended=lambda: len(seen) == 3, failed=lambda: False)
+    ranks: Any = SimpleNamespace(all_ended=lambda: len(seen) == 3, any_failed=lambda: False)
     worker._wait_for_ranks(ranks, tmp_path, 60.0, telemetry)
     assert [*seen, telemetry.phase] == ["load", "forward", "backward", "optimizer step"]
 
