@@ -38,8 +38,8 @@ class TelemetrySampler:
     """Context manager that writes a sample to a CSV file twice a second; summary() returns means and maxima.
 
     t_s: seconds since ``started``, the row's start on the monotonic clock. process_memory_gib: resident memory of the
-    row's processes. phase: the training's phase, which the caller sets. other_gpu_util_percent: the highest load of
-    the machine's GPUs that neither the row nor another program uses.
+    row's ranks. phase: the training's phase, which the caller sets. other_gpu_util_percent: the highest load of the
+    machine's GPUs that are not assigned to the row, and that no other program uses.
 
     GPU columns are empty without a GPU. With several GPUs, utilization and clocks are means, power is the sum, and all
     other values are maxima. Utilization and memory also have a column for each GPU. If the row shares its GPU, load and
