@@ -20,7 +20,8 @@ from experiments.errors import InputError
 from experiments.training.transformers_compat import VERSION_5
 
 CHUNK_TOKENS = 1024
-"""Enough tokens for fast matrix products, and few enough that logits for 256,000 words take only 1 GiB in 32 bit."""
+"""Enough tokens for fast matrix products, and few enough that their logits for a vocabulary of 256,000 words take only
+1 GiB in 32 bit."""
 IGNORED_TARGET = -100
 
 
@@ -90,8 +91,7 @@ class _ChunkedCausalLoss:
         """Return the sum of the losses divided by ``num_items_in_batch``, or by the number of targets.
 
         logits: hidden states (batch, tokens, width). labels: (batch, tokens), int64; each label is the target of the
-        token before it. shift_labels: labels that are already shifted: for each token its target; used in place of
-        ``labels``.
+        token before it. shift_labels: the target of each token itself. If given, they replace ``labels``.
         """
         self._require_unchanged(logits)
         targets = pad(labels, (0, 1), value=IGNORED_TARGET)[..., 1:] if shift_labels is None else shift_labels
