@@ -76,7 +76,7 @@ class PreparedRun:
         """
         options, target = self.options, self.target
         planned = plan(self.suite, self.run, self.folder, options.rerun, target.software, options.keep_outdated)
-        return [self._keep_result_if_rejected(row) if row.outdated else row for row in planned]
+        return [self._keep_result_if_rejected(row) if row.is_outdated else row for row in planned]
 
     def _keep_result_if_rejected(self, row: PlannedRow) -> PlannedRow:
         """Return ``row`` unchanged if the target can run it; else a plan that keeps the row's outdated result."""

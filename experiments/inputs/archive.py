@@ -13,7 +13,7 @@ from provision.temporary import TemporaryFolder
 
 MAX_FILES = 5_000_000
 MAX_RATIO = 200
-"""Limit of the unpacked size divided by the archive's size. The ratio of texts is about 10, of a bomb 1000 or more."""
+"""Limit of the unpacked size divided by the archive's size. It is about 10 for texts, 1000 or more for zip bombs."""
 MIN_UNPACKED_BYTES, MIN_FREE_BYTES = 1 << 28, 1 << 28
 TOO_LARGE = (
     f"unpacked, it would have more than {MAX_FILES} files, be more than {MAX_RATIO} times as large, or fill the disk"
@@ -43,8 +43,8 @@ def archive_suffix(name: str) -> str:
 def unpack_archive(archive: Path, folder: Path, dataset: str) -> Path:
     """Unpack ``archive`` into ``folder``, which appears only when it is complete; return the folder.
 
-    Raises InputError for a file that is not an archive, has no data for ``dataset``, would
-    write outside the folder, or is too large.
+    Raises InputError for a file that is not an archive, has no data for ``dataset``, would write outside the folder, or
+    is too large.
     """
     archive_suffix(archive.name)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def unpack_archive(archive: Path, folder: Path, dataset: str) -> Path:
 
 
 def _max_unpacked_bytes(archive: Path, folder: Path) -> int:
-    """Return the maximum bytes of the unpacked files: MAX_RATIO times the archive's, at most the free disk space."""
+    """Return the maximum bytes of the unpacked files: MAX_RATIO times the archive's size, at most the free space."""
     disk = shutil.disk_usage(folder).free - MIN_FREE_BYTES
     return min(disk, max(MIN_UNPACKED_BYTES, MAX_RATIO * archive.stat().st_size))
 

@@ -1,4 +1,4 @@
-"""Archives of data that a lab names: their addresses, and their checksums as recorded at the first use."""
+"""Archives of data to which labs refer: their addresses, and their checksums, which the first use records."""
 
 from functools import cache
 from pathlib import Path
@@ -26,11 +26,11 @@ def known_archives() -> dict[str, KnownArchive]:
 def locate_archive(
     source: str, sha256: str | None, cache_folder: Path, on_progress: DownloadCallback
 ) -> tuple[str, str | None]:
-    """Return the URL and the SHA-256 of a known archive; other sources as they are.
+    """Return the URL and the SHA-256 of the known archive ``source``.
 
-    The lab states no checksum. The first use downloads the archive and records its checksum in the cache. Later uses
-    require the recorded checksum. A given ``sha256`` is required from the start. Raises InputError if the download
-    fails.
+    For any other source, both arguments are returned unchanged. The lab states no checksum. The first use downloads the
+    archive and records its checksum in the cache. Later uses require the recorded checksum. If ``sha256`` is given, it
+    is returned, and nothing is downloaded. Raises InputError if the download fails.
     """
     archive = None if is_url(source) else known_archives().get(source)
     if archive is None:

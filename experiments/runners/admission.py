@@ -26,15 +26,16 @@ FIRST_BITSANDBYTES_FOR_CPU = (0, 50)
 """First version of bitsandbytes with CPU kernels; pyproject.toml requires it. The labs' version 0.44 needs a GPU."""
 
 
-def rejection_reason(spec: RowSpec, node: Node, host_memory_gib: float, local: bool = True, nodes: int = 1) -> str:
+def rejection_reason(spec: RowSpec, node: Node, host_memory_gib: float, is_local: bool = True, nodes: int = 1) -> str:
     """Return in one line why ``nodes`` nodes like ``node`` cannot run the row; '' if they can.
 
-    host_memory_gib: memory of a node's host. local: whether the node is this machine.
+    host_memory_gib: memory of a node's host. is_local: whether the row would use this machine's packages and
+    compilers, not those of a container or of another machine.
     """
     settings = spec.settings
-    if local and settings.optimizer == "deepspeed_cpu" and (missing := missing_build_tool()):
+    if is_local and settings.optimizer == "deepspeed_cpu" and (missing := missing_build_tool()):
         return f"DeepSpeed compiles its CPU Adam on first use and finds no {missing}"
-    if local and not (node.gpus and settings.gpus) and (why := _bitsandbytes_needs_gpu(settings)):
+    if is_local and not (node.gpus and settings.gpus) and (why := _bitsandbytes_rejection_reason(settings)):
         return why
     if not settings.gpus:
         return _host_memory_shortage(spec, host_memory_gib, "the model on the CPU") if spec.size == "full" else ""
@@ -61,7 +62,7 @@ def _host_memory_shortage(spec: RowSpec, host_memory_gib: float, part: str) -> s
     return f"{part} needs {needed:.0f} GiB of host memory, the host has {host_memory_gib:.0f} GiB"
 
 
-def _bitsandbytes_needs_gpu(settings: Settings) -> str:
+def _bitsandbytes_rejection_reason(settings: Settings) -> str:
     """Return why the installed bitsandbytes cannot run the row on a CPU; '' if it can."""
     installed = versions().get("bitsandbytes")
     if installed is None or not settings.uses_bitsandbytes:
@@ -120,14 +121,14 @@ def checkpoints_gib(spec: RowSpec) -> float:
     return count * spec.base_model.parameters * CHECKPOINT_BYTES_PER_PARAMETER / GIB
 
 
-def check_disk(folder: Path, specs: Sequence[RowSpec], local: bool = True) -> None:
+def check_disk(folder: Path, specs: Sequence[RowSpec], is_local: bool = True) -> None:
     """Raise InputError if the disk of ``folder`` does not have enough space for the results of the rows.
 
-    The folder need not exist yet. local: whether the rows run on this machine, which then also stores checkpoints.
+    The folder need not exist yet. is_local: whether the rows run on this machine, which then also stores checkpoints.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     needed_gib = SPARE_DISK_GIB + len(specs) * DISK_PER_ROW_GIB
-    if local:
+    if is_local:
         needed_gib += max(map(checkpoints_gib, specs), default=0.0)
     if (free_gib := shutil.disk_usage(existing).free / GIB) < needed_gib:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Interfaces of runners, which run rows, and of targets, where rows run. targets.py implements the targets."""
+"""Interfaces of runners, which run rows (experiments), and of targets, where rows run (see targets.py)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -47,7 +47,7 @@ class Target(ABC):
     max_nodes: int = 1
     """Nodes that one row may use."""
     starts_warm: bool = False
-    """Whether the rows of a run start from warm processes that they share. Otherwise each imports its libraries."""
+    """Whether rows start from warm processes, which have imported the libraries. Otherwise each row imports them."""
     has_queue: bool = False
     """Whether rows are submitted as jobs, which outlive the command and can be cancelled."""
 
@@ -56,12 +56,12 @@ class Target(ABC):
 
     @abstractmethod
     def prepare_data(
-        self, source: str, sha256: str | None, datasets: Collection[str], watch: DownloadCallback
+        self, source: str, sha256: str | None, datasets: Collection[str], on_progress: DownloadCallback
     ) -> DataSet:
         """Prepare the run's data so that rows at this target can read it; return a description of the data.
 
         sha256: expected checksum of ``source``; None: unknown. datasets: names of the data sets that the rows read.
-        watch: called with the numbers of downloaded and of all bytes. Raises InputError for unreadable data.
+        on_progress: called with the numbers of downloaded and of all bytes. Raises InputError for unreadable data.
         """
 
     @abstractmethod
@@ -84,7 +84,7 @@ class Target(ABC):
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         """Return the runner that runs rows at this target and writes to ``folder``."""
 
-    def connect(self, print_line: Callable[[str], None]) -> None:  # noqa: B027 (a target that is only expected cannot be reached)
+    def connect(self, print_line: Callable[[str], None]) -> None:  # noqa: B027 (ExpectedTarget has no connection)
         """Connect to the target, before anything is written. ``print_line`` gets a line for each step that takes long.
 
         Raises an error if rows cannot start at the target now.

@@ -66,7 +66,7 @@ class Observation:
 def observe(target: MonitorTarget) -> Observation:
     """Query the current GPUs and rows of ``target``. Raises NotReached if the machine with Slurm does not answer."""
     tagged = f"{queue.COMMENT_PREFIX} "
-    jobs = [job for job in queue.list_jobs(target.shell) if job.comment.startswith(tagged) and not job.ended]
+    jobs = [job for job in queue.list_jobs(target.shell) if job.comment.startswith(tagged) and not job.has_ended]
     gpus: list[MonitoredGpu] = []
     unreachable: list[str] = []
     for node, shell, command in _gpu_queries(target, jobs):
@@ -74,10 +74,10 @@ def observe(target: MonitorTarget) -> Observation:
             gpus += [gpu for gpu in parse_gpus(shell.run(command, repeatable=True).out, node) if gpu not in gpus]
         except NotReached as problem:
             unreachable.append(str(problem))
-    progress = _progress(target, [job.name for job in jobs if not job.waiting])
+    progress = _read_progress(target, [job.name for job in jobs if not job.is_waiting])
     rows = [
-        MonitoredRow(job.name, job.state, job.reason if job.waiting else "", progress.get(job.name))
-        for job in sorted(jobs, key=lambda job: (job.waiting, int(job.id) if job.id.isdigit() else 0))
+        MonitoredRow(job.name, job.state, job.reason if job.is_waiting else "", progress.get(job.name))
+        for job in sorted(jobs, key=lambda job: (job.is_waiting, int(job.id) if job.id.isdigit() else 0))
     ]
     return Observation(tuple(gpus), tuple(rows), tuple(unreachable))
 
@@ -88,7 +88,7 @@ def _gpu_queries(target: MonitorTarget, jobs: list[queue.Job]) -> Iterator[tuple
         yield from ((name, shell, GPU_QUERY) for name, shell in target.nodes)
         return
     for job in jobs:
-        if not job.waiting:
+        if not job.is_waiting:
             step = ["srun", "--quiet", f"--jobid={job.id}", "--overlap", "--ntasks=1", "sh", "-c", GPU_QUERY]
             yield f"job {job.id}", target.shell, f"{shlex.join(step)} || true"
 
@@ -133,7 +133,7 @@ def monitor_table(observation: Observation) -> Group:
     return Group(gpus, "", rows if observation.rows else "no rows", *observation.unreachable)
 
 
-def _progress(target: MonitorTarget, names: list[str]) -> Mapping[str, Progress]:
+def _read_progress(target: MonitorTarget, names: list[str]) -> Mapping[str, Progress]:
     """Return the progress reports of running rows, read with one command."""
     if not names:
         return {}

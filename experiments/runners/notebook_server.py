@@ -39,7 +39,7 @@ def serve_notebooks(
     """
     token, port = secrets.token_hex(24), secrets.choice(PORTS)
     try:
-        shell.run(_start(image_name(image_variant), port), input=f"JUPYTER_TOKEN={token}\n".encode())
+        shell.run(_start_command(image_name(image_variant), port), input=f"JUPYTER_TOKEN={token}\n".encode())
         with shell.forward(port) as local:
             _wait_until_ready(shell, local)
             yield notebook_url(local, notebook_file, token)
@@ -47,7 +47,7 @@ def serve_notebooks(
         shell.run(f"docker rm --force {CONTAINER}", check=False, repeatable=True)
 
 
-def _start(image: str, port: int) -> str:
+def _start_command(image: str, port: int) -> str:
     """Return the command that starts Jupyter. The command reads an environment file with the token from its input."""
     colab = [f"--ServerApp.allow_origin={COLAB}", "--ServerApp.allow_credentials=True"]
     jupyter = shlex.join(["jupyter", "lab", *server_options(port), *colab])
@@ -78,10 +78,10 @@ def notebook_url(port: int, notebook_file: str | None, token: str) -> str:
     return f"http://localhost:{port}/{f'lab/tree/{notebook_file}' if notebook_file else 'lab'}?token={token}"
 
 
-def wait_for_answer(port: int, running: Callable[[], bool]) -> bool:
+def wait_for_answer(port: int, is_running: Callable[[], bool]) -> bool:
     """Wait until Jupyter answers at a local port; return False if it stops or takes longer than START_TIMEOUT_S.
 
-    running: returns whether Jupyter still runs.
+    is_running: returns whether Jupyter still runs.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
@@ -89,7 +89,7 @@ def wait_for_answer(port: int, running: Callable[[], bool]) -> bool:
             urlopen(f"http://127.0.0.1:{port}/api", timeout=POLL_S).close()
             return True
         except (URLError, OSError):
-            if not running():
+            if not is_running():
                 return False
             time.sleep(POLL_S)
     return False

@@ -17,13 +17,13 @@ from experiments.suites.suite import Suite
 class PlannedRow:
     """The plan of one row: whether to run it or to keep its result. why: the reason, as shown to the user.
 
-    outdated: the row has a valid result and runs only because versions, driver or GPU have changed.
+    is_outdated: whether the row has a valid result and runs only because versions, driver or GPU have changed.
     """
 
     spec: RowSpec
     must_run: bool
     why: str
-    outdated: bool = False
+    is_outdated: bool = False
 
     @property
     def row(self) -> str:
@@ -91,7 +91,7 @@ def _check_software(row: PlannedRow, folder: RunFolder, now: Software, keep_outd
         return row
     if keep_outdated:
         return replace(row, why=f"{row.why}; --keep-outdated: {found}")
-    return replace(row, must_run=True, why=f"{found}; the old result is kept in {EARLIER_FOLDER}/", outdated=True)
+    return replace(row, must_run=True, why=f"{found}; the old result is kept in {EARLIER_FOLDER}/", is_outdated=True)
 
 
 def _rerun_reason(spec: RowSpec, result: Result) -> str:
@@ -99,7 +99,8 @@ def _rerun_reason(spec: RowSpec, result: Result) -> str:
     if result.outcome == "rejected":
         return f"rejected in the last run: {result.reason}"
     if result.fingerprint != spec.fingerprint:
-        return "settings changed: " + (", ".join(_changed_settings(result.spec, spec)) or "their format")
+        changed = ", ".join(_changed_settings(result.spec, spec))
+        return f"settings changed: {changed}" if changed else "the format of the settings changed"
     if result.code != code_sha256():
         return "training code changed"
     if result.outcome in ERROR_OUTCOMES:

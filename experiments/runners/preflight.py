@@ -19,9 +19,9 @@ def preflight(
 ) -> list[Check]:
     """Return the checks of ``site``, or of this machine if it is None.
 
-    options: used are the results folder of this machine's runs and, for the site slurm, profile and account. image:
-    disk image of the nodes that a site leases; None for the default. Raises InputError for a profile that is missing or
-    cannot be read.
+    The checks of this machine use the results folder in ``options``; the checks of the site slurm use the profile and
+    the account. image: disk image of the nodes that a site leases; None for the default. Raises InputError for a
+    profile that is missing or cannot be read.
     """
     if image and site in (None, SLURM):
         raise InputError("--image: allowed only with a --site that boots nodes")

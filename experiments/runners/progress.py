@@ -49,7 +49,7 @@ class View:
         return nullcontext()
 
     def show_predictions(self, table: RenderableType, at_full_size: Mapping[str, str]) -> None:
-        """Print predictions. at_full_size: the prediction by row, which is shown when the row's tiny model ends."""
+        """Print predictions. at_full_size: the prediction by row, shown when a row with a tiny model ends."""
         self._console.print(table)
         self._at_full_size = at_full_size
 
@@ -59,7 +59,7 @@ class View:
 
     def report_kept(self, row: PlannedRow) -> None:
         """Print that the row keeps its result."""
-        self._print(f"{row.row}: kept ({row.why})")
+        self._print(f"{row.row}: result kept ({row.why})")
 
     def report_start(self, spec: RowSpec, why: str) -> None:
         """Print that the row starts."""

@@ -25,9 +25,9 @@ class RemainingTime:
     """Estimates when the rows of a run will have ended.
 
     The rows that have ended show how fast this machine is: ``expected`` times are multiplied by the mean of 1 and the
-    ratio of measured to expected time. The ratio itself would be too far from 1, because rows differ in their errors
-    too. The start does not count for the ratio, because the first rows of a run wait for the warm process. If no
-    time is expected for a row, the mean time of the rows that have ended counts.
+    ratio of measured to expected time. The ratio alone would correct too much, because each expected time also has an
+    error of its own. The ratio leaves out the start of a row, because the first rows of a run wait for the warm
+    process. A row without an expected time counts with the mean time of the rows that have ended.
     """
 
     expected: Mapping[str, ExpectedTime]
@@ -43,18 +43,22 @@ class RemainingTime:
             self._expected_of_ended_rows_s += self.expected[row].after_start_s
 
     def estimate_s(
-        self, running: Sequence[RowState], waiting: Sequence[RowSpec], parts: Callable[[RowSpec], int], size: int
+        self,
+        running: Sequence[RowState],
+        waiting: Sequence[RowSpec],
+        part_count: Callable[[RowSpec], int],
+        total_parts: int,
     ) -> float | None:
         """Return the time until all rows have ended, s; None while it is unknown.
 
-        It is unknown while a row without an estimate of its own runs longer than expected, and, if no time is expected
-        for a row, before the first row has ended. waiting: in the order in which the rows start. parts: how many of the
-        machine's ``size`` parts a row occupies.
+        The time is unknown while a row runs longer than expected and does not report an estimate of its own. If a row
+        has no expected time, the time is also unknown until a first row has ended. waiting: in the order in which the
+        rows start. part_count: returns how many of the machine's ``total_parts`` parts a row occupies.
         """
         rows = [(self._left_s(state), state.spec) for state in running]
         rows += [(self._row_s(spec.row), spec) for spec in waiting]
-        known = [(seconds, parts(spec)) for seconds, spec in rows if seconds is not None]
-        return makespan_s(known, size) if len(known) == len(rows) else None
+        known = [(seconds, part_count(spec)) for seconds, spec in rows if seconds is not None]
+        return makespan_s(known, total_parts) if len(known) == len(rows) else None
 
     def _after_start_s(self, row: str) -> float:
         ratio = (
@@ -71,8 +75,8 @@ class RemainingTime:
     def _left_s(self, state: RowState) -> float | None:
         """Return the remaining time of a running row.
 
-        The row's own estimate assumes the highest number of steps. While a row starts, all of its time after the start
-        remains.
+        The row's own estimate assumes the highest number of steps. While a row still starts, all of its time after the
+        start remains.
         """
         row, own_s = state.spec.row, state.progress.left_s if state.progress else None
         whole_s = self._row_s(row)

@@ -58,9 +58,9 @@ class LocalTarget(Target):
     starts_warm = True
 
     def prepare_data(
-        self, source: str, sha256: str | None, datasets: Collection[str], watch: DownloadCallback
+        self, source: str, sha256: str | None, datasets: Collection[str], on_progress: DownloadCallback
     ) -> DataSet:
-        return prepare_dataset(source, sha256, cache_folder(), datasets, watch)
+        return prepare_dataset(source, sha256, cache_folder(), datasets, on_progress)
 
     def check_disk(self, folder: Path, specs: Sequence[RowSpec]) -> None:
         check_disk(folder, specs)
@@ -101,7 +101,7 @@ class ContainerTarget(LocalTarget):
         self._image = ""
 
     def rejection_reason(self, spec: RowSpec, host_memory_gib: float) -> str:
-        return rejection_reason(spec, self.node, host_memory_gib, local=False)
+        return rejection_reason(spec, self.node, host_memory_gib, is_local=False)
 
     def connect(self, print_line: Callable[[str], None]) -> None:
         from experiments.runners.container import engine, image
@@ -128,7 +128,7 @@ class ContainerTarget(LocalTarget):
 
 
 class ExpectedTarget(Target):
-    """Nodes without a connection. Runs can be prepared for them but not started.
+    """Nodes that are known only by a description, without a connection. Runs can be prepared for them but not started.
 
     shared_folder: whether the nodes share the folder of the runs. title: the nodes' name in messages. image: variant of
     the image in which rows will run; None: unknown.
@@ -149,7 +149,7 @@ class ExpectedTarget(Target):
         return f"{REMOTE_FOLDER}/cache"
 
     def prepare_data(
-        self, source: str, sha256: str | None, datasets: Collection[str], watch: DownloadCallback
+        self, source: str, sha256: str | None, datasets: Collection[str], on_progress: DownloadCallback
     ) -> DataSet:
         cache = "" if source in (SYNTHETIC, HUB) else self.cache
         data = prepare_remote_dataset(source, sha256, cache, datasets)
@@ -158,10 +158,10 @@ class ExpectedTarget(Target):
         return data
 
     def check_disk(self, folder: Path, specs: Sequence[RowSpec]) -> None:
-        check_disk(folder, specs, local=False)
+        check_disk(folder, specs, is_local=False)
 
     def rejection_reason(self, spec: RowSpec, host_memory_gib: float) -> str:
-        return rejection_reason(spec, self.node, host_memory_gib, local=False, nodes=self.max_nodes)
+        return rejection_reason(spec, self.node, host_memory_gib, is_local=False, nodes=self.max_nodes)
 
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         raise NotImplementedError(f"{self.node.description}: not connected")
@@ -366,7 +366,7 @@ def _unreachable_reason(active_lease: ActiveLease, journal: Journal) -> str:
         return f"ended {time_in_words(end, local_zone())}; `testbed release {active_lease.name}`"
     if now < start:
         return f"is PENDING until {time_in_words(start, local_zone())}; `testbed lease` waits and boots its nodes"
-    return "has started, but no node has answered; `testbed lease` boots them"
+    return "has started, but no node has answered; `testbed lease` boots its nodes"
 
 
 def leased_profile(node: Node, nodes: int = 1, image_variant: ImageVariant = "current") -> Profile:

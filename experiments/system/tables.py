@@ -140,12 +140,12 @@ class Table:
 class Legend:
     """The meanings of the columns that tables show at the width of the terminal, after a sentence about all values."""
 
-    def __init__(self, first: str, *tables: Table) -> None:
-        self._first, self._tables = first, tables
+    def __init__(self, first_sentence: str, *tables: Table) -> None:
+        self._first_sentence, self._tables = first_sentence, tables
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shown = dict.fromkeys(text for table in self._tables for text in table.meanings(options.max_width))
-        yield Line(f"{self._first}. {'; '.join(shown)}.".replace(" .", ""), "dim")
+        yield Line(f"{self._first_sentence}. {'; '.join(shown)}.".replace(" .", ""), "dim")
 
 
 class Line:

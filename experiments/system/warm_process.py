@@ -43,7 +43,11 @@ OUTPUT_DESCRIPTORS = (1, 2)
 
 @dataclass(frozen=True)
 class StartRequest:
-    """Request to start a process. command: a module and its arguments. oom_score_adj: see the manual page proc(5)."""
+    """Request to start a process.
+
+    command: a module and its arguments. folder: the working directory. oom_score_adj: see the manual page proc(5).
+    outputs: file descriptors that become stdout and stderr.
+    """
 
     command: list[str]
     environment: dict[str, str]
@@ -94,7 +98,7 @@ def find_fork_obstacles() -> list[str]:
     return found
 
 
-class WarmProcess:
+class WarmProcessServer:
     """Server that starts processes on request until its parent ends."""
 
     def __init__(self, listener: socket.socket) -> None:
@@ -229,7 +233,7 @@ def main(address: str, modules: Sequence[str]) -> NoReturn:
         if found := find_fork_obstacles():
             sys.exit(f"rows cannot start from this process: {'; '.join(found)}")
         Path(address + READY_SUFFIX).touch()
-        warm = WarmProcess(listener)
+        warm = WarmProcessServer(listener)
         request = warm.serve()
         warm.close()
     set_up_process(request, pid)

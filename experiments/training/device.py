@@ -25,11 +25,11 @@ C_COMPILERS = ("gcc", "clang")
 
 
 def open_device(spec: RowSpec) -> Device:
-    """Return the device of this process, after capping its memory allocator to the row's card.
+    """Limit the memory allocator of this process's device to the memory of the row's card; return the device.
 
-    Call this function before any allocation. A tiny row on a CPU gets one thread, because rows run in parallel and
-    times of tiny models are not evaluated. Raises InputError if the device has less memory than the card, or if the row
-    is compiled and the machine has no C compiler.
+    Call this function before any allocation. A row with a tiny model gets one thread on a CPU, because rows run in
+    parallel and times of tiny models are not evaluated. Raises InputError if the device has less memory than the card,
+    or if the row is compiled and the machine has no C compiler.
     """
     host: dict[str, Any] = {"host_cpus": os.cpu_count() or 1, "host_memory_gib": psutil.virtual_memory().total / GIB}
     if not (spec.settings.gpus and torch.cuda.is_available()):

@@ -60,14 +60,15 @@ def requested_gib(text: str) -> float | None:
 def describe_full_gpu(failure: Failure, memory: Memory, device: Device) -> str:
     """Return a message if a row ran out of memory below its own limit, because its shared GPU was full; else "".
 
-    The failure of such a row does not show that the row does not fit the card.
+    Such a failure does not show whether the row fits the card.
     """
     reached_gib = (memory.reserved_gib or 0.0) + (failure.requested_gib or 0.0)
     if not device.shared or device.cap_gib is None or reached_gib >= device.cap_gib - LIMIT_TOLERANCE_GIB:
         return ""
     return (
-        f"the shared GPU was full when the row needed {format_size(reached_gib)} of its {format_size(device.cap_gib)}; "
-        f"end other programs on the GPU, or run the row without --share-gpus ({failure.message})"
+        f"the shared GPU was full when the row needed {format_size(reached_gib)} of its limit of"
+        f" {format_size(device.cap_gib)}; end other programs on the GPU, or run the row without --share-gpus"
+        f" ({failure.message})"
     )
 
 

@@ -44,8 +44,9 @@ from experiments.training.measure.step_profile import StepProfile
 def run_rank(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | None = None) -> Measured:
     """Train the row on this process's device; return the measurements, even if the training fails.
 
-    Imports only the engine of the row. By default, ``device`` and ``meter`` are those of this machine. Raises
-    InputError for a user error in data or weights, or if the device has less memory than the card.
+    Imports only the engine of the row. By default, the function opens this machine's ``device``, and measures its
+    memory with the ``meter`` for this kind of device. Raises InputError for a user error in data or weights, or if the
+    device has less memory than the card.
     """
     start = time.perf_counter()
     device = device or open_device(spec)
@@ -114,9 +115,9 @@ def hide_bitsandbytes() -> None:
 
 
 def main(spec_path: str, out: str) -> int:
-    """Run the process; return exit code 0 if the row fits, 3 if it failed, 2 for a user error."""
+    """Run the rank; return exit code 0 if the training succeeded, 3 if it failed, 2 for a user error."""
     spec = RowSpec.model_validate_json(Path(spec_path).read_bytes())
-    folder = _join_launcher(Path(out)) if spec.settings.ranks > 1 else Path(out)
+    folder = _set_up_launched_rank(Path(out)) if spec.settings.ranks > 1 else Path(out)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     if spec.weights == "random" and not spec.settings.uses_bitsandbytes:
         hide_bitsandbytes()
@@ -130,10 +131,11 @@ def main(spec_path: str, out: str) -> int:
     return 3 if measured.failure else 0
 
 
-def _join_launcher(out: Path) -> Path:
+def _set_up_launched_rank(out: Path) -> Path:
     """Set up this process as one of several ranks; return the folder of the rank.
 
-    From then on the process ends with its launcher, and writes its log into the folder. Its process id is in a file.
+    From then on the process ends when its launcher ends, and writes its log into the folder. The function also writes
+    the process id into the folder.
     """
     exit_with_parent(int(os.environ[LAUNCHER_PID_VARIABLE]))
     folder = out / RANK_FOLDER.format(os.environ["RANK"])

@@ -36,12 +36,12 @@ def checkpointed_layers() -> set[type[nn.Module]]:
     return {Blip2EncoderLayer, Blip2QFormerLayer, GPTNeoBlock, LlamaDecoderLayer, OPTDecoderLayer, T5Block}
 
 
-def checksum_mismatches(hub: str, kind: str, commit: str | None) -> list[str]:
-    """Return the cached paths of a repository whose checksums differ from those on the hub.
+def checksum_mismatches(repository: str, kind: str, commit: str | None) -> list[str]:
+    """Return the cached paths of a repository on the Hugging Face hub whose checksums differ from those on the hub.
 
-    Returns an empty list with Transformers 4, whose hub library cannot compare checksums.
+    kind: 'model' or 'dataset'. Returns an empty list with Transformers 4, whose hub library cannot compare checksums.
     """
     if not VERSION_5:
         return []
-    report = huggingface_hub.verify_repo_checksums(hub, repo_type=kind, revision=commit)
+    report = huggingface_hub.verify_repo_checksums(repository, repo_type=kind, revision=commit)
     return [mismatch["path"] for mismatch in report.mismatches]

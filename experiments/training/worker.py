@@ -1,4 +1,4 @@
-"""Run one row on this machine and write result.json, even if the training fails.
+"""Run one row, an experiment of a lab, on this machine and write result.json, even if the training fails.
 
     python -m experiments.training.worker --spec SPEC.json --out ROW_FOLDER
 
@@ -56,7 +56,7 @@ from experiments.training.failures import classify_text, describe_outcome, reque
 from experiments.training.measure.telemetry import TelemetrySampler
 
 LOG_TAIL_BYTES = 20_000
-NO_OUTPUT = "the trainer printed nothing"
+NO_OUTPUT = "the training process printed nothing"
 PEER_FAILURE_GRACE_S = 3.0
 """Time in which other ranks can report their failures after one rank has failed."""
 
@@ -64,7 +64,7 @@ PEER_FAILURE_GRACE_S = 3.0
 def run_row(spec: RowSpec, out: Path, command: str) -> Result:
     """Train the row until it ends or reaches its time limit; write and return its result.
 
-    Raises InputError with the trainer's message if the trainer rejected its input; no result is written then.
+    If a rank rejected its input, raises InputError with the rank's message, and writes no result.
     """
     began, start = time.time(), time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
 
 
 def _add_log_lines(row: Measured, ranks: Ranks) -> Measured:
-    """Return the row with the last log lines of the failed rank, if the row ended with an error."""
+    """Return ``row``, the row's measurements; after an error, with the last log lines of the failed rank in them."""
     if row.failure is None or row.outcome not in ERROR_OUTCOMES:
         return row
     log = last_lines(_read_log_end(ranks.log_path(row.failure.rank)))
@@ -111,7 +111,7 @@ def _add_log_lines(row: Measured, ranks: Ranks) -> Measured:
 
 
 def _remove_intermediate_files(out: Path, *names: str) -> None:
-    """Remove the files that trainers write for the worker, and the files with the names in ``names``."""
+    """Remove the files that ranks write for the worker, and the files with the names in ``names``."""
     for name in (*names, MEASURED_FILE, PROGRESS_FILE, REJECTION_FILE):
         (out / name).unlink(missing_ok=True)
     for path in out.glob(CODES_FILE.format("*")):
@@ -120,25 +120,25 @@ def _remove_intermediate_files(out: Path, *names: str) -> None:
         shutil.rmtree(path)
 
 
-def stage_times(timestamps: StageTimestamps, began: float, elapsed_s: float) -> StageTimes:
+def stage_times(timestamps: StageTimestamps, row_started_at: float, elapsed_s: float) -> StageTimes:
     """Return the durations of a row's stages.
 
-    began: the row's start in seconds since 1970. elapsed_s: seconds from the row's start to its end. If the system
-    clock was set back during a stage, the duration of the stage is 0 instead of negative.
+    row_started_at: the row's start in seconds since 1970. elapsed_s: seconds from the row's start to its end. If the
+    system clock was set back during a stage, the duration of the stage is 0 instead of negative.
     """
     return StageTimes(
-        start_s=max(0.0, timestamps.started_at - began),
+        start_s=max(0.0, timestamps.started_at - row_started_at),
         build_s=max(0.0, timestamps.began_at - timestamps.started_at),
         train_s=max(0.0, timestamps.ended_at - timestamps.began_at),
-        end_s=max(0.0, began + elapsed_s - timestamps.ended_at),
+        end_s=max(0.0, row_started_at + elapsed_s - timestamps.ended_at),
     )
 
 
-def steady_interval_s(timestamps: StageTimestamps, began: float) -> tuple[float, float] | None:
-    """Return when the steps after the warm-up began and ended, in seconds from ``began``; None without such steps."""
+def steady_interval_s(timestamps: StageTimestamps, row_started_at: float) -> tuple[float, float] | None:
+    """Return when the steps after the warm-up began and ended, in seconds from the row's start; None if none ran."""
     if timestamps.steady_from is None or timestamps.steady_until is None:
         return None
-    return timestamps.steady_from - began, timestamps.steady_until - began
+    return timestamps.steady_from - row_started_at, timestamps.steady_until - row_started_at
 
 
 def _wait_for_ranks(ranks: Ranks, out: Path, limit_s: float, telemetry: TelemetrySampler) -> str:
@@ -150,11 +150,11 @@ def _wait_for_ranks(ranks: Ranks, out: Path, limit_s: float, telemetry: Telemetr
     deadline, limit = time.monotonic() + START_LIMIT_S, f"did not start within {START_LIMIT_S:.0f} s"
     failed = started = False
     printed_micro_steps = None
-    while not ranks.ended() and (time.monotonic() < deadline or not failed):
+    while not ranks.all_ended() and (time.monotonic() < deadline or not failed):
         if time.monotonic() > deadline:
             ranks.dump_stacks()
             return limit
-        if not failed and ranks.failed():
+        if not failed and ranks.any_failed():
             failed, deadline = True, time.monotonic() + PEER_FAILURE_GRACE_S
         progress = _read_row_progress(ranks, out)
         if progress and not started and not failed:
@@ -189,19 +189,20 @@ def progress_line(progress: Progress) -> str:
     return f"micro-step {progress.micro_steps} of {progress.planned_micro_steps}: {memory}{remaining}"
 
 
-def _collect_measurements(ranks: Ranks, limit: str, *, oom_killed: bool) -> list[Measured]:
+def _collect_measurements(ranks: Ranks, timeout_reason: str, *, oom_killed: bool) -> list[Measured]:
     """Return the measurements of all ranks, in the order in which they ended.
 
-    limit: the time limit that the ranks exceeded, as a sentence, or "". oom_killed: whether Linux killed a process
-    because host memory was full. Raises InputError if a rank rejected its input.
+    timeout_reason: the time limit that the ranks exceeded, in words; "" if they exceeded none. oom_killed: whether
+    Linux killed a process because host memory was full. Raises InputError if a rank rejected its input.
     """
     codes = ranks.exit_codes()
     for rank in range(ranks.count):
-        if not limit and (reason := ranks.rejection_reason(rank)):
+        if not timeout_reason and (reason := ranks.rejection_reason(rank)):
             raise InputError(reason)
     measurements = sorted(
         (
-            _read_reported(ranks, rank, bool(limit)) or _infer_measurements(ranks, rank, codes, limit, oom_killed)
+            _read_reported_measurements(ranks, rank, bool(timeout_reason))
+            or _infer_measurements(ranks, rank, codes, timeout_reason, oom_killed)
             for rank in range(ranks.count)
         ),
         key=lambda measured: ranks.ended_at(measured.rank),
@@ -213,13 +214,15 @@ def _collect_measurements(ranks: Ranks, limit: str, *, oom_killed: bool) -> list
     ]
 
 
-def _read_reported(ranks: Ranks, rank: int, timed_out: bool) -> Measured | None:
+def _read_reported_measurements(ranks: Ranks, rank: int, timed_out: bool) -> Measured | None:
     """Return the measurements that a rank wrote; None if it wrote none, or if it failed after the time limit."""
-    measured = ranks.measured(rank)
+    measured = ranks.measurements(rank)
     return None if timed_out and measured and measured.failure else measured
 
 
-def _infer_measurements(ranks: Ranks, rank: int, codes: dict[int, int], limit: str, oom_killed: bool) -> Measured:
+def _infer_measurements(
+    ranks: Ranks, rank: int, codes: dict[int, int], timeout_reason: str, oom_killed: bool
+) -> Measured:
     """Return measurements for a rank that wrote none, derived from its exit code, log and progress.
 
     If a rank has no exit code, this process killed it.
@@ -229,47 +232,51 @@ def _infer_measurements(ranks: Ranks, rank: int, codes: dict[int, int], limit: s
     memory = progress.memory if progress else Memory()
     lost = ranks.lost_reason(rank)
     text = lost or _read_log_end(ranks.log_path(rank))
-    outcome: Outcome = "timeout" if limit else "host_oom" if oom_killed and code == -9 else classify_text(text)
+    outcome: Outcome = "timeout" if timeout_reason else "host_oom" if oom_killed and code == -9 else classify_text(text)
     failure = Failure(
         phase=progress.phase if progress else "load",
         step=progress.step if progress else None,
         rank=rank,
         requested_gib=requested_gib(text),
-        kind="timeout" if limit else LOST_NODE_KIND if lost else f"signal {-code}" if code < 0 else f"exit code {code}",
+        kind="timeout" if timeout_reason else LOST_NODE_KIND if lost else _describe_exit(code),
         message=describe_signal(-code)
-        if code < 0 and not (limit or lost) and outcome == "error"
+        if code < 0 and not (timeout_reason or lost) and outcome == "error"
         else error_line(text, NO_OUTPUT),
         where=location_in_log(text),
     )
     return Measured(
         rank=rank,
         outcome=outcome,
-        reason=_describe_reason(outcome, failure, memory, limit),
+        reason=_describe_reason(outcome, failure, memory, timeout_reason),
         failure=failure,
         device=progress.device if progress and progress.device else unknown_device(),
         memory=memory,
     )
 
 
-def _was_stopped(measured: Measured, failed: Measured) -> bool:
+def _describe_exit(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _was_stopped(measured: Measured, failed_rank: Measured) -> bool:
     """Return True for a rank that its launcher or this process stopped because another rank had failed."""
-    return measured is not failed and measured.failure is not None and measured.failure.kind == "signal 15"
+    return measured is not failed_rank and measured.failure is not None and measured.failure.kind == "signal 15"
 
 
-def _mark_stopped(measured: Measured, failed: Measured) -> Measured:
-    reason = f"stopped because rank {failed.rank} failed"
-    return measured.model_copy(update={"outcome": failed.outcome, "reason": reason, "failure": None})
+def _mark_stopped(measured: Measured, failed_rank: Measured) -> Measured:
+    reason = f"stopped because rank {failed_rank.rank} failed"
+    return measured.model_copy(update={"outcome": failed_rank.outcome, "reason": reason, "failure": None})
 
 
-def _describe_reason(outcome: Outcome, failure: Failure, memory: Memory, limit: str) -> str:
+def _describe_reason(outcome: Outcome, failure: Failure, memory: Memory, timeout_reason: str) -> str:
     if outcome == "timeout":
         at = f" at {failure.where}" if failure.where else ""
-        return f"{limit}, last seen in the {failure.phase} phase{at}; the log has the stack traces"
+        return f"{timeout_reason}, last seen in the {failure.phase} phase{at}; the log has the stack traces"
     return describe_outcome(outcome, failure, memory, qualifier="last seen ")
 
 
 def unknown_device() -> Device:
-    """Return a placeholder for the device of a trainer that ended before it reported its device."""
+    """Return a placeholder for the device of a rank that ended before it reported its device."""
     memory_gib = psutil.virtual_memory().total / GIB
     return Device(kind="cpu", name="unknown", host_cpus=os.cpu_count() or 1, host_memory_gib=memory_gib)
 
@@ -291,8 +298,8 @@ def _count_oom_kills() -> int:
 def main() -> int:
     """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(prog="worker", description="Run one row on this machine.")
-    parser.add_argument("--spec", required=True, type=Path)
-    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--spec", required=True, type=Path, help="JSON file with the specification of the row")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the files of the row")
     options = parser.parse_args()
     prefer_oom_kill()
     try:

@@ -188,7 +188,7 @@ def test_a_repeated_run_runs_only_rows_without_a_result(machine, tmp_path):
     view = RecordingView()
     done = run_suite(RunOptions(SUITE, rows=("xxl", "baseline"), results=tmp_path), view)
     assert FakeRunner.ran == ["xxl", "baseline"]
-    assert "xxl: kept (finished: fits)" in view.lines
+    assert "xxl: result kept (finished: fits)" in view.lines
     assert done.evaluation.run.rows == ("baseline", "xxl")
     run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path, rerun=True), RecordingView())
     assert FakeRunner.ran == ["xxl", "baseline", "xxl"]
@@ -200,7 +200,7 @@ def test_a_row_runs_again_with_other_library_versions_and_its_old_result_is_stor
     monkeypatch.setattr(software, "versions", lambda: {"torch": "99.0"})
     run_suite(replace(options, keep_outdated=True), view := RecordingView())
     assert FakeRunner.ran == ["xxl"]
-    assert any("xxl: kept (finished: fits; --keep-outdated: torch 2" in line for line in view.lines)
+    assert any("xxl: result kept (finished: fits; --keep-outdated: torch 2" in line for line in view.lines)
     run_suite(options, RecordingView())
     assert FakeRunner.ran == ["xxl", "xxl"]
     clear_row_folder(folder.row_folder_named("xxl"))
@@ -215,7 +215,7 @@ def test_an_outdated_result_of_a_row_that_cannot_run_on_this_machine_is_kept(mac
     machine()
     monkeypatch.setattr(software, "versions", lambda: {"torch": "99.0"})
     run_suite(options, view := RecordingView())
-    assert "xxl: kept (cannot run here: no GPU: full size needs one; size tiny runs anywhere)" in view.lines
+    assert "xxl: result kept (cannot run here: no GPU: full size needs one; size tiny runs anywhere)" in view.lines
     assert folder.results()["xxl"].outcome == "fits"
 
 
@@ -265,9 +265,7 @@ def test_rows_that_must_not_share_a_gpu_are_rejected_before_anything_is_written(
     monkeypatch.setattr(gpus, "used_gib", lambda indices: dict.fromkeys(indices, 0.5))
     options = RunOptions(SUITE, rows=("xxl", "xxl-sgd"), results=tmp_path, card="a100_80gb", share_gpus=True)
     machine(H200, cpus=8)
-    with pytest.raises(
-        InputError, match=r"xxl-sgd: throughput would be disturbed by other rows.*allowed: --row xxl, or"
-    ):
+    with pytest.raises(InputError, match=r"xxl-sgd: other rows would disturb throughput, .*allowed: --row xxl, or"):
         run_suite(options, RecordingView())
     machine()
     with pytest.raises(InputError, match="no GPU; omit --share-gpus"):

@@ -29,7 +29,8 @@ UNINFORMATIVE_PREFIX = re.compile(
     r"^([\d.]+ |ERROR: |failed to build: |failed to solve: |rpc error: code = Unknown desc = )+"
 )
 """Prefix of an error line; the cause follows it."""
-FAILED_STEP, RULE = " > [", "------"
+FAILED_STEP, END_OF_OUTPUT = " > [", "------"
+"""What BuildKit prints before and after the output of a failed step."""
 
 
 def image_name(variant: ImageVariant) -> str:
@@ -122,6 +123,6 @@ def failure_in(lines: list[str]) -> str:
     """Return the most informative line of a failed build: the last output of the failed step, else the last line."""
     starts = [number for number, line in enumerate(lines) if line.startswith(FAILED_STEP)]
     after = lines[starts[-1] + 1 :] if starts else []
-    output = after[: after.index(RULE)] if RULE in after else []
+    output = after[: after.index(END_OF_OUTPUT)] if END_OF_OUTPUT in after else []
     found = [line for line in (output or lines) if line.strip()]
     return UNINFORMATIVE_PREFIX.sub("", found[-1]) if found else "no output"

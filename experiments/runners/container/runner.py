@@ -122,7 +122,7 @@ class ContainerRunner(LocalRunner):
         each = allocation.cores // len(allocation.part_numbers)
         return [core for number in allocation.part_numbers for core in cores[number * each : (number + 1) * each]]
 
-    def _end(self, folder: Path) -> list[int]:
+    def _end_processes(self, folder: Path) -> list[int]:
         """Remove the row's container; if the row has no result, first write the container's output to notebook.log.
 
         Returns no process ids, because no process survives its container.

@@ -25,10 +25,11 @@ class Allocation:
 
 
 class ResourcePool:
-    """The free resources of a machine.
+    """The free resources of a machine, in ``size`` equal parts.
 
-    host_memory_gib: memory that rows may use at the same time. nodes: number of machines that a row's ranks run on,
-    including this one. rows_per_gpu: number of rows that share a GPU; if it is above 1, each row needs exactly one GPU.
+    A part is a GPU, or one row's share of a shared GPU. Without GPUs, a part is a share of the cores. host_memory_gib:
+    memory that rows may use at the same time. nodes: number of machines that a row's ranks run on, including this one.
+    rows_per_gpu: number of rows that share a GPU; if it is above 1, each row needs exactly one GPU.
     """
 
     def __init__(self, node: Node, host_memory_gib: float, nodes: int = 1, rows_per_gpu: int = 1) -> None:

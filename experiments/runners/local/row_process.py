@@ -40,9 +40,10 @@ def start(row_folder: Path, worker: str, environment: Mapping[str, str]) -> warm
 def environment_of_modules() -> dict[str, str]:
     """Return this process's environment for programs that run modules of this checkout from any folder.
 
-    Programs of the Python environment are first on PATH, activated or not: PyTorch compiles extensions with its ninja,
-    and another version of ninja compiles all of them again. PyTorch requests huge pages for large tensors in host
-    memory, unless the variable is set: an optimizer on the host fills more than 100 GiB.
+    Programs of the Python environment are first on PATH, even if the environment is not activated: PyTorch compiles
+    extensions with the ninja on PATH, and another version of ninja would compile all of them again. PyTorch requests
+    huge pages for large tensors in host memory, because an optimizer on the host fills more than 100 GiB. If the user
+    has set THP_MEM_ALLOC_ENABLE, its value stays.
     """
     return {
         HUGE_PAGES_VARIABLE: "1",

@@ -70,7 +70,7 @@ class LocalRunner:
     """Runs rows on ``node`` and writes their results to ``folder``.
 
     host_memory_gib: host memory that the rows may use. worker: module that runs one row. grace_s: seconds from a row's
-    time limit until it is killed. nodes: number of machines that a row's ranks run on; this is the first of them.
+    time limit until it is killed. nodes: number of machines that a row's ranks run on; this machine is the first.
     rows_per_gpu: number of rows that share a GPU. expected: expected times of rows, by row.
     """
 
@@ -112,9 +112,9 @@ class LocalRunner:
         why = {row.row: row.why for row in rows}
         waiting = most_memory_first([row.spec for row in rows])
         for spec in waiting:
-            self._end(self._row_folder(spec))
+            self._end_processes(self._row_folder(spec))
         idle_gib = gpus.used_gib([gpu.index for gpu in self._node.gpus])
-        with stop_signals() as received, self._view.live(), self._prepare(waiting, lambda: received):
+        with collect_stop_signals() as received, self._view.live(), self._prepare(waiting, lambda: received):
             try:
                 while waiting or self._running:
                     waiting = [spec for spec in waiting if not self._start(spec, why[spec.row])]
@@ -158,7 +158,7 @@ class LocalRunner:
     def _launch(self, folder: Path, allocation: Allocation) -> Process:
         return row_process.start(folder, self._worker, self._environment(allocation))
 
-    def _end(self, folder: Path) -> list[int]:
+    def _end_processes(self, folder: Path) -> list[int]:
         """Kill every process of the row; return the ids of those that cannot be killed."""
         return row_process.kill(folder)
 
@@ -196,7 +196,7 @@ class LocalRunner:
     def _kill(self, row: RunningRow) -> None:
         """Kill the row's processes; a result that appears only because they were killed is removed."""
         had_result = (row.folder / RESULT_FILE).exists()
-        self._end(row.folder)
+        self._end_processes(row.folder)
         row.process.wait()
         if not had_result:
             (row.folder / RESULT_FILE).unlink(missing_ok=True)
@@ -209,7 +209,7 @@ class LocalRunner:
         timed_out = row.process.poll() is None
         elapsed_s = row.elapsed_s
         had_result = (row.folder / RESULT_FILE).exists()
-        alive = self._end(row.folder)
+        alive = self._end_processes(row.folder)
         row.process.wait()
         if not had_result:
             (row.folder / RESULT_FILE).unlink(missing_ok=True)
@@ -222,9 +222,10 @@ class LocalRunner:
     def _free(self, row: RunningRow, alive: Sequence[int], idle_gib: dict[int, float]) -> None:
         """Release the resources of a row that has ended, unless it left processes or memory in use.
 
-        alive: ids of the processes that the row left. idle_gib: memory in use on each GPU before any row ran. Memory
-        that a row leaves on a shared GPU is found now if the driver reports the memory of the neighbors' processes, or
-        if it is more than the neighbors may use; otherwise when the last of the neighbors has ended.
+        alive: ids of the processes that the row left. idle_gib: memory in use on each GPU before any row ran. On a
+        shared GPU, memory that this row leaves cannot always be told from the memory of its neighbors, the rows on the
+        same GPU. It is found now if the driver reports the memory of each process, or if it is more than the neighbors
+        may use. Otherwise it is found when the last neighbor has ended.
         """
         before = {gpu.index: idle_gib[gpu.index] for gpu in row.allocation.gpus}
         used_gib = gpu_memory.gpus_still_in_use(before, self._neighbors_gib)
@@ -308,7 +309,7 @@ def _describe_leftovers(alive: Sequence[int], used_gib: dict[int, float]) -> str
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[int]]:
+def collect_stop_signals() -> Iterator[list[int]]:
     """Collect SIGINT, SIGTERM and SIGHUP in the yielded list while the body runs; ignored signals stay ignored."""
     received: list[int] = []
     handled = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]

@@ -82,4 +82,4 @@ def _whole_gpu_reason(spec: RowSpec, suite: Suite, gpus: Sequence[Gpu]) -> str:
     devices = dict.fromkeys(card_of_device(gpu.name, gpu.memory_gib) for gpu in gpus)
     names = [name for device in devices for name in evaluated_quantities(suite, spec.row, device, spec.card)]
     measured = " and ".join(quantity_label(name) for name in dict.fromkeys(names))
-    return f"{measured} would be disturbed by other rows, and statements on it are evaluated" if measured else ""
+    return f"other rows would disturb {measured}, on which statements are evaluated" if measured else ""

@@ -1,4 +1,4 @@
-"""Cache for PyTorch extensions (DeepSpeed's): compiled before rows, with removal of stale build locks."""
+"""Cache for PyTorch extensions (DeepSpeed's): compiled before rows run, with removal of stale build locks."""
 
 import hashlib
 import subprocess

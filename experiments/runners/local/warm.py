@@ -104,7 +104,7 @@ class WarmProcess:
 
 @contextmanager
 def warm_processes(specs: Sequence[RowSpec], worker: str, stopped: Callable[[], object]) -> Iterator[list[WarmProcess]]:
-    """Start and yield the warm processes of rows; end them afterwards. Notebooks can start from the first at once.
+    """Start and yield the warm processes of rows; end them afterwards. Notebooks can start from the first one at once.
 
     Yields an empty list if TESTBED_COLD_START is set: then each row starts new interpreters. stopped: returns whether
     to stop waiting.

@@ -88,7 +88,7 @@ class WarmKernelManager(AsyncKernelManager):
 
     @default("connection_file")
     def _connection_file_default(self) -> str:
-        """Return a file in the warm process's folder, which the runner removes even if the runner kills this row."""
+        """Return a file in the warm process's folder. The runner removes this folder, even if it kills the row."""
         warm = os.environ.get(warm_start.ROW_SOCKET)
         self._folder = TemporaryFolder("kernel", Path(warm).parent if warm else None)
         return str(self._folder.path / "kernel.json")

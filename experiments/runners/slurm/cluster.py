@@ -23,7 +23,7 @@ SUFFIXES = (".py", ".yaml", ".ipynb", ".html", ".css", ".js", ".h", ".cpp")
 EXCLUDED = ("evidence", "__pycache__")
 TOOLS = ("sbatch", "squeue", "scancel", "tar", "sha256sum")
 CHECK_TIMEOUT_S = 300.0
-PRINT_CODE = "import papermill; from experiments.results.provenance import code_sha256; print(code_sha256())"
+PRINT_CODE_SHA256 = "import papermill; from experiments.results.provenance import code_sha256; print(code_sha256())"
 
 
 class Cluster:
@@ -106,7 +106,7 @@ class Cluster:
         profile = self.profile
         where = f"profile {profile.name}: {profile.runtime} {profile.environment or ''}".strip()
         try:
-            output = self.python_output(PRINT_CODE)
+            output = self.python_output(PRINT_CODE_SHA256)
         except CommandFailed as problem:
             raise InputError(f"{where}: its Python cannot run rows: {problem}") from None
         if code_sha256() not in output:

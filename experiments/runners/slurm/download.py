@@ -23,7 +23,7 @@ from provision.errors import NotReached
 from provision.ssh.shell import Shell
 
 TRIES = 3
-CHUNK = 1 << 18
+CHUNK_BYTES = 1 << 18
 MIN_RESUMED_BYTES = 1 << 23
 """Size of files whose interrupted downloads are resumed; smaller files are downloaded again."""
 SMALL_BYTES = 1 << 18
@@ -96,7 +96,10 @@ def download_folder(
 
 
 def download_growing(shell: Shell, folders: Iterable[tuple[str, Path]], names: Sequence[str]) -> None:
-    """Download files with these names that have grown. Files that are still being written are not verified."""
+    """Download files with these names that have grown. Checksums are not compared, as rows still write to these files.
+
+    folders: pairs of a remote and a local folder.
+    """
     for folder, into in folders:
         tests = " ".join(f"-name {shlex.quote(name)} -o" for name in names).removesuffix(" -o")
         listing = f"cd {shlex.quote(folder)} && find . -maxdepth 1 -type f \\( {tests} \\) -printf '%s %P\\0'"
@@ -182,7 +185,7 @@ def _resume(shell: Shell, remote: str, path: Path, counter: "_TransferCounter") 
     counter.add(begin)
     command = f"tail -c +{begin + 1} {shlex.quote(remote)}"
     with part.open("ab") as out, shell.open_output(command, timeout_s=DOWNLOAD_TIMEOUT_S) as stream:
-        while chunk := stream.read(CHUNK):
+        while chunk := stream.read(CHUNK_BYTES):
             out.write(chunk)
             counter.add(len(chunk))
     counter.finish_file()
@@ -254,7 +257,7 @@ def _download_tar(shell: Shell, folder: str, paths: Iterable[str]) -> IO[bytes]:
 
 def _members(stream: IO[bytes], wanted: Collection[str]) -> Iterator[tuple[str, IO[bytes]]]:
     """Yield name and content of the wanted files in a tar stream. Raises ReadError if the stream is truncated."""
-    with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK) as archive:
+    with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK_BYTES) as archive:
         for member in archive:
             name = member.name.removeprefix("./")
             content = archive.extractfile(member) if name in wanted else None
@@ -268,7 +271,7 @@ def _write_part(content: IO[bytes], path: Path, counter: _TransferCounter | None
     part.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     with part.open("wb") as out:
-        while chunk := content.read(CHUNK):
+        while chunk := content.read(CHUNK_BYTES):
             out.write(chunk)
             digest.update(chunk)
             if counter:

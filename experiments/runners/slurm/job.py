@@ -19,7 +19,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.system.terminal import SafeConsole
 from provision.hardware.local import this_machine
 
-STOPPED = 130
+STOPPED_EXIT_CODE = 130
 
 
 def main(run_folder: str, spec_path: str, worker: str, grace_s: str, nodes: str) -> int:
@@ -41,7 +41,7 @@ def main(run_folder: str, spec_path: str, worker: str, grace_s: str, nodes: str)
         runner.run([PlannedRow(spec, True, "runs as a Slurm job")])
     except Interrupted as signal:
         view.print_warning(f"stopped by {signal}")
-        return STOPPED
+        return STOPPED_EXIT_CODE
     return 0
 
 

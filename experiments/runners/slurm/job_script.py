@@ -1,7 +1,7 @@
 """Batch scripts: the job that runs one row, and the job that downloads one artifact.
 
-A job of several nodes runs the row on its first node. srun starts the node agent on each of the other nodes, in a
-separate container if rows run in containers, as soon as the row's worker has written the address of the rendezvous.
+A job of several nodes runs the row on its first node. The row's worker writes the address of the rendezvous. Then srun
+starts the node agent on each of the other nodes, in a separate container if rows run in containers.
 """
 
 import math
@@ -149,7 +149,7 @@ class JobScripts:
         return [*_sbatch_options(options), *([profile.gpu_option.format(gpus=gpus)] if gpus else [])]
 
     def _share_without_gpus(self, spec: RowSpec) -> float:
-        """Return the share of a node's cores and memory: two cores, or more if the row needs their memory."""
+        """Return the share of a node for a job without GPUs: two cores, or more if the row needs more memory."""
         cores = 1 / max(1, self.profile.cpus_per_node // 2)
         memory = 0.0 if spec.settings.gpus else host_memory_needed_gib(spec) / self.profile.memory_per_node_gib
         return min(1.0, max(cores, memory))

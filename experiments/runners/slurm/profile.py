@@ -39,7 +39,7 @@ class Profile(StrictModel):
     processor: str = Field(default="unknown", description="model of the CPUs, for reports")
     runtime: RuntimeName = Field(
         default="venv",
-        description="kind of environment in which rows run; the key environment names it",
+        description="kind of environment in which rows run; the key environment says which environment it is",
         validation_alias=AliasChoices("runtime", "way"),
     )
     environment: str | None = Field(
@@ -56,12 +56,12 @@ class Profile(StrictModel):
         description="whether all nodes share the folder of the runs",
         validation_alias=AliasChoices("shared_folder", "shared"),
     )
-    dedicated: bool = Field(default=False, description="whether no other jobs than this run's use the nodes")
+    dedicated: bool = Field(default=False, description="whether only the jobs of one run use the nodes")
     poll_s: PositiveFloat = Field(default=60.0, description="time between two queries of the queue, seconds")
 
     @property
     def dedicated_gpu_count(self) -> int | None:
-        """Return the number of GPUs on which the rows of a run do not wait for others; None if the nodes are shared."""
+        """Return the number of GPUs that only one run uses; None if other jobs use the nodes, too."""
         return self.nodes * self.gpus_per_node if self.dedicated else None
 
     @property

@@ -26,12 +26,12 @@ class Job:
     comment: str
 
     @property
-    def waiting(self) -> bool:
+    def is_waiting(self) -> bool:
         """Return whether the job waits to start."""
         return self.state in WAITING
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Return whether the job has ended, for any reason."""
         return self.state not in (*WAITING, *RUNNING)
 

@@ -16,7 +16,7 @@ from experiments.errors import InputError, Interrupted
 from experiments.inputs.dataset import DataSet
 from experiments.results.run_folder import RunFolder, row_path
 from experiments.results.schema import SPEC_FILE
-from experiments.runners.local.runner import GRACE_S, clear_row_folder, stop_signals
+from experiments.runners.local.runner import GRACE_S, clear_row_folder, collect_stop_signals
 from experiments.runners.local.warm import WORKER_MODULE
 from experiments.runners.plan import PlannedRow
 from experiments.runners.progress import View
@@ -84,13 +84,13 @@ class SlurmRunner:
         Raises Interrupted after SIGINT or SIGTERM, and NotReached if the cluster does not answer for an hour: the jobs
         continue, and the next run tracks them.
         """
-        querying = Thread(target=self._lease_ends, daemon=True)
+        querying = Thread(target=self._lease_ends_soon, daemon=True)
         querying.start()
         self._cluster.prepare(self._folder)
         querying.join()
         watched = self._folder, self._cluster, self._staging, self._view
         tracker = JobTracker(*watched, self._is_leased, self._expected)
-        with stop_signals() as received, self._view.live():
+        with collect_stop_signals() as received, self._view.live():
             known = queue.list_jobs(self._shell)
             for row in sorted(rows, key=lambda row: bool(self._staging.artifacts(row.spec))):
                 if received:
@@ -112,7 +112,7 @@ class SlurmRunner:
                 self._report_continuing_jobs(tracker)
                 raise Interrupted(signal.Signals(received[0]).name)
             tracker.poll_if_due()
-            if self._lease_ends():
+            if self._lease_ends_soon():
                 tracker.cancel_all()
             tracker.show(total)
             if tracker.rows:
@@ -129,7 +129,7 @@ class SlurmRunner:
         """Return the row with its existing job or a new one; None if its time limit exceeds the rest of the lease."""
         spec = planned.spec
         row_folder = tracker.row_folder(spec)
-        jobs = [job for job in known if job.name == self._job_name(spec) and not job.ended]
+        jobs = [job for job in known if job.name == self._job_name(spec) and not job.has_ended]
         for job in jobs:
             if attempt := attempt_in(job, spec):
                 write_submission(row_folder, spec, attempt, job.id)
@@ -174,7 +174,7 @@ class SlurmRunner:
     def _fits_into_lease(self, spec: RowSpec) -> bool:
         return not self._lease_ends_within(self._job_spec(spec, "").limit_s + LEASE_RESERVE_S)
 
-    def _lease_ends(self) -> bool:
+    def _lease_ends_soon(self) -> bool:
         return self._lease_ends_within(LEASE_RESERVE_S)
 
     def _lease_ends_within(self, seconds: float) -> bool:

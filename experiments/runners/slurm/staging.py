@@ -1,6 +1,7 @@
-"""Staging: one job per artifact downloads it on the cluster, and the rows that read it wait for the job.
+"""Staging: a job downloads each artifact (weights, tokenizer, texts or data) on the cluster; rows that read it wait.
 
-A job is recognized by its comment, so that no artifact is downloaded twice; complete ones are not downloaded again.
+Later commands recognize a job by its comment. So no two jobs download the same artifact at once, and a complete
+artifact is not downloaded again.
 """
 
 import shlex
@@ -71,20 +72,20 @@ class Staging:
             self._view.print_line(f"{artifact}: downloaded")
             self._job_ids[artifact] = None
 
-    def pending(self, spec: RowSpec) -> str:
+    def pending_downloads(self, spec: RowSpec) -> str:
         """Return the downloads that the row waits for and their progress, '' if there are none."""
         artifacts = [
             artifact
             for artifact in self.artifacts(spec)
-            if (job := self._latest(artifact, self._jobs)) and not job.ended
+            if (job := self._latest(artifact, self._jobs)) and not job.has_ended
         ]
         return ", ".join(f"{artifact} {self._last_lines.get(artifact.key, '')}".strip() for artifact in artifacts)
 
-    def failure(self, spec: RowSpec) -> str | None:
+    def download_failure(self, spec: RowSpec) -> str | None:
         """Return which download of the row failed and why, None if none did."""
         for artifact in self.artifacts(spec):
             job = self._latest(artifact, self._jobs)
-            if job and job.ended and job.state != "COMPLETED":
+            if job and job.has_ended and job.state != "COMPLETED":
                 return f"{artifact} could not be downloaded: {self._failure_reason(artifact, job)}"
         return None
 
@@ -110,7 +111,7 @@ class Staging:
 
     def _running_job(self, artifact: Artifact) -> str | None:
         job = self._latest(artifact, queue.list_jobs(self._shell))
-        if job is None or job.ended:
+        if job is None or job.has_ended:
             return None
         self._view.print_line(f"{artifact}: download job {job.id} is already in the queue")
         return job.id
@@ -153,7 +154,7 @@ class Staging:
 
 def jobs_to_cancel(jobs: Sequence[queue.Job], prefix: str) -> list[queue.Job]:
     """Return the unfinished jobs whose name has the prefix, and the downloads that no other job may wait for."""
-    active = [job for job in jobs if job.comment.startswith(f"{queue.COMMENT_PREFIX} ") and not job.ended]
+    active = [job for job in jobs if job.comment.startswith(f"{queue.COMMENT_PREFIX} ") and not job.has_ended]
     rows = [job for job in active if job.name.startswith(prefix)]
     downloads = [job for job in active if job.name.startswith(NAME_PREFIX)]
     return [*rows, *downloads] if len(rows) + len(downloads) == len(active) else rows

@@ -14,7 +14,11 @@ SUBMISSION_FILE = "job.json"
 
 
 class Submission(Record):
-    """What was submitted for a row (job.json); ``job`` is None until Slurm has returned an id."""
+    """What was submitted for a row (job.json).
+
+    attempt: a random id, which distinguishes this job from other jobs of the row. job: Slurm's id of the job; None
+    until Slurm has returned it.
+    """
 
     attempt: str
     fingerprint: str
@@ -43,7 +47,7 @@ def comment_of(spec: RowSpec, attempt: str) -> str:
 
 
 def attempt_in(job: queue.Job, spec: RowSpec) -> str | None:
-    """Return the attempt of a job that was submitted with the settings of ``spec``, None for any other job."""
+    """Return the attempt of a job that was submitted with the settings of ``spec``; None for any other job."""
     words = job.comment.split()
     if len(words) == 3 and words[:2] == [queue.COMMENT_PREFIX, spec.fingerprint]:
         return words[2]

@@ -67,20 +67,20 @@ class TrackedRow:
         return time.monotonic() - self.left_queue_at if self.left_queue_at is not None else 0.0
 
     @property
-    def waiting(self) -> bool:
+    def is_waiting(self) -> bool:
         """Return whether the job waits in the queue."""
-        return self.job is not None and self.job.waiting
+        return self.job is not None and self.job.is_waiting
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Return whether the job has ended: its script has succeeded, or Slurm reports the end."""
-        return self.exit_code == 0 or self.job is None or self.job.ended
+        return self.exit_code == 0 or self.job is None or self.job.has_ended
 
     @property
     def state(self) -> RowState:
         """Return the state of the row for the view."""
         status = ""
-        if self.job and self.waiting:
+        if self.job and self.is_waiting:
             status = f"queued ({': '.join(filter(None, (self.job.reason, self.downloads)))})"
         return RowState(self.spec, self.elapsed_s, self.progress, status)
 
@@ -151,11 +151,11 @@ class JobTracker:
 
     def _remaining_s(self) -> float | None:
         """Return the time until all rows have ended, s; None while a row waits for GPUs that other jobs use too."""
-        waiting = [row.spec for row in self.rows if row.waiting]
+        waiting = [row.spec for row in self.rows if row.is_waiting]
         dedicated_gpu_count = self._cluster.profile.dedicated_gpu_count
         if waiting and dedicated_gpu_count is None:
             return None
-        running = [row.state for row in self.rows if not row.waiting]
+        running = [row.state for row in self.rows if not row.is_waiting]
         gpus = dedicated_gpu_count or sum(max(1, row.spec.settings.gpus) for row in self.rows)
         return self._remaining.estimate_s(running, waiting, lambda spec: spec.settings.gpus, gpus)
 
@@ -181,8 +181,8 @@ class JobTracker:
         status_of = {attempt: values for attempt, *values in fields}
         for row in self.rows:
             self._update_row(row, jobs, status_of.get(row.job_spec.attempt, ["", "", ""]))
-        self._download_growing(row for row in self.rows if row.left_queue_at is not None and not row.ended)
-        for row in [row for row in self.rows if row.ended]:
+        self._download_growing(row for row in self.rows if row.left_queue_at is not None and not row.has_ended)
+        for row in [row for row in self.rows if row.has_ended]:
             self._finish(row)
 
     def _poll_command(self) -> str:
@@ -200,9 +200,9 @@ class JobTracker:
         started, exit_code, progress = status
         row.script_started = row.script_started or bool(started)
         row.job = jobs.get(row.job.id) if row.job else None
-        row.downloads = self._staging.pending(row.spec) if row.waiting else ""
+        row.downloads = self._staging.pending_downloads(row.spec) if row.is_waiting else ""
         row.exit_code = int(exit_code) if exit_code.isascii() and exit_code.isdigit() else None
-        if row.left_queue_at is None and row.job and not row.job.waiting:
+        if row.left_queue_at is None and row.job and not row.job.is_waiting:
             row.left_queue_at = time.monotonic()
         try:
             row.progress = Progress.model_validate_json(progress) if progress else row.progress
@@ -240,7 +240,7 @@ class JobTracker:
                 return read_result(local / RESULT_FILE)
             except InputError as problem:
                 return self._write_failed_result(row, local, "error", str(problem))
-        if not row.script_started and (reason := self._staging.failure(row.spec)):
+        if not row.script_started and (reason := self._staging.download_failure(row.spec)):
             return self._write_failed_result(row, local, "error", reason)
         timed_out = row.job is not None and row.job.state == "TIMEOUT"
         return self._write_failed_result(row, local, "timeout" if timed_out else "error", self._failure_reason(row))

@@ -18,7 +18,7 @@ IGNORED_LABEL = -100
 Batch = dict[str, torch.Tensor]
 
 
-def caption_tokenizer(texts: list[str], model_type: str, vocabulary: int) -> PreTrainedTokenizerFast:
+def caption_tokenizer(texts: list[str], model_type: str, vocabulary_size: int) -> PreTrainedTokenizerFast:
     """Return a word tokenizer trained on the captions, whose special tokens have the ids of the language model.
 
     This tokenizer is for models with random weights, to which tokens have no meaning. A caption has one token per word
@@ -28,7 +28,8 @@ def caption_tokenizer(texts: list[str], model_type: str, vocabulary: int) -> Pre
     words = Tokenizer(models.WordLevel(unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.train_from_iterator(
-        texts, trainers.WordLevelTrainer(vocab_size=vocabulary - 1, special_tokens=list(special), show_progress=False)
+        texts,
+        trainers.WordLevelTrainer(vocab_size=vocabulary_size - 1, special_tokens=list(special), show_progress=False),
     )
     template = "</s> $A" if model_type == "opt" else "$A </s>"
     words.post_processor = processors.TemplateProcessing(
@@ -45,11 +46,11 @@ class ImagePlaceholders:
     """
 
     count: int
-    image_token: int
+    image_token_id: int
     decoder_only: bool
 
     def __call__(self, batch: Batch) -> Batch:
-        image = torch.full((len(batch["input_ids"]), self.count), self.image_token)
+        image = torch.full((len(batch["input_ids"]), self.count), self.image_token_id)
         ids = torch.cat([image, batch["input_ids"]], dim=1)
         mask = torch.cat([torch.ones_like(image), batch["attention_mask"]], dim=1)
         labels = batch["labels"]
@@ -105,9 +106,9 @@ def build_placeholders(spec: RowSpec, config: Any) -> ImagePlaceholders | None:
     """Return the placeholders of input 'with-image'; None for the lab's own input, 'as-taught'."""
     if spec.input == "as-taught":
         return None
-    return ImagePlaceholders(config.num_query_tokens, image_token(config), config.use_decoder_only_language_model)
+    return ImagePlaceholders(config.num_query_tokens, image_token_id(config), config.use_decoder_only_language_model)
 
 
-def image_token(config: Any) -> int:
+def image_token_id(config: Any) -> int:
     """Return the token id of an image placeholder."""
     return int(config.image_token_index if hasattr(config, "image_token_index") else config.image_token_id)

@@ -84,7 +84,7 @@ def tokenize(records: datasets.Dataset, settings: Settings, tokenizer: Path) -> 
         )
         return [samples[index]["input_ids"] for index in range(len(samples))]
     chunks = records.map(
-        partial(chunk_reviews, tokenizer=AutoTokenizer.from_pretrained(tokenizer), longest=settings.max_length),
+        partial(chunk_reviews, tokenizer=AutoTokenizer.from_pretrained(tokenizer), max_tokens=settings.max_length),
         batched=True,
         remove_columns=records.column_names,
         keep_in_memory=True,
@@ -92,9 +92,9 @@ def tokenize(records: datasets.Dataset, settings: Settings, tokenizer: Path) -> 
     return [torch.tensor(ids) for ids in train_split(chunks, settings)["input_ids"]]
 
 
-def chunk_reviews(reviews: dict[str, list[str]], tokenizer: Any, longest: int) -> dict[str, list[list[int]]]:
-    """Return the tokens of reviews, split into samples of at most ``longest`` tokens without losing any."""
-    tokens = tokenizer(reviews["text"], truncation=True, max_length=longest, return_overflowing_tokens=True)
+def chunk_reviews(reviews: dict[str, list[str]], tokenizer: Any, max_tokens: int) -> dict[str, list[list[int]]]:
+    """Return the tokens of reviews, split into samples of at most ``max_tokens`` tokens without losing any."""
+    tokens = tokenizer(reviews["text"], truncation=True, max_length=max_tokens, return_overflowing_tokens=True)
     return {"input_ids": tokens["input_ids"]}
 
 

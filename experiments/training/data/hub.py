@@ -30,30 +30,31 @@ class VersionedFolder:
 
 
 def fetch_files(
-    hub: str, patterns: Sequence[str] | None, description: str, kind: str = "model", **options: Any
+    repository: str, patterns: Sequence[str] | None, description: str, kind: str = "model", **options: Any
 ) -> VersionedFolder:
-    """Download the files of the repository ``hub`` that match ``patterns`` (None: all). A local folder is not copied.
+    """Download the files of a repository that match ``patterns`` (None: all); return their folder.
 
-    ``kind`` is the type of the repository. ``options`` are passed to snapshot_download. Raises InputError if the files
+    If ``repository`` is a local folder, nothing is copied, and that folder is returned. ``kind`` is the type of the
+    repository: 'model' or 'dataset'. ``options`` are passed to snapshot_download. Raises InputError if the files
     cannot be downloaded; ``description`` is their name in the message.
     """
-    if not hub:
+    if not repository:
         raise InputError(f"{description} of this model: no published version is known; allowed: a model of models.yaml")
-    if Path(hub).is_dir():
-        return VersionedFolder(Path(hub))
+    if Path(repository).is_dir():
+        return VersionedFolder(Path(repository))
     try:
         allow_patterns = list(patterns) if patterns is not None else None
-        folder = Path(snapshot_download(hub, repo_type=kind, allow_patterns=allow_patterns, **options))
+        folder = Path(snapshot_download(repository, repo_type=kind, allow_patterns=allow_patterns, **options))
     except (OSError, ValueError, httpx.HTTPError) as error:
-        raise InputError(f"{description} of {hub!r} cannot be loaded ({first_line(error)})") from None
+        raise InputError(f"{description} of {repository!r} cannot be loaded ({first_line(error)})") from None
     return VersionedFolder(folder, commit=folder.name)
 
 
-def fetch_weights(hub: str, **options: Any) -> VersionedFolder:
+def fetch_weights(repository: str, **options: Any) -> VersionedFolder:
     """Download a model's configuration and weights: the safetensors files, or PyTorch's if there are none."""
     try:
         for pattern in WEIGHT_PATTERNS:
-            source = fetch_files(hub, (*CONFIGURATION_FILES, pattern), "the weights", **options)
+            source = fetch_files(repository, (*CONFIGURATION_FILES, pattern), "the weights", **options)
             if source.commit is None or any(source.folder.glob(pattern)):
                 break
     except InputError as problem:
@@ -61,37 +62,42 @@ def fetch_weights(hub: str, **options: Any) -> VersionedFolder:
     return source
 
 
-def cached_commit(hub: str, kind: str = "model") -> str | None:
+def cached_commit(repository: str, kind: str = "model") -> str | None:
     """Return the commit of the repository's main branch in the cache; None if it is not cached."""
     try:
         repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return None
     revisions = [
-        revision for repo in repos if (repo.repo_id, repo.repo_type) == (hub, kind) for revision in repo.revisions
+        revision
+        for repo in repos
+        if (repo.repo_id, repo.repo_type) == (repository, kind)
+        for revision in repo.revisions
     ]
     return next((revision.commit_hash for revision in revisions if "main" in revision.refs), None)
 
 
-def verify_checksums(source: VersionedFolder, hub: str, description: str, kind: str = "model") -> VersionedFolder:
+def verify_checksums(
+    source: VersionedFolder, repository: str, description: str, kind: str = "model"
+) -> VersionedFolder:
     """Compare the files of ``source`` with the hub's checksums, download mismatches once more, and return ``source``.
 
     Raises InputError if a file still does not match.
     """
-    if paths := _find_mismatches(source, hub, description, kind):
-        fetch_files(hub, paths, description, kind, revision=source.commit, force_download=True)
-        if paths := _find_mismatches(source, hub, description, kind):
+    if paths := _find_mismatches(source, repository, description, kind):
+        fetch_files(repository, paths, description, kind, revision=source.commit, force_download=True)
+        if paths := _find_mismatches(source, repository, description, kind):
             raise InputError(
-                f"{description} of {hub!r}: after two downloads, the checksum of {paths[0]} differs from that on the "
-                "Hugging Face hub"
+                f"{description} of {repository!r}: after two downloads, the checksum of {paths[0]} differs from"
+                " that on the Hugging Face hub"
             )
     return source
 
 
-def _find_mismatches(source: VersionedFolder, hub: str, description: str, kind: str) -> list[str]:
+def _find_mismatches(source: VersionedFolder, repository: str, description: str, kind: str) -> list[str]:
     try:
-        return checksum_mismatches(hub, kind, source.commit)
+        return checksum_mismatches(repository, kind, source.commit)
     except (OSError, ValueError, httpx.HTTPError) as error:
         raise InputError(
-            f"{description} of {hub!r} cannot be verified against the Hugging Face hub ({first_line(error)})"
+            f"{description} of {repository!r} cannot be verified against the Hugging Face hub ({first_line(error)})"
         ) from None

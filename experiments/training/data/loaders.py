@@ -16,15 +16,16 @@ from experiments.training.data.collate import (
     ImagePlaceholders,
     build_caption_collator,
     build_placeholders,
-    image_token,
+    image_token_id,
 )
 from experiments.training.data.texts import Collate, batches_per_epoch, build_text_loader, open_texts, pad_texts
 
 
 @dataclass(frozen=True)
 class RowData:
-    """The data of a row. batches_per_epoch: on each rank. commit: the data set's version on the hub.
+    """The data of a row.
 
+    batches_per_epoch: number of batches that each rank has in an epoch. commit: the data set's version on the hub.
     build_loader: returns the loader; its argument is the index of the batch that gets the longest samples (see
     SeededBatchSampler).
     """
@@ -53,7 +54,7 @@ def prepare_data(spec: RowSpec, config: Any, context: BaseContext | None = None)
             batches,
             lambda longest_batch_index: build_caption_loader(spec, captions, collator, longest_batch_index, context),
         )
-    texts = open_texts(spec, image_token(config) if multimodal else config.get_text_config().vocab_size)
+    texts = open_texts(spec, image_token_id(config) if multimodal else config.get_text_config().vocab_size)
     collate: Collate = pad_texts
     if multimodal:
         collate = TextsWithImages(config.vision_config.image_size, build_placeholders(spec, config))

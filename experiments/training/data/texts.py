@@ -39,13 +39,13 @@ class LengthDistribution:
     sigma: float
     chunked: bool
 
-    def draw(self, longest: int, seed: int) -> list[int]:
-        """Return a random length for each sample; ``longest`` is the maximum number of tokens of a sample."""
+    def draw(self, max_tokens: int, seed: int) -> list[int]:
+        """Return a random length for each sample, in tokens, of at most ``max_tokens``."""
         variable = np.random.default_rng(seed).lognormal(log(self.median), self.sigma, self.text_count)
         lengths = [self.fixed_tokens + max(1, round(length)) for length in variable]
         if not self.chunked:
-            return [min(length, longest) for length in lengths]
-        return [min(longest, length - start) for length in lengths for start in range(0, length, longest)]
+            return [min(length, max_tokens) for length in lengths]
+        return [min(max_tokens, length - start) for length in lengths for start in range(0, length, max_tokens)]
 
 
 # alpaca2k: the 2000 instructions of litgpt's Alpaca2k in the prompt style alpaca, with LLaMA's tokenizer. The template
@@ -54,9 +54,11 @@ class LengthDistribution:
 # tokens. With the original Alpaca answers, the texts would be too short: 95 % have fewer than 256 tokens (alpaca-lora's
 # lengths.ipynb). With the answers of GPT-4, the lengths agree: that data set has 1703 bytes per record instead of 918;
 # half of the difference is longer answers, about 90 tokens.
-# Therefore assumed: a mean of 220 tokens, and a sigma for which half of the batches of 4 are padded to 246 to 426.
-# imdb: 25000 reviews of 235 words on average (Maas et al., 2011), with GPT-2's tokenizer. Assumed: a mean of 290
-# tokens and a median of 215; long reviews are chunked, as the guide's tokenizer does with return_overflowing_tokens.
+# Therefore the distribution has an assumed mean of 220 tokens, and a sigma for which half of the batches of 4 are
+# padded to 246 to 426 tokens.
+# imdb: 25000 reviews of 235 words on average (Maas et al., 2011), with GPT-2's tokenizer. The distribution has an
+# assumed mean of 290 tokens and an assumed median of 215. Long reviews are chunked, as the guide's tokenizer does with
+# return_overflowing_tokens.
 SYNTHETIC_LENGTHS = {
     "alpaca2k": LengthDistribution(text_count=2000, fixed_tokens=48, median=135, sigma=0.7, chunked=False),
     "imdb": LengthDistribution(text_count=25000, fixed_tokens=0, median=215, sigma=0.77, chunked=True),
@@ -74,15 +76,15 @@ class TextDataset(Dataset[Any]):
 
 
 class SyntheticTexts(TextDataset):
-    """Texts of random token ids below ``vocabulary``, reproducible by the seed."""
+    """Texts of random token ids below ``vocabulary_size``, reproducible by the seed."""
 
-    def __init__(self, lengths: Sequence[int], vocabulary: int, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int], vocabulary_size: int, seed: int) -> None:
         super().__init__(lengths)
-        self._vocabulary, self._seed = vocabulary, seed
+        self._vocabulary_size, self._seed = vocabulary_size, seed
 
     def __getitem__(self, index: int) -> torch.Tensor:
         draw = np.random.default_rng((self._seed, index))
-        return torch.from_numpy(draw.integers(self._vocabulary, size=self.lengths[index]))
+        return torch.from_numpy(draw.integers(self._vocabulary_size, size=self.lengths[index]))
 
 
 class TokenizedTexts(TextDataset):
@@ -126,12 +128,13 @@ def pack_texts(texts: list[torch.Tensor]) -> Batch:
     }
 
 
-def open_texts(spec: RowSpec, vocabulary: int) -> TextDataset:
-    """Return the row's training texts for all ranks and whole optimizer steps, with token ids below ``vocabulary``.
+def open_texts(spec: RowSpec, vocabulary_size: int) -> TextDataset:
+    """Return the training texts of all ranks of the row. Their number fills whole optimizer steps.
 
-    Texts of constant length are always random. For tiny models, all other texts are cut to ``TINY_TOKENS`` tokens,
-    as activations of longer texts would hide how a row changes the memory of parameters and optimizer state. Raises
-    InputError if the data set cannot be read, has too few texts, or has token ids that the model lacks.
+    Token ids are below ``vocabulary_size``. Texts of constant length are always random. For tiny models, all other
+    texts are cut to ``TINY_TOKENS`` tokens, as activations of longer texts would hide how a row changes the memory of
+    parameters and optimizer state. Raises InputError if the data set cannot be read, has too few texts, or has token
+    ids that the model lacks.
     """
     settings = spec.settings
     if settings.dataset not in ("constant", *SYNTHETIC_LENGTHS):
@@ -139,12 +142,14 @@ def open_texts(spec: RowSpec, vocabulary: int) -> TextDataset:
         raise InputError(f"dataset = {settings.dataset!r}: has no texts for a language model; allowed: {allowed}")
     if spec.data == "synthetic" or settings.dataset == "constant":
         lengths = _random_lengths(spec)
-        return SyntheticTexts(lengths[: _training_text_count(settings, len(lengths))], vocabulary, settings.seed)
+        return SyntheticTexts(lengths[: _training_text_count(settings, len(lengths))], vocabulary_size, settings.seed)
     from experiments.training.data.corpora import read_texts
 
     texts, commit = read_texts(spec)
-    if (highest := max((int(text.max()) for text in texts if len(text)), default=0)) >= vocabulary:
-        raise InputError(f"model {settings.model!r}: has {vocabulary} tokens, but its tokenizer uses the id {highest}")
+    if (highest := max((int(text.max()) for text in texts if len(text)), default=0)) >= vocabulary_size:
+        raise InputError(
+            f"model {settings.model!r}: has {vocabulary_size} tokens, but its tokenizer uses the id {highest}"
+        )
     texts = [text[: _max_tokens(spec)] for text in texts[: _training_text_count(settings, len(texts))]]
     return TokenizedTexts(texts, commit)
 

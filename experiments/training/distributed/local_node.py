@@ -31,7 +31,7 @@ class NodeRanks(Protocol):
     def exit_code(self) -> int | None:
         """Return the exit code of the launcher; None while it runs."""
 
-    def failed(self) -> bool:
+    def any_failed(self) -> bool:
         """Return True if a rank or the launcher has failed. Other ranks may still wait for it."""
 
     def pids(self) -> dict[int, int]:
@@ -51,7 +51,7 @@ class LocalNodeRanks:
     """Ranks on this machine, started by ``command``: a Python module and its arguments. See NodeRanks.
 
     folders: the folder of each rank. log: a file descriptor for the output of the command. environment: additional
-    variables. launcher: False if the command itself is the only rank.
+    variables. has_launcher: False if the command itself is the only rank.
     """
 
     lost_reason = ""
@@ -62,10 +62,10 @@ class LocalNodeRanks:
         folders: Mapping[int, Path],
         log: int,
         environment: Mapping[str, str],
-        launcher: bool = True,
+        has_launcher: bool = True,
     ) -> None:
         self.ranks: Sequence[int] = tuple(folders)
-        self._folders, self._launcher = folders, launcher
+        self._folders, self._has_launcher = folders, has_launcher
         for folder in folders.values():
             folder.mkdir(exist_ok=True)
         self._started = time.time()
@@ -84,13 +84,13 @@ class LocalNodeRanks:
     def exit_code(self) -> int | None:
         return self._process.poll()
 
-    def failed(self) -> bool:
+    def any_failed(self) -> bool:
         return bool(self.exit_code()) or (
-            self._launcher and any(self._rank_failed(rank, pid) for rank, pid in self.pids().items())
+            self._has_launcher and any(self._rank_failed(rank, pid) for rank, pid in self.pids().items())
         )
 
     def pids(self) -> dict[int, int]:
-        if not self._launcher:
+        if not self._has_launcher:
             return {0: self._process.pid}
         pids = {}
         for rank, folder in self._folders.items():
@@ -108,7 +108,7 @@ class LocalNodeRanks:
             raise TimeoutError(f"processes {running} still run {KILL_TIMEOUT_S:.0f} s after they were killed")
         self._process.wait()
         self._scratch.remove()
-        if self._launcher:
+        if self._has_launcher:
             remove_shared_memory(self._started)
 
     def _rank_failed(self, rank: int, pid: int) -> bool:

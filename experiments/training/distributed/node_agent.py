@@ -1,10 +1,13 @@
-"""Run the ranks of a remote node for the worker on the first node, and report to it.
+"""Run the ranks of a remote node for the worker on the first node, and report to that worker.
 
     TESTBED_RENDEZVOUS="ADDRESS PORT KEY" python -m experiments.training.distributed.node_agent NUMBER NAME
 
-Writes into the row's folder if this machine can access it through a shared file system, else into a temporary folder.
-Ends its ranks if the worker requests it, if the connection to the worker is lost, and on SIGTERM. The exit code is 0 if
-the worker has received the outcome.
+NUMBER is the node's number in the row, counted from 0. NAME is its host name. The environment variable has the address,
+the port and the key with which the worker on the first node accepts connections.
+
+The agent writes into the row's folder if this machine can access it through a shared file system, else into a temporary
+folder. It ends its ranks if the worker requests this, if the connection to the worker is lost, and on SIGTERM. The exit
+code is 0 if the worker has received the outcome.
 """
 
 import json
@@ -73,7 +76,7 @@ def _monitor(ranks: LocalNodeRanks, connection: Connection) -> None:
     """Report a failure and follow the worker's messages, until the ranks end or the worker requests their end."""
     failed = False
     while ranks.exit_code() is None:
-        if not failed and ranks.failed():
+        if not failed and ranks.any_failed():
             failed = True
             connection.send_bytes(FAILED_MESSAGE)
         if connection.poll(POLL_INTERVAL_S):

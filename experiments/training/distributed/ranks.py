@@ -59,15 +59,15 @@ class Ranks:
         """Return the process id of each rank that has started on this machine, whether or not it still runs."""
         return {rank: pid for node in self._nodes for rank, pid in node.pids().items()}
 
-    def ended(self) -> bool:
+    def all_ended(self) -> bool:
         """Return True if the launchers of all nodes have ended."""
         return all(node.exit_code() is not None for node in self._nodes)
 
-    def failed(self) -> bool:
+    def any_failed(self) -> bool:
         """Return True if a rank or a launcher has failed. Other ranks may still wait for it."""
-        return any(node.failed() for node in self._nodes)
+        return any(node.any_failed() for node in self._nodes)
 
-    def measured(self, rank: int) -> Measured | None:
+    def measurements(self, rank: int) -> Measured | None:
         """Return the measurements that a rank has written at its end; None if there are none."""
         return read_measured(self.folder(rank))
 
@@ -123,7 +123,7 @@ def start_ranks(spec: RowSpec, out: Path, log: int) -> list[NodeRanks]:
     settings = spec.settings
     if settings.ranks == 1:
         command = [RANK_MODULE, str(out / SPEC_FILE), str(out)]
-        return [LocalNodeRanks(command, {0: out}, log, {}, launcher=False)]
+        return [LocalNodeRanks(command, {0: out}, log, {}, has_launcher=False)]
     folder = os.environ.get(rendezvous.FOLDER_VARIABLE)
     assignment = NodeAssignment(
         spec=spec,

@@ -74,7 +74,7 @@ class RemoteNodeRanks:
         self._update_status()
         return self._code
 
-    def failed(self) -> bool:
+    def any_failed(self) -> bool:
         return bool(self.exit_code()) or self._failed
 
     def pids(self) -> dict[int, int]:

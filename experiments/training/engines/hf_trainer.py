@@ -24,7 +24,7 @@ from experiments.training.engines.checkpoints import (
 from experiments.training.measure.probe import Probe
 from experiments.training.measure.schedule import build_schedule
 from experiments.training.models.build import build_model
-from experiments.training.models.device_map import build_across_gpus, weights_by_gpu
+from experiments.training.models.device_map import build_across_gpus, weight_bytes_by_gpu
 from experiments.training.models.optimizers import build_optimizer
 
 FSDP: dict[str, Any] = {
@@ -128,7 +128,7 @@ class StopAfterTokens(BaseStreamer):
         self._left = tokens
 
     def put(self, value: torch.Tensor) -> None:
-        """Count the tokens of ``value``: first the prompt, (batch, tokens), then each next token, (batch)."""
+        """Count the tokens of ``value``: (batch, tokens) for the prompt, and then (batch,) for each next token."""
         self._left -= value.shape[1] if value.dim() > 1 else 1
         if not self._left:
             raise SamplingFinished
@@ -149,7 +149,7 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     probe.weights_commit = getattr(model.config, "_commit_hash", None)
     if spec.settings.task == "generate":
         probe.set_model(model, tuple)
-        probe.params_by_gpu = weights_by_gpu(model, spec.settings.devices) if several_gpus else ()
+        probe.param_bytes_by_gpu = weight_bytes_by_gpu(model, spec.settings.devices) if several_gpus else ()
         generate(spec, probe, model)
     else:
         fine_tune(spec, probe, model, arguments)

@@ -64,7 +64,7 @@ class ProbedFabric(L.Fabric):
 class ProbedLoader:
     """Loader for ``fit`` that reports to the probe. Each batch begins a micro-step and ends the previous one.
 
-    dataset: an item of the same length for each text, because ``fit`` searches the data set for the longest text.
+    dataset: for each text, an item of the text's length, because ``fit`` searches the data set for the longest text.
     """
 
     def __init__(self, probe: Probe, model: GPT, batches: Any, lengths: Sequence[int]) -> None:
@@ -108,7 +108,7 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     probe.set_model(module, lambda: [inner])
     probe.start(schedule)
     batches = ProbedLoader(probe, model, fabric.setup_dataloaders(loader), texts.lengths)
-    with suppress(TrainingDone), _cross_entropy(settings, model, fabric), TemporaryFolder("tokenizer") as folder:
+    with suppress(TrainingDone), _loss_context(settings, model, fabric), TemporaryFolder("tokenizer") as folder:
         _write_tokenizer(folder)
         shared = _fit_arguments(settings, fabric, batches, folder, out)
         if settings.lora:
@@ -163,13 +163,13 @@ def _build_optimizer(settings: Settings, module: torch.nn.Module) -> torch.optim
 def _build_scheduler(settings: Settings, optimizer: torch.optim.Optimizer, schedule: Schedule) -> Any:
     """Return LitGPT's learning-rate schedule. Raises InputError for a warm-up that makes it divide by zero."""
     warmup, steps = settings.warmup_steps, schedule.total // settings.accumulate
-    if warmup == 0 or warmup == steps <= schedule.last // settings.accumulate:
+    if warmup == 0 or warmup == steps <= schedule.last_micro_step // settings.accumulate:
         reason = f"LitGPT's schedule would divide by zero (by warmup_steps, and by {steps} - warmup_steps)"
         raise InputError(f"warmup_steps = {warmup}: {reason}; allowed: 1 or more, but not {steps}")
     return full.get_lr_scheduler(optimizer, warmup_steps=warmup, max_steps=steps)
 
 
-def _cross_entropy(settings: Settings, model: GPT, fabric: ProbedFabric) -> AbstractContextManager[Any]:
+def _loss_context(settings: Settings, model: GPT, fabric: ProbedFabric) -> AbstractContextManager[Any]:
     """Return the context in which ``fit`` computes the row's loss: LitGPT's cross entropy, or the same in chunks."""
     if not settings.chunked_loss:
         return nullcontext()
@@ -178,7 +178,7 @@ def _cross_entropy(settings: Settings, model: GPT, fabric: ProbedFabric) -> Abst
 
 
 def _load_weights(spec: RowSpec, probe: Probe, fabric: L.Fabric, module: torch.nn.Module) -> None:
-    """Replace the random weights by the published ones, except adapters and the norm of a stable embedding."""
+    """Replace the random weights by the published ones, except adapters and the norm of a StableEmbedding."""
     checkpoint = litgpt_checkpoint(spec.base_model)
     probe.weights_commit = checkpoint.commit
     load_checkpoint(fabric, module, checkpoint.folder / WEIGHTS_FILE, strict=not spec.settings.lora)

@@ -37,10 +37,11 @@ TERA = 1e12
 
 
 class Probe:
-    """Measurements of a training. The engine calls the methods at the points of a step. The training is not changed.
+    """Measurements of a training. The engine calls a method at each point of a step. The probe changes no computation.
 
-    phase, step and micro_step are the current position of the training. All measurements stay available after a
-    failure. profile: profiles further optimizer steps after the timed ones; None: no profile.
+    phase, step and micro_step are the current position of the training; micro_step counts within the step. micro_steps
+    is the number of all completed micro-steps. All measurements stay available after a failure. profile: profiles
+    further optimizer steps after the timed ones; None: no profile.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Probe:
         self.spec, self.device, self.meter, self.profile = spec, device, meter, profile
         self.step = self.micro_step = self.micro_steps = 0
         self.max_tokens = self.parameters = self.trainable_parameters = 0
-        self.params_by_gpu: tuple[int, ...] = ()
+        self.param_bytes_by_gpu: tuple[int, ...] = ()
         self.schedule: Schedule | None = None
         self.weights_commit: str | None = None
         self.data_commit: str | None = None
@@ -84,7 +85,7 @@ class Probe:
     def begin_build(self) -> None:
         """Begin to build model and data. The time before was spent on imports and on opening the device."""
         self._started_at = time.time()
-        self.write_progress(now=True)
+        self.write_progress(at_once=True)
 
     def start(self, schedule: Schedule) -> None:
         """Begin the training. All earlier work counts as loading."""
@@ -102,7 +103,7 @@ class Probe:
         self._tokens.append(1 if "pixel_values" in batch else batch["input_ids"].numel())
         self._take_snapshot("before forward")
         if self.micro_steps == 0:
-            if self.spec.settings.compile:  # blocks whose operations are counted would not be compiled later either
+            if self.spec.settings.compile:  # else blocks that run while FlopCount is active would never be compiled
                 self._flop_counting.enter_context(torch.compiler.set_stance("force_eager"))
             self._flops = self._flop_counting.enter_context(FlopCount())
 
@@ -168,15 +169,15 @@ class Probe:
     def _all_ranks_may_end(self) -> bool:
         """Return True if this rank and all others have run long enough."""
         assert self.schedule is not None
-        if not self.schedule.minimum <= self.micro_steps < self.schedule.last:
-            return self.micro_steps >= self.schedule.last
+        if not self.schedule.minimum <= self.micro_steps < self.schedule.last_micro_step:
+            return self.micro_steps >= self.schedule.last_micro_step
         may_end = self.device.shared or self.schedule.may_end(self._timer.intervals_s())
         return all_ranks_agree(may_end, self.device) if self.spec.settings.ranks > 1 else may_end
 
     def enter_phase(self, phase: Phase) -> None:
         """Begin ``phase``. If micro-steps are long, write the progress, so that telemetry has the current phase."""
         self._recorder.begin(phase)
-        self.write_progress(now=self._micro_step_s >= PROGRESS_INTERVAL_S)
+        self.write_progress(at_once=self._micro_step_s >= PROGRESS_INTERVAL_S)
 
     def timestamps(self) -> StageTimestamps:
         """Return the times at which the stages of this process began. The end of the training is now."""
@@ -195,7 +196,7 @@ class Probe:
 
     def memory(self) -> Memory:
         """Return the memory recorded so far, in GiB."""
-        by_gpu = tuple(size / GIB for size in self.params_by_gpu)
+        by_gpu = tuple(size / GIB for size in self.param_bytes_by_gpu)
         return self._recorder.memory().model_copy(update={"params_by_gpu_gib": by_gpu})
 
     def losses(self) -> tuple[float, ...]:
@@ -241,9 +242,9 @@ class Probe:
             optimizer_steps=self.step, micro_steps=self.micro_steps, planned_micro_steps=self.schedule.total
         )
 
-    def write_progress(self, *, now: bool = False) -> None:
-        """Write progress.json: at once if ``now`` is True, otherwise at most twice a second."""
-        if not now and time.monotonic() - self._progress_written < PROGRESS_INTERVAL_S:
+    def write_progress(self, *, at_once: bool = False) -> None:
+        """Write progress.json: always if ``at_once`` is True, otherwise at most twice a second."""
+        if not at_once and time.monotonic() - self._progress_written < PROGRESS_INTERVAL_S:
             return
         self._progress_written = time.monotonic()
         planned = self.schedule.maximum if self.schedule else 0

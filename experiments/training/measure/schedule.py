@@ -38,7 +38,7 @@ class Schedule:
     steady_s: float = 0.0
 
     @property
-    def last(self) -> int:
+    def last_micro_step(self) -> int:
         """The number of micro-steps after which this run ends at the latest."""
         return self.total - self.done if self.steady_s else self.maximum
 
@@ -56,7 +56,7 @@ class Schedule:
     def may_end(self, times_s: list[float]) -> bool:
         """Return True if a run may end after micro-steps with these times."""
         done = len(times_s)
-        if done >= self.last:
+        if done >= self.last_micro_step:
             return True
         if done < self.minimum or done % self.accumulate:
             return False
@@ -115,7 +115,7 @@ def build_schedule(spec: RowSpec, batches_per_epoch: int) -> Schedule:
 
 
 def schedule_of(length: Length, total: int, accumulate: int) -> Schedule:
-    """Return the schedule of a run of this length. total: micro-steps of the full-length training."""
+    """Return the schedule of a run of this length. total: number of micro-steps at full length."""
     if length == "as-taught":
         return Schedule(total, total, total, accumulate)
     if length == "peak":
@@ -126,7 +126,7 @@ def schedule_of(length: Length, total: int, accumulate: int) -> Schedule:
 
 
 def full_micro_steps(settings: Settings, batches_per_epoch: int) -> int:
-    """Return the micro-steps of the full-length training."""
+    """Return the number of micro-steps of the full-length training."""
     micro_steps = settings.max_epochs * batches_per_epoch
     if settings.max_steps >= 0:
         micro_steps = min(micro_steps, settings.max_steps * settings.accumulate)

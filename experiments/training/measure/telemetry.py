@@ -1,6 +1,6 @@
 """Sample the utilization of GPU and host while a row runs.
 
-The process of the worker takes the samples, so that the trainer is not slowed down.
+The worker's process takes the samples, so that sampling does not slow down the training.
 """
 
 import csv
@@ -28,7 +28,7 @@ GPU_FIELDS: dict[str, Callable[[Iterable[float]], float]] = {
     "gpu_temperature_c": max,
     "gpu_processes": max,
 }
-FIELDS_OF_THE_DEVICE = ("gpu_sm_clock_mhz", "gpu_temperature_c")
+DEVICE_FIELDS = ("gpu_sm_clock_mhz", "gpu_temperature_c")
 """GPU columns that do not depend on how many rows use the GPU."""
 PER_GPU_FIELDS = ("util_percent", "memory_gib")
 FIELDS = ("t_s", "phase", *GPU_FIELDS, PROCESSES, "host_cpu_percent", "host_memory_gib", "process_memory_gib")
@@ -38,8 +38,8 @@ class TelemetrySampler:
     """Context manager that writes a sample to a CSV file twice a second; summary() returns means and maxima.
 
     t_s: seconds since ``started``, the row's start on the monotonic clock. process_memory_gib: resident memory of the
-    trainer's processes. phase: the training's phase, which the caller sets. other_gpu_util_percent: the highest load of
-    the machine's GPUs that neither the row nor another program uses.
+    row's ranks. phase: the training's phase, which the caller sets. other_gpu_util_percent: the highest load of the
+    machine's GPUs that are not assigned to the row, and that no other program uses.
 
     GPU columns are empty without a GPU. With several GPUs, utilization and clocks are means, power is the sum, and all
     other values are maxima. Utilization and memory also have a column for each GPU. If the row shares its GPU, load and
@@ -72,10 +72,12 @@ class TelemetrySampler:
         gpus = range(len(self._gpus)) if len(self._gpus) > 1 else ()
         return [*FIELDS, OTHER_UTILIZATION, *(f"gpu{number}_{field}" for number in gpus for field in PER_GPU_FIELDS)]
 
-    def summary(self, speed: Speed | None = None, steady_s: tuple[float, float] | None = None) -> dict[str, float]:
+    def summary(
+        self, speed: Speed | None = None, steady_interval_s: tuple[float, float] | None = None
+    ) -> dict[str, float]:
         """Return mean and maximum of each column, the share of a CPU core used for sampling, and the training's load.
 
-        The load is defined in results/gpu_load.py. ``speed`` and ``steady_s`` define when the row trained.
+        The load is defined in results/gpu_load.py. ``speed`` and ``steady_interval_s`` define when the row trained.
         """
         summary: dict[str, float] = {}
         for field in self.fields[2:]:
@@ -85,7 +87,7 @@ class TelemetrySampler:
                 summary[f"{field}_max"] = max(values)
         if self._samples:
             summary["sampling_core_share"] = self._sampling_s / (time.monotonic() - self._started)
-        return summary | gpu_load(self._samples, speed, steady_s)
+        return summary | gpu_load(self._samples, speed, steady_interval_s)
 
     def _sample_until_stopped(self) -> None:
         with self._path.open("w", newline="") as lines:
@@ -126,7 +128,7 @@ def values_of_row(pids: Collection[int], sample: dict[str, float], process_gib: 
     pids: the row's processes. sample: values of the whole GPU by column. process_gib: memory of each process on the
     GPU, by its id.
     """
-    columns = {field: sample[field] for field in FIELDS_OF_THE_DEVICE if field in sample}
+    columns = {field: sample[field] for field in DEVICE_FIELDS if field in sample}
     if own := [process_gib[pid] for pid in pids if pid in process_gib]:
         columns |= {"gpu_memory_gib": sum(own), "gpu_processes": len(own)}
     return columns

@@ -12,7 +12,7 @@ SMALLEST_OFFLOADED_BYTES = 2**20
 
 
 def offload_activations(model: nn.Module) -> None:
-    """Make ``model`` keep the tensors that its backward pass needs in pinned host memory until the backward pass.
+    """Make ``model`` move the tensors that it saves for the backward pass to pinned host memory until that pass.
 
     Weights, tensors below 1 MiB and expanded views, which repeat a smaller tensor, stay where they are. The arithmetic
     is unchanged. A loss outside of the model's forward pass is not offloaded.
@@ -28,13 +28,13 @@ def offload_activations(model: nn.Module) -> None:
     setattr(model, "forward", offloading_forward)  # noqa: B010 - mypy rejects the assignment to a method
 
 
-def _offload_except(kept_storages: set[int]) -> saved_tensors_hooks:
-    """Return the context in which saved tensors are offloaded, except those in the storages with these addresses."""
+def _offload_except(excluded_addresses: set[int]) -> saved_tensors_hooks:
+    """Return the context in which saved tensors are offloaded, except those in storages at ``excluded_addresses``."""
     offload = save_on_cpu(pin_memory=True)
 
     def pack(tensor: torch.Tensor) -> Any:
         size, storage = tensor.numel() * tensor.element_size(), tensor.untyped_storage()
-        if size < SMALLEST_OFFLOADED_BYTES or storage.nbytes() < size or storage.data_ptr() in kept_storages:
+        if size < SMALLEST_OFFLOADED_BYTES or storage.nbytes() < size or storage.data_ptr() in excluded_addresses:
             return tensor
         return offload.pack_hook(tensor)
 

@@ -52,8 +52,8 @@ QFORMER_SETTINGS: dict[Size, dict[str, Any]] = {
         "encoder_hidden_size": 32,
     },
 }
-QUERY_TOKENS = {"full": 32, "tiny": 4}
-TINY_VOCABULARY = 256
+QUERY_TOKEN_COUNTS = {"full": 32, "tiny": 4}
+TINY_VOCABULARY_SIZE = 256
 TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "blip2-opt": {
         "hidden_size": 32,
@@ -61,7 +61,7 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "word_embed_proj_dim": 32,
-        "vocab_size": TINY_VOCABULARY,
+        "vocab_size": TINY_VOCABULARY_SIZE,
         "max_position_embeddings": 128,
     },
     "blip2-t5": {
@@ -70,27 +70,27 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
         "d_kv": 8,
         "num_layers": 2,
         "num_heads": 4,
-        "vocab_size": TINY_VOCABULARY,
+        "vocab_size": TINY_VOCABULARY_SIZE,
     },
     "llama": {
         "hidden_size": 32,
         "intermediate_size": 96,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
-        "vocab_size": TINY_VOCABULARY,
+        "vocab_size": TINY_VOCABULARY_SIZE,
     },
     "gpt-neo": {
         "hidden_size": 256,  # wide enough that the rows' adapters are small compared with the layers
         "num_layers": 2,
         "num_heads": 4,
         "attention_types": [[["global", "local"], 1]],
-        "vocab_size": TINY_VOCABULARY,
+        "vocab_size": TINY_VOCABULARY_SIZE,
         "max_position_embeddings": 256,
         "bos_token_id": 255,
         "eos_token_id": 255,
     },
 }
-IMAGE_TOKENS = {"blip2-opt": {"full": 50265, "tiny": 255}, "blip2-t5": {"full": 32100, "tiny": 255}}
+IMAGE_TOKEN_IDS = {"blip2-opt": {"full": 50265, "tiny": 255}, "blip2-t5": {"full": 32100, "tiny": 255}}
 LANGUAGE_MODELS = {"blip2-opt": OPTConfig, "blip2-t5": T5Config, "llama": LlamaConfig, "gpt-neo": GPTNeoConfig}
 
 
@@ -103,7 +103,7 @@ def build_config(base_model: Model, size: Size) -> PretrainedConfig:
         return _custom_config(base_model, size)
     family = base_model.family
     language = LANGUAGE_MODELS[family](**base_model.architecture | (TINY_SETTINGS[family] if size == "tiny" else {}))
-    return _blip2_config(language, base_model, size) if family in IMAGE_TOKENS else language
+    return _blip2_config(language, base_model, size) if family in IMAGE_TOKEN_IDS else language
 
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -149,7 +149,7 @@ def _blip2_config(language: PretrainedConfig, base_model: Model, size: Size) -> 
         vision_config=Blip2VisionConfig(**vision).to_dict(),
         qformer_config=Blip2QFormerConfig(**QFORMER_SETTINGS[size]).to_dict(),
         text_config=language.to_dict(),
-        num_query_tokens=QUERY_TOKENS[size],
-        image_token_index=IMAGE_TOKENS[family][size],
+        num_query_tokens=QUERY_TOKEN_COUNTS[size],
+        image_token_index=IMAGE_TOKEN_IDS[family][size],
         tie_word_embeddings=family == "blip2-opt",  # type: ignore[call-arg]
     )

@@ -24,7 +24,7 @@ DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "bf16-mixed": t
 
 
 def build_model(spec: RowSpec, device: torch.device) -> nn.Module:
-    """Return the row's model on ``device`` in training mode, with its weights, adapters and memory savings."""
+    """Return the row's model on ``device`` in training mode, with its weights, adapters and memory-saving changes."""
     settings, dtype = spec.settings, DTYPES[spec.settings.precision]
     build = load_pretrained if spec.weights == "pretrained" else build_random
     model = build(spec.base_model, spec.size, dtype, settings.quantization, device)

@@ -20,15 +20,17 @@ from experiments.errors import InputError
 from experiments.training.transformers_compat import VERSION_5
 
 CHUNK_TOKENS = 1024
-"""Enough tokens for fast matrix products, and few enough that the logits of 256,000 words take only 1 GiB in 32 bit."""
+"""Enough tokens for fast matrix products, and few enough that their logits for a vocabulary of 256,000 words take only
+1 GiB in 32 bit."""
 IGNORED_TARGET = -100
 
 
 class ChunkedCrossEntropy:
-    """The cross entropy of LitGPT's ``model``, whose output layer now returns its input, the hidden states.
+    """The cross entropy of LitGPT's ``model``, computed from hidden states.
 
-    precision: converts inputs and outputs of the output layer, as Fabric does for the model. Lightning's Trainer
-    applies the precision to the whole training step, so that nothing is converted here.
+    The constructor makes the model's output layer return its input, the hidden states. precision: converts inputs and
+    outputs of the output layer, as Fabric does for the model. Lightning's Trainer applies the precision to the whole
+    training step, so that nothing is converted here.
     """
 
     def __init__(self, model: Any, precision: Precision | None = None) -> None:
@@ -67,7 +69,10 @@ def chunk_causal_loss(model: PreTrainedModel) -> None:
 
 
 class _ChunkedCausalLoss:
-    """transformers' loss of causal language models, computed from hidden states, which ``head`` now returns."""
+    """transformers' loss of causal language models, computed from hidden states.
+
+    The constructor makes ``head`` return its input, the hidden states.
+    """
 
     def __init__(self, head: Any, model_name: str) -> None:
         self._head, self._model_name = head.forward, model_name
@@ -86,7 +91,7 @@ class _ChunkedCausalLoss:
         """Return the sum of the losses divided by ``num_items_in_batch``, or by the number of targets.
 
         logits: hidden states (batch, tokens, width). labels: (batch, tokens), int64; each label is the target of the
-        token before it. shift_labels: the targets of the tokens themselves, used in place of ``labels``.
+        token before it. shift_labels: the target of each token itself. If given, they replace ``labels``.
         """
         self._require_unchanged(logits)
         targets = pad(labels, (0, 1), value=IGNORED_TARGET)[..., 1:] if shift_labels is None else shift_labels

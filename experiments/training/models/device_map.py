@@ -25,7 +25,7 @@ def build_across_gpus(spec: RowSpec, device: Device) -> Any:
     """Return the row's model with its layers distributed over the row's GPUs, within the memory cap of each.
 
     A tenth of each GPU is reserved for activations. On a machine without a GPU, all layers are on the CPU, and
-    ``hf_device_map`` has the GPUs on which the layers would be. Raises torch.OutOfMemoryError if the weights do not fit
+    ``hf_device_map`` states on which GPUs the layers would be. Raises torch.OutOfMemoryError if the weights do not fit
     into the remaining memory of the GPUs, and InputError for 4-bit weights.
     """
     if spec.settings.quantization:
@@ -36,7 +36,7 @@ def build_across_gpus(spec: RowSpec, device: Device) -> Any:
         placed: Any = build_model(spec, torch.device("cpu"))
         placed.hf_device_map = spread_evenly(model, dtype, spec.settings.devices)
         return placed
-    budgets = {gpu: weight_budget(gpu, device) for gpu in range(spec.settings.devices)}
+    budgets = {gpu: weight_budget_bytes(gpu, device) for gpu in range(spec.settings.devices)}
     device_map = balanced_device_map(model, dtype, budgets)
     if spec.weights == "pretrained":
         return load_pretrained(spec.base_model, spec.size, dtype, None, device_map)
@@ -44,7 +44,7 @@ def build_across_gpus(spec: RowSpec, device: Device) -> Any:
     return dispatch_model(model, device_map, skip_keys=model._skip_keys_device_placement)
 
 
-def weights_by_gpu(model: Any, gpus: int) -> tuple[int, ...]:
+def weight_bytes_by_gpu(model: Any, gpus: int) -> tuple[int, ...]:
     """Return the bytes of the weights on each GPU of a model from ``build_across_gpus``; shared weights count once."""
     sizes = [0] * gpus
     for name, weights in model.named_parameters():
@@ -67,7 +67,7 @@ def spread_evenly(model: nn.Module, dtype: torch.dtype, gpus: int) -> dict[str, 
     return balanced_device_map(model, dtype, {**dict.fromkeys(range(gpus), limit), gpus - 1: 2 * sizes[""]})
 
 
-def weight_budget(gpu: int, device: Device) -> int:
+def weight_budget_bytes(gpu: int, device: Device) -> int:
     """Return the bytes of a GPU that weights may take: WEIGHT_SHARE of its memory cap, or else of its free memory."""
     free = torch.cuda.mem_get_info(gpu)[0] if device.cap_gib is None else device.cap_gib * GIB
     return int(WEIGHT_SHARE * free)

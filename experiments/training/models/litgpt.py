@@ -53,7 +53,7 @@ def _model_class(config: Config, packing: bool) -> type[GPT]:
 
 
 def build_config(spec: RowSpec) -> Config:
-    """Return LitGPT's configuration of the row's model, with the sizes of its architecture, or its tiny version.
+    """Return LitGPT's configuration of the row's model, with the sizes of its architecture, or of its tiny version.
 
     Raises InputError if LitGPT does not support the model or a setting.
     """
@@ -92,13 +92,13 @@ def build_precision(settings: Settings, device: torch.device) -> Precision:
     return HalfPrecision("bf16-true") if settings.precision == "bf16-true" else Precision()
 
 
-def _adapter_arguments(settings: Lora) -> dict[str, Any]:
+def _adapter_arguments(adapters: Lora) -> dict[str, Any]:
     """Return the row's adapters as arguments of LitGPT's configuration: lora_query=True and so on."""
-    targets = LORA_TARGETS if settings.targets == "all-linear" else settings.targets
+    targets = LORA_TARGETS if adapters.targets == "all-linear" else adapters.targets
     for target in targets:
         if target not in LORA_TARGETS:
             raise unknown_name_error("target", target, LORA_TARGETS, "LitGPT's LoRA")
-    sizes = {"lora_r": settings.r, "lora_alpha": settings.alpha, "lora_dropout": settings.dropout}
+    sizes = {"lora_r": adapters.r, "lora_alpha": adapters.alpha, "lora_dropout": adapters.dropout}
     return sizes | {f"lora_{target}": True for target in targets}
 
 

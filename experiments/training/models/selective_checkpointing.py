@@ -16,7 +16,7 @@ MATRIX_PRODUCTS = (_aten.mm.default, _aten.addmm.default)
 
 
 def build_contexts() -> tuple[Any, Any]:
-    """Return the contexts of a block's forward pass and of its repetition, for torch.utils.checkpoint.
+    """Return the contexts of a block's forward pass and of its recomputation, for torch.utils.checkpoint.
 
     The stored operations are the same as in torchtitan (distributed/activation_checkpoint.py, selective by operation).
     """

@@ -46,7 +46,7 @@ def test_a_version_of_bitsandbytes_that_needs_a_gpu_is_rejected_on_this_machine_
     assert rejection_reason(row, node(), 64) == ""
     monkeypatch.setattr(admission, "versions", lambda: {"bitsandbytes": "0.44.1"})
     assert rejection_reason(row, node(), 64) == "bitsandbytes 0.44.1 needs a GPU; 0.50 and newer also run on CPUs"
-    assert rejection_reason(row, node(), 64, local=False) == rejection_reason(row, node(GPU), 64) == ""
+    assert rejection_reason(row, node(), 64, is_local=False) == rejection_reason(row, node(GPU), 64) == ""
     assert rejection_reason(spec(size="tiny"), node(), 64) == ""
 
 
@@ -120,7 +120,7 @@ def test_missing_tools_on_this_machine_reject_only_rows_that_run_here(monkeypatc
     monkeypatch.setattr(admission, "missing_build_tool", lambda: "C++ compiler (package g++)")
     offloading = spec(size="tiny", **OFFLOAD)
     assert "finds no C++ compiler" in rejection_reason(offloading, node(GPU), 64)
-    assert rejection_reason(offloading, node(GPU), 64, local=False) == ""
+    assert rejection_reason(offloading, node(GPU), 64, is_local=False) == ""
     assert rejection_reason(spec(size="tiny"), node(GPU), 64) == ""
 
 
@@ -182,7 +182,7 @@ def test_checkpoints_of_the_largest_row_need_disk_space_where_it_runs(tmp_path, 
     taught = {"engine": "hf_trainer", "model": "gpt-neo-1.3b", "length": "as-taught", "size": "full"}
     light = [spec(**taught | change) for change in ({"length": "verdict"}, {"size": "tiny"}, {"lora": LORA})]
     check_disk(tmp_path, light)
-    check_disk(tmp_path, [spec(**taught)], local=False)
+    check_disk(tmp_path, [spec(**taught)], is_local=False)
     with pytest.raises(InputError, match=r"20\.00 GiB are free, 30\.\d\d GiB are needed"):
         check_disk(tmp_path, [*light, spec(**taught)])
 

@@ -50,7 +50,7 @@ def test_a_finished_row_runs_again_on_request(folder_with_result):
 
 
 def test_a_changed_format_of_the_settings_is_named_as_the_reason_to_run_again(folder_with_result):
-    assert plan_row(folder_with_result(fingerprint="of another version")).why == "settings changed: their format"
+    assert plan_row(folder_with_result(fingerprint="of another version")).why == "the format of the settings changed"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_changed_format_of_the_settings_is_named_as_the_reason_to_run_again(fo
 )
 def test_a_row_that_runs_again_for_another_reason_is_not_marked_as_outdated(folder_with_result, outcome, rerun, runs):
     row = plan_row(folder_with_result(outcome), rerun=rerun)
-    assert (row.must_run, row.outdated, row.row) == (runs, False, "a")
+    assert (row.must_run, row.is_outdated, row.row) == (runs, False, "a")
 
 
 def test_a_row_without_a_result_runs(tmp_path):
@@ -170,7 +170,7 @@ def test_a_row_with_a_result_of_other_software_versions_runs_again_with_the_reas
 ):
     folder = folder_with_result(**{"versions": VERSIONS, "device": Device(**GPU), **changed_fields})
     row = plan_row(folder, software=lambda: software)
-    assert (row.must_run, row.outdated, row.why) == (True, True, f"{message}; the old result is kept in earlier/")
+    assert (row.must_run, row.is_outdated, row.why) == (True, True, f"{message}; the old result is kept in earlier/")
     row = plan_row(folder, software=lambda: software, keep_outdated=True)
     assert (row.must_run, row.why) == (False, f"finished: fits; --keep-outdated: {message}")
 

@@ -148,6 +148,6 @@ def test_rows_that_reached_their_limit_are_not_mistaken_for_rows_whose_shared_gp
 def test_the_reason_of_a_full_gpu_names_what_was_needed_and_what_to_do():
     device = EMULATING_GPU.model_copy(update={"shared": True})
     assert describe_full_gpu(failure(requested=2.0), Memory(reserved_gib=40.0), device) == (
-        "the shared GPU was full when the row needed 42 GiB of its 78.6 GiB;"
+        "the shared GPU was full when the row needed 42 GiB of its limit of 78.6 GiB;"
         " end other programs on the GPU, or run the row without --share-gpus (shapes differ)"
     )

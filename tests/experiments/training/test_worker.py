@@ -179,7 +179,7 @@ def test_telemetry_has_the_current_phase_even_within_a_micro_step(monkeypatch, t
 
     monkeypatch.setattr(worker, "_read_row_progress", progress)
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    ranks: Any = SimpleNamespace(ended=lambda: len(seen) == 3, failed=lambda: False)
+    ranks: Any = SimpleNamespace(all_ended=lambda: len(seen) == 3, any_failed=lambda: False)
     worker._wait_for_ranks(ranks, tmp_path, 60.0, telemetry)
     assert [*seen, telemetry.phase] == ["load", "forward", "backward", "optimizer step"]
 
@@ -197,7 +197,7 @@ def test_the_time_limit_begins_when_the_trainer_has_started(fake_trainer, tmp_pa
 
 def test_the_times_of_the_stages_add_up_to_the_elapsed_time():
     times = worker.stage_times(
-        StageTimestamps(started_at=103.0, began_at=104.5, ended_at=110.0), began=100.0, elapsed_s=12.0
+        StageTimestamps(started_at=103.0, began_at=104.5, ended_at=110.0), row_started_at=100.0, elapsed_s=12.0
     )
     assert times == StageTimes(start_s=3.0, build_s=1.5, train_s=5.5, end_s=2.0)
 
@@ -206,9 +206,9 @@ def test_the_interval_of_steady_steps_counts_from_the_start_of_the_row_like_tele
     timestamps = StageTimestamps(
         started_at=103.0, began_at=104.5, ended_at=110.0, steady_from=106.0, steady_until=109.5
     )
-    assert worker.steady_interval_s(timestamps, began=100.0) == (6.0, 9.5)
+    assert worker.steady_interval_s(timestamps, row_started_at=100.0) == (6.0, 9.5)
     unfinished = timestamps.model_copy(update={"steady_from": None, "steady_until": None})
-    assert worker.steady_interval_s(unfinished, began=100.0) is None
+    assert worker.steady_interval_s(unfinished, row_started_at=100.0) is None
 
 
 def test_child_processes_of_the_trainer_are_killed(fake_trainer, tmp_path):

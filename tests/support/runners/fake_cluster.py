@@ -60,8 +60,8 @@ class FakeCluster:
             begin=lambda spec: (),
             update=lambda jobs, output: None,
             status_commands=lambda specs: [],
-            pending=lambda spec: "the weights",
-            failure=lambda spec: self.download_failure or None,
+            pending_downloads=lambda spec: "the weights",
+            download_failure=lambda spec: self.download_failure or None,
         )
         self.view = RecordingView()
         self.run = rows.folder(folder / "here", "a", "b")

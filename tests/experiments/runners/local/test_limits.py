@@ -11,7 +11,7 @@ import pytest
 from experiments.results.schema import CHECKPOINTS_FOLDER, EARLIER_FOLDER, RESULT_FILE, START_LIMIT_S, Progress
 from experiments.runners.local import gpu_memory, runner
 from experiments.runners.local.resources import Allocation, ResourcePool
-from experiments.runners.local.runner import LocalRunner, RunningRow, clear_row_folder, stop_signals
+from experiments.runners.local.runner import LocalRunner, RunningRow, clear_row_folder, collect_stop_signals
 from experiments.runners.progress import RowState
 from tests.support.results import in_memory
 from tests.support.runners import rows as sample_rows
@@ -116,7 +116,7 @@ def test_a_result_that_is_written_only_while_its_row_is_killed_does_not_count(
     result = in_memory.result("a").model_dump_json()
     if had_result:
         (row.folder / RESULT_FILE).write_text(result)
-    monkeypatch.setattr(made, "_end", lambda folder: (folder / RESULT_FILE).write_text(result) and [])
+    monkeypatch.setattr(made, "_end_processes", lambda folder: (folder / RESULT_FILE).write_text(result) and [])
     monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before, neighbors_gib: {})
     if act == "_kill":
         made._kill(row)
@@ -178,7 +178,7 @@ def test_a_lost_row_is_reset_as_if_it_had_not_started(local, clock, monkeypatch)
     made = local()
     row = running(made, clock)
     (row.folder / RESULT_FILE).write_text("{}")
-    monkeypatch.setattr(made, "_end", lambda folder: [])
+    monkeypatch.setattr(made, "_end_processes", lambda folder: [])
     monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before, neighbors_gib: {})
     assert made._withdraw(row, {0: 0.0, 1: 0.0}) == row.spec
     assert (made._running, made._remaining.times_of_ended_rows_s, (row.folder / RESULT_FILE).exists()) == (
@@ -221,7 +221,7 @@ def test_stop_signals_are_collected_and_ignored_ones_stay_ignored():
     }
     before = {number: signal.signal(number, handler) for number, handler in kinds.items()}
     try:
-        with stop_signals() as received:
+        with collect_stop_signals() as received:
             for number in kinds:
                 os.kill(os.getpid(), number)
         assert received == [signal.SIGTERM, signal.SIGINT]

@@ -79,7 +79,7 @@ def test_a_killed_run_leaves_no_process_and_is_resumed(two_row_run):
     assert not (two_row_run.rows / "reduced-batch" / RESULT_FILE).exists()
 
     output = two_row_run.start(hang=False).communicate()[0]
-    assert "baseline: kept (finished: fits)" in output
+    assert "baseline: result kept (finished: fits)" in output
     assert "reduced-batch: starts (the last run was interrupted)" in output
     assert (two_row_run.start_count("baseline"), two_row_run.start_count("reduced-batch")) == (1, 2)
     assert (two_row_run.rows / "reduced-batch" / RESULT_FILE).exists()

@@ -42,7 +42,7 @@ def test_a_target_that_is_not_described_completely_is_rejected_in_one_line(site,
     ("begins", "ends", "message"),
     [
         (2, 4, "llm_cc is PENDING until 20"),
-        (-1, 4, "llm_cc has started, but no node has answered; `testbed lease` boots them"),
+        (-1, 4, "llm_cc has started, but no node has answered; `testbed lease` boots its nodes"),
         (-4, -1, "llm_cc ended 20"),
         (None, None, "llm_cc is not reserved yet; `testbed lease` resumes the reservation"),
     ],

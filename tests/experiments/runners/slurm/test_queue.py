@@ -15,13 +15,13 @@ def test_jobs_with_any_comment_are_parsed():
         Job("7", "RUNNING", "None", "run/lab/a", "llm-testbed x y"),
         Job("8", "TIMEOUT", "TimeLimit", "b", "a|b"),
     ]
-    assert [job.ended for job in parse_jobs(text)] == [False, True]
+    assert [job.has_ended for job in parse_jobs(text)] == [False, True]
 
 
 @pytest.mark.parametrize("state", [*WAITING, *RUNNING, "COMPLETED", "NODE_FAIL"])
 def test_the_state_of_a_job_tells_whether_it_waits_runs_or_has_ended(state):
     job = Job("7", state, "", "", "")
-    assert (job.waiting, job.ended) == (state in WAITING, state not in (*WAITING, *RUNNING))
+    assert (job.is_waiting, job.has_ended) == (state in WAITING, state not in (*WAITING, *RUNNING))
 
 
 class Shell:

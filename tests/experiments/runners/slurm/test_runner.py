@@ -190,7 +190,7 @@ def test_the_end_of_the_lease_is_queried_once_in_each_interval(cluster):
         cluster.run, cluster, cluster.view, ends_at=lambda: queries.append(clock[0]), now=lambda: clock[0]
     )
     for _ in range(4):
-        assert not runner._lease_ends()
+        assert not runner._lease_ends_soon()
         clock[0] += timedelta(seconds=30)
     assert queries == [NOW, NOW + timedelta(seconds=60)]
 

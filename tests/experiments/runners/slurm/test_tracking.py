@@ -85,7 +85,7 @@ def test_a_row_in_the_queue_has_no_elapsed_time_and_no_progress(cluster, track, 
     row = track()
     cluster.queue("7|PENDING|Resources")
     poll(tracker)
-    assert (row.script_started, row.left_queue_at, row.elapsed_s, row.ended) == (False, None, 0.0, False)
+    assert (row.script_started, row.left_queue_at, row.elapsed_s, row.has_ended) == (False, None, 0.0, False)
     assert row.state.status == "queued (Resources: the weights)"
     assert not (cluster.row_folder() / PROGRESS_FILE).exists()
 

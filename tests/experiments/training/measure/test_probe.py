@@ -241,7 +241,7 @@ def test_the_progress_file_has_the_position_of_the_training(tmp_path):
     meter.hold(2)
     for _ in range(4):
         micro_step(*training)
-    training[0].write_progress(now=True)
+    training[0].write_progress(at_once=True)
     progress = Progress.model_validate_json((tmp_path / "progress.json").read_bytes())
     assert (progress.phase, progress.step, progress.micro_steps) == ("optimizer step", 4, 4)
     assert (progress.planned_micro_steps, progress.allocated_gib, progress.memory.peak_gib) == (10, 2, 2)
@@ -258,7 +258,7 @@ def test_the_progress_file_is_written_at_most_twice_a_second(tmp_path, monkeypat
     for _ in range(21):
         probe.write_progress()
         now[0] += 0.125
-    probe.write_progress(now=True)
+    probe.write_progress(at_once=True)
     assert written == [100.0, 100.5, 101.0, 101.5, 102.0, 102.5, 102.625]
 
 
@@ -286,7 +286,7 @@ def test_a_probe_without_steps_has_no_measurements(tmp_path):
     assert probe.speed() is None
     assert probe.losses() == ()
     assert probe.memory().snapshots == ()
-    probe.write_progress(now=True)
+    probe.write_progress(at_once=True)
     assert Progress.model_validate_json((tmp_path / "progress.json").read_bytes()).left_s is None
 
 

@@ -90,7 +90,7 @@ def test_a_row_that_needs_a_time_of_steady_steps_continues_until_it_is_measured_
 
 def test_the_required_time_of_steady_steps_counts_only_at_length_verdict():
     row = spec(length="peak", max_epochs=1, max_steps=-1, train_samples=None)
-    assert build_schedule(row.model_copy(update={"steady_s": 3.0}), 40).last == 2
+    assert build_schedule(row.model_copy(update={"steady_s": 3.0}), 40).last_micro_step == 2
 
 
 def test_a_run_with_length_verdict_does_not_end_within_an_optimizer_step():

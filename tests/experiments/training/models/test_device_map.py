@@ -41,8 +41,8 @@ def test_weights_that_do_not_fit_are_reported_as_out_of_memory():
 
 def test_a_tenth_of_the_memory_cap_or_of_the_free_memory_is_reserved_for_activations(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (10 * GIB + number, 80 * GIB))
-    assert device_map.weight_budget(1, EMULATING_GPU) == int(0.9 * EMULATING_GPU.cap_gib * GIB)
-    assert device_map.weight_budget(1, GPU) == int(0.9 * (10 * GIB + 1))
+    assert device_map.weight_budget_bytes(1, EMULATING_GPU) == int(0.9 * EMULATING_GPU.cap_gib * GIB)
+    assert device_map.weight_budget_bytes(1, GPU) == int(0.9 * (10 * GIB + 1))
 
 
 def test_a_parameter_is_on_the_device_of_the_smallest_mapped_part_that_contains_it():
@@ -74,7 +74,7 @@ def test_published_weights_are_loaded_part_by_part(tmp_path):
 def test_a_model_distributed_over_two_devices_generates_text(monkeypatch):
     """Fake GPUs: every part is placed on the CPU."""
     budgets = {}
-    monkeypatch.setattr(device_map, "weight_budget", lambda gpu, device: 100 + gpu)
+    monkeypatch.setattr(device_map, "weight_budget_bytes", lambda gpu, device: 100 + gpu)
     monkeypatch.setattr(
         device_map, "balanced_device_map", lambda model, dtype, limits: budgets.update(limits) or parts_of(model)
     )
@@ -87,7 +87,7 @@ def test_a_model_distributed_over_two_devices_generates_text(monkeypatch):
 def test_the_weights_of_a_tiny_model_on_a_cpu_are_assigned_to_both_gpus_of_its_row():
     row = spec(size="tiny", engine="hf_trainer", model="opt-30b", task="generate", devices=2)
     model = device_map.build_across_gpus(row, in_memory.CPU)
-    parts = device_map.weights_by_gpu(model, 2)
+    parts = device_map.weight_bytes_by_gpu(model, 2)
     assert sum(parts) == sum(weights.nbytes for weights in model.parameters())
     assert 0 < max(parts) < 0.75 * sum(parts)
 
