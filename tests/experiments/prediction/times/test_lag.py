@@ -41,14 +41,8 @@ def test_a_wait_for_the_gpu_ends_the_lag():
 
 def test_a_wait_for_an_event_delays_the_host_until_the_gpu_has_executed_what_came_before():
     points = [ClockPoint(0, 0.0, 0.0), ClockPoint(10, 1.0, 5.0)]
-    assert [*delay_host(points, [(6, 4), (8, 2)])] == [
-        ClockPoint(0, 0.0, 0.0),
-        ClockPoint(6, pytest.approx(0.6), pytest.approx(3.0)),
-        ClockPoint(6, pytest.approx(2.0), pytest.approx(3.0)),
-        ClockPoint(8, pytest.approx(2.2), pytest.approx(4.0)),
-        ClockPoint(8, pytest.approx(2.2), pytest.approx(4.0)),
-        ClockPoint(10, pytest.approx(2.4), 5.0),
-    ]
+    delayed = [tuple(round(value, 6) for value in point) for point in delay_host(points, [(6, 4), (8, 2)])]
+    assert delayed == [(0, 0, 0), (6, 0.6, 3), (6, 2, 3), (8, 2.2, 4), (8, 2.2, 4), (10, 2.4, 5)]
 
 
 def test_a_wait_before_the_first_point_is_ignored():
