@@ -327,6 +327,7 @@ def _run_on_machines(runs: Sequence[PreparedRun], view: View) -> list[FinishedRu
 
 
 def _release(site: LeasingSite, reconciler: Reconciler, name: str, view: View) -> None:
+    """Release the active lease of this name, if there is one, and show its cost."""
     active_lease = reconciler.journal.active_lease(name)
     if active_lease is None:
         return

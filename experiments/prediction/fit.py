@@ -58,7 +58,7 @@ class Fit(Record):
     changes: tuple[Attempt, ...] = Field(description="cheapest first; empty for a row that fits unchanged")
     pairs: tuple[Attempt, ...] = Field(
         default=(),
-        description="if no single change fits: the cheapest pairs of changes that fit, by their costlier change",
+        description="if no single change makes the training fit: the cheapest pairs of changes that do",
     )
 
 

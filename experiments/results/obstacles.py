@@ -68,7 +68,7 @@ class Evidence(NamedTuple):
     @classmethod
     def from_results(cls, suite: Suite, results: Mapping[str, Result]) -> Self:
         """Return the evidence for the statements of ``suite``: the results, with notes and settings of their rows."""
-        stated_settings = {row: suite.settings(suite.row(row), suite.first_stated_card(row)) for row in results}
+        stated_settings = {row: suite.settings(suite.row(row), suite.first_card(row)) for row in results}
         fewer_ranks_notes = {row: fewer_ranks_note(suite, result) for row, result in results.items()}
         twin_notes = {row: suite.twin_note(row, result.spec.card) for row, result in results.items()}
         return cls(results, fewer_ranks_notes, twin_notes, stated_settings)

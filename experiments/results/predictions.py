@@ -123,7 +123,7 @@ class Prediction(Record):
     limited_reserved_gib: float = Field(description="maximum reserved memory, with the card's capacity")
     retries: int = Field(description="number of times that the allocator freed its cache, with the card's capacity")
     failure: Failure | None = Field(description="failure with the card's capacity; None: the training completes")
-    memory: Memory = Field(description="memory as a probe would measure it, with unlimited capacity")
+    memory: Memory = Field(description="predicted values of the memory that a run measures, with unlimited capacity")
     tflop_per_sample: float | None = Field(
         default=None, description="1e12 executed floating-point operations per sample, recomputation included"
     )

@@ -123,7 +123,7 @@ class Speed(Record):
         default=None,
         description="tflops_per_s divided by the device's own peak rate of dense matrix products in the data type",
     )
-    train_s: float = Field(description="time of all steps of this run")
+    train_s: float = Field(description="time of all steps of the row, the first two included")
     communication_share: float | None = Field(
         default=None, description="share of the step time in communication kernels, including their waiting time"
     )
@@ -210,7 +210,7 @@ class Failure(Record):
 
 
 class Measured(Record):
-    """Measurements of the trainer, or of one of its ranks."""
+    """Measurements of a row's training, over all ranks, or of one of its ranks."""
 
     rank: int = Field(default=0, description="number of the process among all processes of the row")
     outcome: Outcome = Field(description="oom: out of GPU memory; host_oom: out of host memory; rejected: not started")

@@ -208,7 +208,143 @@ class Claim(StrictModel):
     says: str = Field(description="the statement in a sentence")
     checks: tuple[Check, ...] = Field(min_length=1, description="comparisons that must all pass")
     full_size: bool = Field(default=False, description="depends on the full-size model: not evaluated on tiny models")
-    all_ranks: bool = Field(default=False, description="depends on all ranks: not evaluated for scaled-down rows")
+    all_ranks: bool = Field(
+        default=False, description="depends on the number of ranks: not evaluated for rows that run on fewer GPUs"
+    )
+    known_failure: str = Field(
+        default="", description="cause, if the statement is known to fail; a failure then does not change the exit code"
+    )
+
+    def as_check(self, row: str) -> "Check":
+        """Return the reference value as a check of ``row``, with its bounds widened by the tolerance."""
+        low, high = self.low * (1 - self.tolerance), self.high * (1 + self.tolerance)
+        return Check(row=row, quantity=self.quantity, low=low, high=high)
+
+
+class Expectation(StrictModel):
+    """The expected result of a row. A row without one is reported and not evaluated."""
+
+    outcome: ExpectedOutcome | None = Field(
+        default=None, description="expected outcome; oom: out of GPU memory; None: not stated"
+    )
+    reference_values: tuple[ReferenceValue, ...] = Field(
+        default=(),
+        description="numbers that the lab states",
+        validation_alias=AliasChoices("reference_values", "figures"),
+    )
+
+
+class Row(StrictModel):
+    """One experiment: its settings in addition to the common ones, its settings by card, and its expected result."""
+
+    id: str = Field(pattern=ID_PATTERN, description="name in commands and folders of results")
+    title: str = Field(description="short description of the row, shown in reports")
+    cards: tuple[str, ...] | None = Field(default=None, description="cards of this row; None: all cards of the suite")
+    settings: dict[str, Any] = Field(description="settings that differ from the suite's common ones")
+    per_card: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings that differ on a card")
+    expect: Expectation = Field(default=Expectation(), description="result that the lab states")
+    variant_of: str | None = Field(
+        default=None, description="id of the row from which this row differs; tables of changes compare the two"
+    )
+    note: str | None = Field(default=None, description="remark about the row, shown in reports")
+
+
+class Scale(StrictModel):
+    """Smaller twins of rows for cards with less memory than those of the lab.
+
+    A twin has the expected outcome of its row. It differs from its row in SCALED_SETTINGS only, so precision, optimizer
+    and adapters are the same.
+    """
+
+    scale: str = Field(description="name of the scale: the memory of its cards, such as 12gb")
+    cards: tuple[str, ...] = Field(min_length=1, description="cards of catalog/cards.yaml that the twins are for")
+    rows: dict[str, dict[str, Any]] = Field(description="by row: the settings in which its twin differs from the row")
+
+    @field_validator("scale")
+    @classmethod
+    def _is_size(cls, name: str) -> str:
+        if not re.fullmatch(r"[1-9][0-9]*gb", name):
+            raise ValueError("allowed: a whole number of GB, such as 12gb")
+        return name
+
+    @property
+    def note(self) -> str:
+        """Return the note on rows that run as this smaller twin: 'scaled to 12 GB'."""
+        return f"scaled to {self.scale.removesuffix('gb')} GB"
+
+
+class Bounds(StrictModel):
+    """Bounds for tiny models, and the quantity if it differs; None: unbounded, or the same quantity."""
+
+    quantity: Quantity | None = Field(
+        default=None, description="quantity for tiny models; with loss_fall, the tiny models run all steps of the lab"
+    )
+    low: float | None = Field(default=None, description="lower bound")
+    high: float | None = Field(default=None, description="upper bound")
+
+
+class Check(StrictModel):
+    """One comparison of a claim: compares the row's outcome to the expected ``outcome``, or a quantity to bounds.
+
+    With ``over_row``, the quantity is divided by that of this other row; with ``over_quantity``, by this other
+    quantity.
+    """
+
+    row: str = Field(description="id of the row")
+    quantity: Quantity | None = Field(default=None, description="a quantity of results/quantities.py")
+    over_row: str | None = Field(default=None, description="id of the row whose quantity is the divisor")
+    over_quantity: Quantity | None = Field(
+        default=None, description="the divisor, a quantity of over_row or of the same row; None: the same quantity"
+    )
+    low: float | None = Field(default=None, description="smallest value that passes")
+    high: float | None = Field(default=None, description="largest value that passes")
+    outside: bool = Field(default=False, description="the value must not lie within [low, high]")
+    miniature: Bounds | None = Field(
+        default=None, description="quantity and bounds for tiny models; default: those of the check"
+    )
+    outcome: ExpectedOutcome | None = Field(default=None, description="outcome that passes, in place of a quantity")
+    phase: FailurePhase | None = Field(default=None, description="phase in which the memory must run out; None: any")
+
+    @model_validator(mode="after")
+    def _reject_inconsistent(self) -> Self:
+        if (self.quantity is None) == (self.outcome is None):
+            raise ValueError("a check states either quantity or outcome")
+        if self.quantity is not None and self.low is None and self.high is None:
+            raise ValueError(f"a check of {self.quantity} needs low, high or both")
+        if self.phase and self.outcome != "oom":
+            raise ValueError("phase is allowed with outcome: oom only")
+        if self.outside and None in (self.low, self.high):
+            raise ValueError("a check with outside needs low and high")
+        return self
+
+    def accepts(self, value: float) -> bool:
+        """Return whether ``value`` is within the bounds, or outside of them if ``outside`` is true."""
+        inside = (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+        return inside != self.outside
+
+    def for_tiny_models(self) -> "Check":
+        """Return the check with the quantity and the bounds for tiny models."""
+        if self.miniature is None:
+            return self
+        return self.model_copy(update=dict(self.miniature) | {"quantity": self.miniature.quantity or self.quantity})
+
+    @property
+    def is_relative(self) -> bool:
+        """Return whether the check compares two measured values, so that the model's size cancels out."""
+        return self.over_row is not None or self.over_quantity is not None
+
+
+class Claim(StrictModel):
+    """A statement of the lab that compares rows. A claim passes if all its checks pass."""
+
+    id: str = Field(pattern=ID_PATTERN, description="name in verdicts")
+    says: str = Field(description="the statement in a sentence")
+    checks: tuple[Check, ...] = Field(min_length=1, description="comparisons that must all pass")
+    full_size: bool = Field(default=False, description="depends on the full-size model: not evaluated on tiny models")
+    all_ranks: bool = Field(
+        default=False,
+        description="depends on the number of ranks: not evaluated for rows that run on fewer GPUs than the lab states",
+    )
     known_failure: str = Field(
         default="", description="cause, if the statement is known to fail; a failure then does not change the exit code"
     )
@@ -267,8 +403,8 @@ class Suite(StrictModel):
         """Return the cards that the lab was written for, then those with smaller twins of the rows."""
         return (*self.cards, *(card for scale in self.scales for card in scale.cards))
 
-    def first_stated_card(self, row_id: str) -> str:
-        """Return the first card on which the lab states the row."""
+    def first_card(self, row_id: str) -> str:
+        """Return the first card for which the lab has the row itself, not a smaller twin."""
         return (self.row(row_id).cards or self.cards)[0]
 
     def twin_note(self, row_id: str, card: str) -> str:

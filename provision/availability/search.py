@@ -128,13 +128,16 @@ def _free_ranges(starts: Sequence[int], periods: Sequence[Period], length_minute
         first_start = max(first_start, end + cleaning_minutes)
 
 
-def _free_host_counts(free: Iterable[Iterable[range]], index_count: int) -> Iterator[int]:
-    """Yield the number of free hosts for each index. free: the ranges of indices at which each host is free."""
-    steps = [0] * (index_count + 1)
+def _free_host_counts(free: Iterable[Iterable[range]], start_count: int) -> Iterator[int]:
+    """Yield the number of free hosts for each of the possible starts of a slot.
+
+    free: for each host, the ranges of indices of the starts at which it is free.
+    """
+    steps = [0] * (start_count + 1)
     for indices in (indices for host in free for indices in host):
         steps[indices.start] += 1
         steps[indices.stop] -= 1
-    return islice(accumulate(steps), index_count)
+    return islice(accumulate(steps), start_count)
 
 
 def _make_slot(hosts: tuple[Host, ...], start: int, length: timedelta) -> TimeSlot:

@@ -28,7 +28,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Reconciler:
-    """Carries out operations with a journal and a clock."""
+    """Carries out operations at a site, repeats them after errors, and writes each into a journal."""
 
     journal: Journal
     clock: Clock

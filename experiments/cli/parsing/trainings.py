@@ -100,12 +100,12 @@ def optional_word(words: list[str] | None, command: str, allowed: str) -> str | 
     return words[0] if words else None
 
 
-def _flag_name(name: str) -> str:
-    """Return the option's name as it is typed, without the dashes in front."""
+def _flag_name(field_name: str) -> str:
+    """Return the name of a field's option as it is typed, without the dashes in front."""
     declared = {
         field.name: option for cls in (CustomTraining, ScriptOptions) for field, option in fields_with_options(cls)
     }
-    return declared[name].name_of(name).replace("_", "-")
+    return declared[field_name].name_of(field_name).replace("_", "-")
 
 
 def options_given(context: typer.Context, cls: type = CustomTraining) -> set[str]:

@@ -2,7 +2,7 @@
 
     python -m experiments.prediction.loops.generate JOB
 
-JOB: the JSON of a LoopJob.
+JOB: a LoopJob as JSON text.
 """
 
 import torch

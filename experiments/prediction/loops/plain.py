@@ -2,7 +2,7 @@
 
     python -m experiments.prediction.loops.plain JOB
 
-JOB: the JSON of a LoopJob. torchrun starts several ranks.
+JOB: a LoopJob as JSON text. For several ranks, start this module with torchrun.
 """
 
 import os

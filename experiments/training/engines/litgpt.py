@@ -161,7 +161,10 @@ def _build_optimizer(settings: Settings, module: torch.nn.Module) -> torch.optim
 
 
 def _build_scheduler(settings: Settings, optimizer: torch.optim.Optimizer, schedule: Schedule) -> Any:
-    """Return LitGPT's learning-rate schedule. Raises InputError for a warm-up that makes it divide by zero."""
+    """Return LitGPT's scheduler of the learning rate. schedule: the row's number of micro-steps.
+
+    Raises InputError for a warm-up that makes the scheduler divide by zero.
+    """
     warmup, steps = settings.warmup_steps, schedule.total // settings.accumulate
     if warmup == 0 or warmup == steps <= schedule.last_micro_step // settings.accumulate:
         reason = f"LitGPT's schedule would divide by zero (by warmup_steps, and by {steps} - warmup_steps)"

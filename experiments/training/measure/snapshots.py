@@ -16,8 +16,10 @@ from experiments.training.measure.meters import (
     storage_bytes,
 )
 
-FIRST_SNAPSHOT_STEPS = 2
+FIRST_STEPS_WITH_SNAPSHOTS = 2
+"""Number of steps at the start of a training that have snapshots."""
 SNAPSHOT_INTERVAL_STEPS = 50
+"""Every step whose number is a multiple of this one has snapshots too."""
 
 
 class MemoryRecorder:
@@ -94,4 +96,4 @@ class MemoryRecorder:
 
 def takes_snapshots(step: int) -> bool:
     """Return True if snapshots are taken in an optimizer step, counted from 0: in the first two and every 50th."""
-    return step < FIRST_SNAPSHOT_STEPS or step % SNAPSHOT_INTERVAL_STEPS == 0
+    return step < FIRST_STEPS_WITH_SNAPSHOTS or step % SNAPSHOT_INTERVAL_STEPS == 0
