@@ -4,8 +4,8 @@
 
 Writes rank_texts.md and rank_texts.json into the folder (default: experiments/evidence/prediction_h200), for rows that
 were measured on four GPUs. `testbed predict` traces only the first rank; this program traces the texts of each rank.
-The tables have, in GiB: the reserved memory after the backward pass and after the optimizer of the second step, as
-predicted without a memory limit and as measured; and the needed memory.
+The tables have, in GiB: the reserved memory after the second step, as predicted without a memory limit, for a card that
+is as fast as the one on which it was measured, and as measured; and the memory that the whole run needs.
 """
 
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from unittest import mock
 
 from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
-from experiments.results.memory_parts import StepPoint
+from experiments.prediction.times.lag import set_clocks_of
 from experiments.results.predictions import Prediction
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Memory
@@ -27,7 +27,7 @@ ROWS = {
     "multi_gpu_litgpt-a100_80gb-full-verdict": ("7b-4gpu-ddp", "7b-4gpu-fsdp", "7b-4gpu-fsdp-b8"),
     "multi_gpu_litgpt-v100_32gb-full-verdict": ("1b-4gpu-ddp", "1b-4gpu-fsdp", "3b-4gpu-fsdp"),
 }
-POINTS: tuple[StepPoint, ...] = ("after backward", "after optimizer step")
+MEASURED_ON = "h200_141gb"
 
 
 def predict_with_texts_of(rank: int, spec: RowSpec, phantom: Phantom) -> Prediction:
@@ -46,13 +46,14 @@ def use_texts_of(rank: int) -> None:
 
 def _trace(rank: int, spec: RowSpec, phantom: Phantom) -> Prediction:
     use_texts_of(rank)
-    return tracer.trace(spec, [spec.card], phantom)[0]
+    with mock.patch.object(tracer, "set_clocks_of", lambda _, *rest: set_clocks_of(MEASURED_ON, *rest)):
+        return tracer.trace(spec, [spec.card], phantom)[0]
 
 
-def second_step(memory: Memory) -> list[float | None]:
-    """Return the reserved GiB at POINTS of the last micro-step of the second step."""
-    reserved = {shot.point: shot.reserved_gib for shot in memory.snapshots if shot.step == 1}
-    return [reserved.get(point) for point in POINTS]
+def reserved_after_second_step(memory: Memory) -> float | None:
+    """Return the reserved GiB after the second optimizer step; None if the rank did not reach its end."""
+    points = {(shot.step, shot.point): shot.reserved_gib for shot in memory.snapshots}
+    return points.get((1, "after optimizer step"))
 
 
 def main() -> None:
@@ -64,37 +65,25 @@ def main() -> None:
         results = RunFolder(EVIDENCE.parent / run).results()
         for row in rows:
             for one in results[row].ranks:
-                predicted = predict_with_texts_of(one.rank, results[row].spec, phantom)
+                spec = results[row].spec
+                two_steps = spec.model_copy(update={"length": "peak", "steady_s": 0.0})
+                whole, predicted = (predict_with_texts_of(one.rank, each, phantom) for each in (spec, two_steps))
                 found.append(
                     {
                         "row": row,
                         "rank": one.rank,
                         "outcome": results[row].outcome,
-                        "predicted_reserved_gib": second_step(predicted.memory),
-                        "measured_reserved_gib": second_step(one.memory),
-                        "needed_gib": predicted.needed_gib,
-                        "usable_gib": predicted.usable_gib,
+                        "predicted_reserved_gib": predicted.reserved_gib,
+                        "measured_reserved_gib": reserved_after_second_step(one.memory),
+                        "needed_gib": whole.needed_gib,
+                        "usable_gib": whole.usable_gib,
                     }
                 )
                 print(found[-1], flush=True)
-    head = ["row", "rank", "after backward", "measured", "after optimizer", "measured", "needed", "usable"]
-    cells = [
-        [
-            one["row"],
-            one["rank"],
-            *map(_gib, _gib_by_point(one)),
-            _gib(one["needed_gib"]),
-            _gib(one["usable_gib"]),
-        ]
-        for one in found
-    ]
+    head = ["row", "rank", "reserved predicted", "measured", "needed", "usable"]
+    quantities = ("predicted_reserved_gib", "measured_reserved_gib", "needed_gib", "usable_gib")
+    cells = [[one["row"], one["rank"], *(_gib(one[name]) for name in quantities)] for one in found]
     write(folder, "rank_texts", markdown(head, cells), found)
-
-
-def _gib_by_point(one: dict[str, Any]) -> list[float | None]:
-    return [
-        gib for both in zip(one["predicted_reserved_gib"], one["measured_reserved_gib"], strict=True) for gib in both
-    ]
 
 
 def _gib(value: float | None) -> str:
