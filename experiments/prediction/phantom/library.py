@@ -180,8 +180,8 @@ class Phantom:
         """Use these clocks in replays from now on.
 
         points: a number of operations, and the times, in seconds, at which the host has started them and the GPU has
-        executed them. In a replay, a block that another stream uses is free when the GPU has executed all that the host
-        had started before the release. Without any points, the block is free at its release.
+        executed them. In a replay, a block that other streams use is free when the GPU has executed the operations that
+        the host had started on these streams before the release. Without any points, it is free at its release.
         """
         self._library.phantom_clear_clocks()
         for operations, host_s, gpu_s in points:

@@ -29,13 +29,16 @@ struct Event {
   int64_t bytes;  // size of an allocation, or kRelease, kReleaseInUse, kEmptyCache
   int64_t stream;
   int64_t gpu;      // of the process's GPUs; not set for a release
-  int64_t started;  // number of operations that the host had started before
+  int64_t started;  // number of operations that the host had started before; see kReleaseInUse
 };
 
-// kReleaseInUse: operations on another stream than that of the allocation may still use the block.
+// kReleaseInUse: operations on other streams than that of the allocation may still use the block. `started` counts the
+// operations up to the last one on these streams.
 constexpr int64_t kRelease = -1, kEmptyCache = -2, kReleaseInUse = -3, kAllGpus = -1;
 
-int64_t started_operations();  // number of operations that the host has started; defined in work.h
+// Numbers of operations that the host has started: all, and those up to the last one on a stream. Defined in work.h.
+int64_t started_operations();
+int64_t started_operations_until_last_on(int64_t stream);
 
 struct Log {
   std::mutex mutex;
@@ -76,7 +79,7 @@ struct Block {
   int64_t id;
   int64_t address;
   int64_t stream;
-  bool on_other_streams = false;  // used by operations there
+  std::vector<int64_t> other_streams;  // streams whose operations used it
   void* host = nullptr;           // memory for values, or null
   bool known = true;              // false if the values depend on floating-point values, which are not computed
   std::optional<double> constant = std::nullopt;  // the common value of all floating-point numbers in it, if known
@@ -92,11 +95,12 @@ void empty_cache() {
 
 void release(void* context) {
   auto* block = static_cast<Block*>(context);
-  const int64_t started = started_operations();
+  int64_t started = 0;
+  for (const int64_t stream : block->other_streams) started = std::max(started, started_operations_until_last_on(stream));
   Log& device_log = log();
   std::lock_guard<std::mutex> lock(device_log.mutex);
   device_log.allocator.release(block->address);
-  device_log.events.push_back({block->id, block->on_other_streams ? kReleaseInUse : kRelease, 0, 0, started});
+  device_log.events.push_back({block->id, block->other_streams.empty() ? kRelease : kReleaseInUse, 0, 0, started});
   device_log.by_pointer.erase(block->host ? block->host : reinterpret_cast<void*>(block->address));
   std::free(block->host);
   delete block;
@@ -105,7 +109,7 @@ void release(void* context) {
 // Note that operations on a stream use a storage.
 void record_use(const c10::DataPtr& data, int64_t stream) {
   auto* block = data.get_deleter() == &release ? static_cast<Block*>(data.get_context()) : nullptr;
-  if (block && stream != block->stream) block->on_other_streams = true;
+  if (block && stream != block->stream) block->other_streams.push_back(stream);
 }
 
 // Function that is called before each large allocation. The log is not locked during the call, because the function may

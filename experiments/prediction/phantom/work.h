@@ -18,12 +18,19 @@ struct Work {
   std::unordered_map<std::string, int64_t> numbers;
   std::vector<const std::string*> keys;
   std::vector<int64_t> executed;  // numbers of keys, in the order of execution
+  std::unordered_map<int64_t, int64_t> until_last_on_stream;  // stream -> number of operations up to its last one
   std::vector<bool> recomputed;   // whether the operation repeats a forward pass during a backward pass
 };
 
 Work& work() {
   static Work* device_work = new Work;
   return *device_work;
+}
+
+int64_t started_operations_until_last_on(int64_t stream) {
+  auto& device_work = work();
+  std::lock_guard<std::mutex> lock(device_work.mutex);
+  return device_work.until_last_on_stream[stream];
 }
 
 int64_t started_operations() {
@@ -38,6 +45,7 @@ void log_key(const std::string& key) {
   const auto [place, added] = device_work.numbers.try_emplace(key, static_cast<int64_t>(device_work.keys.size()));
   if (added) device_work.keys.push_back(&place->first);
   device_work.executed.push_back(place->second);
+  device_work.until_last_on_stream[current_stream] = static_cast<int64_t>(device_work.executed.size());
   device_work.recomputed.push_back(at::GradMode::is_enabled() && torch::autograd::get_current_graph_task_id() != -1);
 }
 

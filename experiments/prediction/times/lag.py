@@ -1,9 +1,9 @@
 """How far the GPU lags behind the host: it delays the release of memory that several streams use.
 
-PyTorch's allocator frees such memory at the first allocation after the GPU has executed what the host had started
-before the release (c10/cuda/CUDACachingAllocator.cpp, insert_events and process_events). FSDP is an example: it gathers
-parameters on a stream of its own, so autograd uses each gradient there too. If the GPU lags behind, the optimizer's
-temporary tensors are allocated before the gradients are freed.
+PyTorch's allocator frees such memory at the first allocation after the GPU has executed what the host had started on
+these streams before the release (c10/cuda/CUDACachingAllocator.cpp, insert_events and process_events). FSDP is an
+example: it gathers parameters on a stream of its own, so autograd uses each gradient there too. If the GPU lags behind,
+the optimizer's temporary tensors are allocated before the gradients are freed.
 """
 
 import itertools
@@ -17,6 +17,9 @@ from experiments.prediction.times.clocks import Clocks
 from experiments.prediction.times.phase import HOST_FACTORS, PhaseTime, RecordedPhase, phase_time
 from experiments.prediction.times.step import table_for_card
 from experiments.suites.cards import card_named
+
+QUEUED_OPERATIONS = 1024
+"""Number of operations that the host can start before the GPU has executed the first of them."""
 
 
 class ClockPoint(NamedTuple):
@@ -38,7 +41,7 @@ def set_clocks_of(card: str, phantom: Phantom, recorded: Sequence[RecordedPhase]
     later = _after_first_step(recorded)
     begin = recorded[-len(later) - 1].end if later else 0
     points = clock_points(begin, ((part.end, phase_time(part, table, target)) for part in later))
-    phantom.set_clocks([*delay_host(points, phantom.waits)])
+    phantom.set_clocks([*delay_host(points, sorted([*phantom.waits, *queue_waits(points)]))])
 
 
 def clock_points(begin: int, parts: Iterable[tuple[int, PhaseTime]]) -> list[ClockPoint]:
@@ -51,6 +54,12 @@ def clock_points(begin: int, parts: Iterable[tuple[int, PhaseTime]]) -> list[Clo
         clocks.run(time.waits, HOST_FACTORS)
         points.append(ClockPoint(end, clocks.host_s, clocks.gpu_s))
     return points
+
+
+def queue_waits(points: Sequence[ClockPoint]) -> Iterator[tuple[int, int]]:
+    """Yield the waits of a host that has started as many operations as the driver queues; see ``delay_host``."""
+    for started in range(points[0].operations + QUEUED_OPERATIONS, points[-1].operations, QUEUED_OPERATIONS // 8):
+        yield started, started - QUEUED_OPERATIONS
 
 
 def _after_first_step(recorded: Sequence[RecordedPhase]) -> Sequence[RecordedPhase]:

@@ -32,17 +32,21 @@ def pools(phantom: Any) -> Any:
 def replays_with_clocks(phantom: Any) -> Any:
     """Free a block, start ten operations and allocate a block of its size. Return replays with several clocks.
 
-    The freed block was used on another stream, or only on its own.
+    The freed block was used on another stream, on one that was idle since the clocks began, or only on its own.
     """
     import torch
 
     counter, replays = torch.zeros(1, device="cuda"), {}
-    for use in ("other stream", "own stream"):
+    other, idle = torch.cuda.Stream(), torch.cuda.Stream()
+    with torch.cuda.stream(idle):
+        counter.add_(1)
+    for use, stream in {"other": other, "idle": idle, "own": torch.cuda.current_stream()}.items():
         phantom.empty_cache()
         start = phantom.executed()
         held = block(20 * MIB)
-        held.record_stream(torch.cuda.Stream() if use == "other stream" else torch.cuda.current_stream())
-        counter.add_(1)
+        held.record_stream(stream)
+        with torch.cuda.stream(other):
+            counter.add_(1)
         del held
         for _ in range(10):
             counter.add_(1)
@@ -57,7 +61,7 @@ def replays_with_clocks(phantom: Any) -> Any:
         for name, points in clocks.items():
             phantom.set_clocks(points)
             unlimited, limited = phantom.replay(UNLIMITED), phantom.replay(30 * MIB)
-            replays[f"{use}, {name}"] = [
+            replays[f"{use} stream, {name}"] = [
                 unlimited.peak_reserved // MIB,
                 unlimited.peak_allocated // MIB,
                 limited.failed_event,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.prediction.times.lag import ClockPoint, clock_points, delay_host
+from experiments.prediction.times.lag import QUEUED_OPERATIONS, ClockPoint, clock_points, delay_host, queue_waits
 from experiments.prediction.times.phase import HOST_FACTORS, PhaseTime
 
 
@@ -43,6 +43,15 @@ def test_a_wait_for_an_event_delays_the_host_until_the_gpu_has_executed_what_cam
     points = [ClockPoint(0, 0.0, 0.0), ClockPoint(10, 1.0, 5.0)]
     delayed = [tuple(round(value, 6) for value in point) for point in delay_host(points, [(6, 4), (8, 2)])]
     assert delayed == [(0, 0, 0), (6, 0.6, 3), (6, 2, 3), (8, 2.2, 4), (8, 2.2, 4), (10, 2.4, 5)]
+
+
+def test_the_host_waits_while_the_queue_of_operations_is_full():
+    points = [ClockPoint(100, 0.0, 0.0), ClockPoint(100 + 2 * QUEUED_OPERATIONS, 1.0, 30.0)]
+    (first, waited_for), *_, (last, _) = queue_waits(points)
+    assert (first, waited_for) == (100 + QUEUED_OPERATIONS, 100)
+    assert last < points[-1].operations
+    *_, end = delay_host(points, queue_waits(points))
+    assert 30 - end.host_s == pytest.approx(30 / 2, rel=0.15)
 
 
 def test_a_wait_before_the_first_point_is_ignored():
