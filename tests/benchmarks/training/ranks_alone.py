@@ -15,6 +15,7 @@ predicts the same ranks without a GPU and writes a table of GiB.
 import argparse
 import importlib
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +27,7 @@ from experiments.suites.choices import Size
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
 from tests.benchmarks.forks import run_in_fork
-from tests.benchmarks.prediction.rank_texts import predict_with_texts_of, use_texts_of
+from tests.benchmarks.prediction.rank_texts import predict_with_texts_of
 from tests.benchmarks.prediction.tables import markdown
 from tests.benchmarks.rows import row_spec
 
@@ -48,21 +49,23 @@ class NoPhantom:
 
         return [HOST_WAITS]
 
-    def log_operation(self, key: str) -> None:
-        pass
+    def log_operation(self, key: str) -> None: ...
+
+    def ignore_gpu_numbers(self) -> None: ...
 
 
 def measure_rank(spec: RowSpec, rank: int) -> Measured:
-    """Return the measurements of the first rank with the texts of ``rank``; it has GPU 0 for itself."""
+    """Return the measurements of a rank of the row, which has GPU 0 for itself."""
     import torch
 
     from experiments.prediction.phantom.ranks import simulate_ranks
-    from experiments.training.rank import run_rank
+    from experiments.training.rank import hide_bitsandbytes, run_rank
 
-    torch.cuda.init()
-    use_texts_of(rank)
+    torch.zeros(1, device="cuda")  # before the number of GPUs is replaced
+    hide_bitsandbytes()
     with tempfile.TemporaryDirectory() as folder:
-        simulate_ranks(RANKS, 1, cast(Phantom, NoPhantom()), Path(folder, "ranks"))
+        simulate_ranks(spec.settings.devices, 1, cast(Phantom, NoPhantom()), Path(folder, "ranks"), rank)
+        os.environ["LOCAL_RANK"] = "0"
         return run_rank(spec, Path(folder))
 
 

@@ -95,13 +95,6 @@ def test_two_rows_run_side_by_side_and_each_runs_once(finished_run):
     assert max(states) == 2
 
 
-def test_the_time_left_is_shown_after_the_first_row(finished_run):
-    """It is unknown again while a row runs for longer than the mean, as any row may on a busy machine."""
-    first, *others = (left_s for *_, left_s in finished_run.view.shown)
-    assert first is None
-    assert min(left_s for left_s in others if left_s is not None) >= 0
-
-
 def test_no_process_of_a_row_is_left_not_even_a_detached_one(finished_run):
     assert [row_process.tagged_processes(finished_run.folder.row_folder_named(row)) for row in "abcdef"] == [[]] * 6
 
@@ -166,6 +159,25 @@ def no_notebooks(monkeypatch):
     monkeypatch.setattr(row_process, "start", start)
     monkeypatch.setattr(gpus, "used_gib", lambda indices: {index: used_gib[index] for index in indices})
     return used_gib, seen
+
+
+class FirstRowTakesAMinute(TimePasses):
+    """A view that advances the runner's clock by a minute when it first shows a row."""
+
+    def show_rows(self, states, *counts) -> None:
+        super().show_rows(states, *counts)
+        self.passed_s = 60.0
+
+
+@pytest.mark.usefixtures("no_notebooks")
+def test_the_time_left_is_shown_after_the_first_row(tmp_path, monkeypatch):
+    specs = [sample_rows.spec(row) for row in "ab"]
+    finished_run = FinishedRun(tmp_path, specs, sample_rows.node(sample_rows.GPU), view=FirstRowTakesAMinute())
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=finished_run.view.monotonic, sleep=time.sleep))
+    finished_run.run()
+    left_s = {done: left_s for states, done, _, left_s in reversed(finished_run.view.shown) if states}
+    assert left_s[0] is None
+    assert 0 < left_s[1] < 120
 
 
 def test_each_row_sees_only_its_own_gpu(tmp_path, no_notebooks):
