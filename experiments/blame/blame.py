@@ -73,12 +73,12 @@ def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], st
     say(f"{difference.sentence} (by {used}); groups of packages that can change version separately: {len(groups)}")
     steps: list[Step] = []
 
-    def test_packages(chosen: frozenset[str], left: int) -> Side:
+    def test_packages(chosen: frozenset[str], steps_left: int) -> Side:
         step = _step(mix_pins(good, bad, chosen), chosen, good_and_bad, observe, used, difference)
         steps.append(step)
         result_of = f"as with --{step.result_of}" if step.result_of else "as with neither"
         tested = f"new versions of {len(chosen)} of {len(names)} packages"
-        say(f"step {len(steps)} (at most {left} more), {tested}: {step.value}, {result_of}")
+        say(f"step {len(steps)} (at most {steps_left} more), {tested}: {step.value}, {result_of}")
         return step.result_of
 
     result = search(groups, count_likely_groups(groups, LIBRARIES), test_packages)

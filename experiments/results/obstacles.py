@@ -207,7 +207,8 @@ def _loss_obstacles(check: Check, pair: ResultPair) -> Iterator[str]:
 def _time_obstacles(check: Check, pair: ResultPair) -> Iterator[str]:
     """Yield the reasons why the times of this run do not decide a check.
 
-    Reasons: no GPU, two different devices, or seconds on another card.
+    Reasons: no GPU, results from two different devices, absolute times on a GPU that emulates the card, or a GPU that
+    is much larger than the card.
     """
     if not _quantities(check) & set(TIME_QUANTITIES):
         return

@@ -25,7 +25,7 @@ NOT_RUN = "has not run"
 class Verdict(Record):
     """One statement with its status."""
 
-    id: str = Field(description="id of the claim, or of the row and its quantity")
+    id: str = Field(description="id of the claim; for a reference value ROW/QUANTITY, for an outcome ROW/outcome")
     kind: Literal["outcome", "reference value", "claim"] = Field(description="kind of the statement")
     says: str = Field(description="the statement in a sentence")
     rows: tuple[str, ...] = Field(description="ids of the statement's rows")

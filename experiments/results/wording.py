@@ -52,7 +52,7 @@ def format_size(gib: float) -> str:
 
 
 def choose_memory_unit(gib: float) -> tuple[str, int]:
-    """Return the unit that suits a size in GiB, and the number of these units in a GiB; GiB for 0."""
+    """Return the unit that suits a size in GiB, and the number of these units in a GiB. A size of 0 is in GiB."""
     return next((one for one in MEMORY_UNITS if abs(gib) * one[1] >= 0.5), MEMORY_UNITS[-1 if gib else 0])
 
 

@@ -272,7 +272,7 @@ class MonitorTarget:
 
 
 def monitor_target(site: str, profile: str | None, journal: Journal | None = None) -> MonitorTarget:
-    """Connect to the machines that can be monitored at ``site``.
+    """Connect to the machines that can be monitored at ``site``. journal: of the active leases; None: the user's.
 
     Raises InputError if there is no lease at ``site``, or if ``site`` is this machine.
     """

@@ -36,7 +36,7 @@ class Check(Record):
     )
     done: dict[str, EndedPart] = Field(default={}, description="ended parts by name")
     installed: dict[Versions, dict[str, str]] = Field(
-        default={}, description="version of each package that affects a result, by set of versions"
+        default={}, description="for each set of versions: the version of each package that affects a result"
     )
 
     def duration_s(self) -> float:

@@ -136,7 +136,7 @@ class Scale(StrictModel):
 
     @property
     def note(self) -> str:
-        """Return the note on rows that run as this smaller twin: 'scaled to 12 GB'."""
+        """Return the note on rows that run as twins of this scale, such as 'scaled to 12 GB'."""
         return f"scaled to {self.scale.removesuffix('gb')} GB"
 
 
@@ -305,7 +305,7 @@ class Suite(StrictModel):
         return self._settings_cache[key]
 
     def _twin_settings(self, row: Row, card: str) -> dict[str, Any]:
-        """Return the settings of the row's smaller twin on ``card`` that differ; none without a twin."""
+        """Return the settings in which the row's twin on ``card`` differs from the row; empty if it has no twin."""
         return next((scale.rows.get(row.id, {}) for scale in self.scales if card in scale.cards), {})
 
     def rows_with_losses_of_tiny_models(self) -> set[str]:

@@ -38,6 +38,7 @@ SCHEMAS = (
 )
 """The operations of torchvision 0.28 with those arguments that its Python code passes (torchvision/csrc/ops)."""
 BOXES_PER_WORD = 64
+"""The kernel of nms stores the overlaps of a box as a bit mask, in words of 64 bits."""
 _libraries: list[torch.library.Library] = []
 
 

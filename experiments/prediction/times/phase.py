@@ -179,7 +179,7 @@ def slowest_host(parts: Sequence[PhaseTime], ranks: int) -> list[PhaseTime]:
 def interpolate_parts(
     base: Sequence[PhaseTime], base_tokens: int, other: Sequence[PhaseTime], other_tokens: int, tokens: float
 ) -> list[PhaseTime]:
-    """Return the parts of a phase for a batch with texts of ``tokens`` tokens, from those of two other batches.
+    """Estimate the times of a phase's parts for texts of ``tokens`` tokens, from their times for two other lengths.
 
     base, other: parts of the phase with each of the two batches. base_tokens, other_tokens: lengths of these batches'
     texts. The GPU's time is a linear function of the length; if both batches have about the same length, it is

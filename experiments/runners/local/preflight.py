@@ -46,7 +46,7 @@ def check_this_machine(results: Path) -> list[Check]:
         _failure_as_warning(run_check("leasing packages", lambda: _check_packages("chameleon"), (LEASES,))),
         run_check("C++ compiler", _check_compiler, needed_for_all),
         run_check("disk", lambda: _check_disk(results), needed_for_all),
-        run_check("memory", _check_memory, needed_for_all),
+        run_check("memory", _check_host_memory, needed_for_all),
         _check_gpu(),
         _failure_as_warning(run_check("Docker", _check_docker, (IMAGES, CONTAINERS))),
         _failure_as_warning(run_check("container tools", _check_container_tools, (CONTAINERS,))),
@@ -103,7 +103,7 @@ def _free_gib(folder: Path) -> float:
     return shutil.disk_usage(existing).free / GIB
 
 
-def _check_memory() -> str:
+def _check_host_memory() -> str:
     memory = psutil.virtual_memory()
     available_gib = memory.available / GIB
     finding = f"{available_gib:.1f} of {memory.total / GIB:.1f} GiB available"
