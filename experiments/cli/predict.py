@@ -55,24 +55,25 @@ def predict(
     if command := command_after_dashes(context):
         _predict_script(context, card, command, script, as_json)
         return
-    reject_options_of_scripts(context)
+    reject_options_of_scripts(context, ["all_ranks"])
     rows = optional_word(words, "predict", "SUITE[/ROW]")
     if runs_as_program(context, rows, training):
+        reject_options_of_scripts(context)
         _predict_model(training, card, parse_batches(batch), as_json)
     else:
-        _predict_rows(
-            specs_to_predict(context, rows, training, card, batch), "model" in options_given(context), as_json
-        )
+        specs = specs_to_predict(context, rows, training, card, batch)
+        _predict_rows(specs, "model" in options_given(context), script.all_ranks, as_json)
 
 
-def _predict_rows(specs: "Sequence[RowSpec]", is_custom: bool, as_json: bool) -> None:
+def _predict_rows(specs: "Sequence[RowSpec]", is_custom: bool, all_ranks: bool, as_json: bool) -> None:
     from experiments.prediction.custom_tables import custom_predictions_as_data, custom_predictions_view
-    from experiments.prediction.service import reject_if_parameters_exceed_card, trace_rows
+    from experiments.prediction.service import reject_if_parameters_exceed_card, trace_all_ranks, trace_rows
     from experiments.prediction.tables import prediction_as_data, prediction_tables
 
     failures: list[Exception] = []
     with progress() as show:
-        predictions = trace_rows(specs, show, lambda spec, problem: failures.append(problem))
+        trace = trace_all_ranks if all_ranks else trace_rows
+        predictions = trace(specs, show, lambda spec, problem: failures.append(problem))
     if is_custom and len(specs) == len(predictions) == 1:
         reject_if_parameters_exceed_card(predictions[0])
     if as_json:

@@ -88,22 +88,25 @@ def predict(
     on_failure: OnFailure | None = None,
     workers: int | None = None,
     store: Path | None = None,
+    rank: int = 0,
 ) -> list[Prediction]:
     """Return predictions in the order of ``specs``; call ``on_prediction`` for each, with True if it was cached.
 
-    Predictions are cached under ``cache``, or in the folder ``store``. The key contains everything that they depend on:
-    row, card, code, libraries. Rows that differ only in the card are traced once if the cards have the same kernels. At
-    most ``workers`` rows (None: the number of CPUs) are traced at a time, each with less than 6 GiB of host memory. For
-    a row that cannot be traced, ``on_failure`` is called with the reason and the row is omitted. Without
-    ``on_failure``, the first row that cannot be traced raises InputError (user error) or RuntimeError. Raises
-    InputError if no row can be traced on this machine.
+    Predictions are cached under ``cache``, or in the folder ``store``. The key of the cache contains everything that a
+    prediction depends on: row, rank, card, code, libraries. Rows that differ only in the card are traced once if the
+    cards have the same kernels. At most ``workers`` rows (None: the number of CPUs) are traced at a time, each with
+    less than 6 GiB of host memory. For a row that cannot be traced, ``on_failure`` is called with the reason and the
+    row is omitted. Without ``on_failure``, the first row that cannot be traced raises InputError (user error) or
+    RuntimeError. Raises InputError if no row can be traced on this machine.
+
+    rank: the rank that is traced, from 0. All rows must have it.
     """
     folder = store or cache / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
     predictions: dict[str, Prediction] = {}
     missing: dict[str, RowSpec] = {}
     traced_specs = {id(spec): group[0] for group in _group_by_kernels(specs) for spec in group}
-    keys = [_cache_key(spec, traced_specs[id(spec)]) for spec in specs]
+    keys = [_cache_key(spec, traced_specs[id(spec)], rank) for spec in specs]
     for key, spec in zip(keys, specs, strict=True):
         if key in predictions or key in missing:
             continue
@@ -112,7 +115,7 @@ def predict(
             on_prediction(spec, cached, True)
         else:
             missing[key] = spec
-    for key, prediction in _trace_rows(missing, cache, workers or os.cpu_count() or 1):
+    for key, prediction in _trace_rows(missing, cache, workers or os.cpu_count() or 1, rank):
         if not isinstance(prediction, Prediction):
             if on_failure is None:
                 raise prediction
@@ -136,11 +139,11 @@ def _group_by_kernels(specs: Iterable[RowSpec]) -> list[list[RowSpec]]:
     ]
 
 
-def _cache_key(spec: RowSpec, traced_spec: RowSpec) -> str:
+def _cache_key(spec: RowSpec, traced_spec: RowSpec, rank: int) -> str:
     """Return the cache key of a row. traced_spec: the row on the traced card, which may have more multiprocessors."""
     traced_multiprocessors = str(card_named(traced_spec.card).multiprocessors)
     row = [spec.fingerprint, card_named(spec.card).model_dump_json(), traced_multiprocessors]
-    parts = [*row, code_sha256(), _prediction_code_sha256(), *_library_versions()]
+    parts = [*row, str(rank), code_sha256(), _prediction_code_sha256(), *_library_versions()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
@@ -199,7 +202,7 @@ def _reject_failure(code: int, log: IO[str]) -> None:
 
 
 def _trace_rows(
-    missing: dict[str, RowSpec], cache: Path, workers: int
+    missing: dict[str, RowSpec], cache: Path, workers: int, rank: int
 ) -> Iterator[tuple[str, Prediction | TraceError]]:
     """Yield each key with its prediction or error, as soon as the tracer has written it."""
     if not missing:
@@ -207,7 +210,7 @@ def _trace_rows(
     with TemporaryFolder("trace") as folder:
         groups = _group_by_kernels(missing.values())
         keys = {id(spec): key for key, spec in missing.items()}
-        jobs = [_write_job(folder, number, group) for number, group in enumerate(groups)]
+        jobs = [_write_job(folder, number, group) | {"rank": rank} for number, group in enumerate(groups)]
         with (folder / "log.txt").open("w+") as log, _run_tracer(cache, workers, jobs, log.fileno()) as tracer:
             assert tracer.stdout is not None
             for line in tracer.stdout:

@@ -44,16 +44,28 @@ def select_rows(target: str | None, card: str | None) -> list[RowSpec]:
 
 
 def trace_rows(
-    specs: Sequence[RowSpec], print_line: PrintLine, on_failure: OnFailure | None = None
+    specs: Sequence[RowSpec], print_line: PrintLine, on_failure: OnFailure | None = None, rank: int = 0
 ) -> list[Prediction]:
     """Return the predictions of ``specs``; print each traced row and the remaining time with ``print_line``.
 
-    ``on_failure`` is called for rows that cannot be traced. Raises the errors of ``predict``.
+    ``on_failure`` is called for rows that cannot be traced. ``rank`` is traced, from 0. Raises the errors of
+    ``predict``.
     """
     require_packages("torch")
-    return predict(
-        specs, cache_folder(), TraceProgress(len({spec.fingerprint for spec in specs}), print_line), on_failure
-    )
+    progress = TraceProgress(len({spec.fingerprint for spec in specs}), print_line)
+    return predict(specs, cache_folder(), progress, on_failure, rank=rank)
+
+
+def trace_all_ranks(
+    specs: Sequence[RowSpec], print_line: PrintLine, on_failure: OnFailure | None = None
+) -> list[Prediction]:
+    """Return the predictions of each rank of ``specs``, one row after the other; see ``trace_rows``."""
+    predictions: list[Prediction] = []
+    for rank in range(max(spec.settings.world_size for spec in specs)):
+        with_rank = [spec for spec in specs if rank < spec.settings.world_size]
+        predictions += trace_rows(with_rank, print_line, on_failure, rank)
+    places = {spec.fingerprint: place for place, spec in enumerate(specs)}
+    return sorted(predictions, key=lambda one: (places[one.spec.fingerprint], one.rank))
 
 
 def predict_rows(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
@@ -104,7 +116,8 @@ class TraceProgress:
             else ""
         )
         outcome = f"{prediction.predicted_outcome}, peak {prediction.peak_gib:.2f} GiB"
-        what = f"{row_label(spec)}, batch {spec.settings.batch_size}, on {spec.card}"
+        rank = f", rank {prediction.rank}" if prediction.rank else ""
+        what = f"{row_label(spec)}{rank}, batch {spec.settings.batch_size}, on {spec.card}"
         self._print_line(f"predicted {what}: {outcome} ({self._done_count} of {self._total}{left})")
 
 

@@ -133,9 +133,10 @@ def _suite_table(title: str, predictions: Sequence[Prediction]) -> Table:
         Column(f"{RULE_OF_THUMB_FACTOR}x", number=True, optional=4, meaning=RULE_OF_THUMB_MEANING),
         title=", ".join(filter(None, (title, note))),
     )
+    all_ranks = any(one.rank for one in predictions)
     for one in predictions:
         table.add(
-            one.spec.row,
+            f"{one.spec.row}, rank {one.rank}" if all_ranks else one.spec.row,
             format_gib(one.peak_gib),
             f"{one.margin_gib:+.2f}",
             Text(one.predicted_outcome, STYLES[one.predicted_outcome]),

@@ -93,8 +93,10 @@ def import_libraries(phantom: Phantom) -> None:
     from experiments.training.engines import lightning  # noqa: F401
 
 
-def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path | None = None) -> list[Prediction]:
-    """Run the row on the phantom device, in this process, and predict its memory and time on each of the cards.
+def trace(
+    spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path | None = None, rank: int = 0
+) -> list[Prediction]:
+    """Run a rank of the row on the phantom device, in this process, and predict its memory and time on each card.
 
     A row on the CPU runs on the phantom device too, because its tensors have the same sizes.
 
@@ -110,8 +112,8 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
     from experiments.prediction.phantom.cuda import replace_cuda
     from experiments.prediction.phantom.gpus import simulate_gpus
     from experiments.prediction.phantom.ranks import simulate_ranks
-    from experiments.training import rank
     from experiments.training.data.texts import batch_lengths
+    from experiments.training.rank import run_rank
 
     torch.set_num_threads(1)
     replace_cuda(phantom, card)
@@ -136,8 +138,8 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
             simulate_ranks(1, 1, phantom, out / "ranks")
             simulate_gpus(phantom, spec.settings.devices)
         else:
-            simulate_ranks(spec.settings.devices, spec.settings.nodes, phantom, out / "ranks")
-        measured = rank.run_rank(traced, out, meter, device)
+            simulate_ranks(spec.settings.devices, spec.settings.nodes, phantom, out / "ranks", rank)
+        measured = run_rank(traced, out, meter, device)
     if measured.failure:
         raise RuntimeError(measured.reason)
     recorded, tokens = meter.recorder.recorded_phases(), average_tokens(batch_lengths(spec))
@@ -153,7 +155,7 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
         set_clocks_of(one.card, phantom, with_lag)
         prediction = _build_prediction(one, measured, phantom, meter, elapsed_s)
         time_of_step = None if compiled else step_time(recorded, one, one.card, planned, tokens)
-        predictions.append(prediction.model_copy(update={"time": time_of_step}))
+        predictions.append(prediction.model_copy(update={"rank": rank, "time": time_of_step}))
     return predictions if spec.settings.gpus else [*map(_remove_gpu_memory, predictions)]
 
 
@@ -219,7 +221,8 @@ def _run_job(job: dict[str, Any], phantom: Phantom) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_PROCESS_BYTES, MAX_PROCESS_BYTES))
     try:
         spec = RowSpec.model_validate_json(Path(job["spec"]).read_bytes())
-        predictions = trace(spec, job["cards"], phantom, Path(job["keys"]) if "keys" in job else None)
+        keys = Path(job["keys"]) if "keys" in job else None
+        predictions = trace(spec, job["cards"], phantom, keys, job.get("rank", 0))
         output = json.dumps([one.model_dump(mode="json") for one in predictions])
     except InputError as error:
         output = json.dumps({"error": str(error), "user_error": True})

@@ -1,7 +1,7 @@
 """Arguments of `testbed predict` and `testbed fit`, and functions that interpret them."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
@@ -72,9 +72,9 @@ def exit_if_script_fails() -> Iterator[None]:
         raise typer.Exit(failed.code if failed.code > 0 else 128 - failed.code) from None
 
 
-def reject_options_of_scripts(context: typer.Context) -> None:
-    """Raise InputError if an option of scripts is set."""
-    if options_set := options_given(context, ScriptOptions):
+def reject_options_of_scripts(context: typer.Context, allowed: Collection[str] = ()) -> None:
+    """Raise InputError if an option of scripts is set that is not in ``allowed``."""
+    if options_set := options_given(context, ScriptOptions) - {*allowed}:
         raise InputError(f"--{_flag_name(min(options_set))}: needs {SCRIPT_COMMAND}")
 
 

@@ -18,7 +18,7 @@ class ScriptOptions:
     steps: int = option(2, "Script: optimizer steps to trace; one more forward and backward pass follows.", minimum=1)
     limit_s: float = option(600.0, "Script: seconds after which the trace stops.", flag="--time-limit")
     all_ranks: bool = option(
-        False, "Script with a launcher: trace every rank instead of only the first.", flag="--all-ranks"
+        False, "Rows of several ranks, or a script with a launcher: trace every rank.", flag="--all-ranks"
     )
     fake_weights: bool = option(
         False, "Script: create models from their configuration if their weights are missing.", flag="--fake-weights"

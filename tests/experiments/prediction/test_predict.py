@@ -31,10 +31,10 @@ class Tracer:
     def __init__(self):
         self.asked = []
 
-    def __call__(self, missing, cache, workers):
+    def __call__(self, missing, cache, workers, rank):
         self.asked.append([spec.row for spec in missing.values()])
         for key, row in missing.items():
-            yield key, prediction(row)
+            yield key, prediction(row, rank=rank)
 
 
 @pytest.fixture
@@ -57,6 +57,12 @@ def test_a_cached_prediction_is_not_traced_again(tracer, tmp_path):
 def test_a_row_that_is_requested_twice_is_traced_once_and_reported_twice(tracer, tmp_path):
     assert rows(predict([A, B, A], tmp_path)) == ["a", "b", "a"]
     assert tracer.asked == [["a", "b"]]
+
+
+def test_each_rank_of_a_row_is_traced_and_cached_on_its_own(tracer, tmp_path):
+    found = [predict([A], tmp_path, rank=rank) for rank in (0, 1, 1)]
+    assert [one.rank for (one,) in found] == [0, 1, 1]
+    assert tracer.asked == [["a"], ["a"], []]
 
 
 def test_a_cached_row_with_another_batch_size_is_traced_again(tracer, tmp_path):

@@ -62,6 +62,27 @@ def test_suite_row_and_card_choose_what_is_predicted(testbed, arguments, rows, c
     assert len({one["row"] for one in found}) == rows
 
 
+def test_all_ranks_of_a_row_are_predicted_on_request(testbed):
+    target = ("predict", "multi_gpu_litgpt", "--card", CARD, "--json")
+    first, every = (json.loads(testbed(*target, *option)[1]) for option in ((), ("--all-ranks",)))
+    assert {one["rank"] for one in first} == {0}
+    ranks = {row: [one["rank"] for one in every if one["row"] == row] for row in ("7b-1gpu", "7b-4gpu-ddp")}
+    assert ranks == {"7b-1gpu": [0], "7b-4gpu-ddp": [0, 1, 2, 3]}
+    assert list(dict.fromkeys(one["row"] for one in every)) == [one["row"] for one in first]
+
+
+def test_the_table_of_all_ranks_names_the_rank_of_each_line(testbed):
+    _, out, err = testbed("predict", "multi_gpu_litgpt/7b-4gpu-ddp", "--all-ranks")
+    assert [f"7b-4gpu-ddp, rank {rank} " in out for rank in range(4)] == [True] * 4
+    assert "multi_gpu_litgpt/7b-4gpu-ddp, rank 3, batch 4" in err
+
+
+@pytest.mark.parametrize("arguments", [("predict", *LLAMA[:4], "--loop", "plain"), ("fit", f"{SUITE}/xxl")])
+def test_all_ranks_are_only_for_rows_and_scripts_that_are_predicted(testbed, arguments):
+    code, _, err = testbed(*arguments, "--all-ranks")
+    assert (code, "--all-ranks" in err) == (2, True)
+
+
 def test_json_has_the_memory_of_a_row_and_whether_it_agrees_with_the_lab(testbed):
     (one,) = json.loads(testbed("predict", f"{SUITE}/baseline", "--card", CARD, "--json", needs=lambda spec: 70.0)[1])
     assert (one["expected"], one["verdict"], one["agrees"]) == ("oom", "fits", False)

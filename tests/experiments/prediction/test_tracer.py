@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments.prediction.predict import predict
 from experiments.system.files import GIB
 from tests.experiments.prediction.miniatures import ROWS
 
@@ -42,6 +43,12 @@ def test_parameters_in_32_bit_take_four_bytes_each(traced, name):
 @pytest.mark.parametrize("name", ["adamw", "ddp", "fsdp", "hf_trainer", "litgpt", "litgpt_trainer"])
 def test_adam_has_two_values_per_parameter(traced, name):
     assert in_bytes(traced, name, "optimizer") == 2 * in_bytes(traced, name, "params")
+
+
+def test_the_second_rank_has_a_shard_of_its_own(traced, library_cache):
+    (second,) = predict([ROWS["fsdp"]], library_cache, rank=1)
+    assert second.rank == 1
+    assert second.at_peak.params_gib == pytest.approx(traced.predictions["fsdp"].at_peak.params_gib, rel=0.01)
 
 
 def test_sgd_has_no_optimizer_state(traced):

@@ -75,12 +75,12 @@ class Predictor:
         self.asked: list[RowSpec] = []
 
     def __call__(
-        self, specs: Sequence[RowSpec], cache: Any = None, watch: Any = None, failed: Any = None
+        self, specs: Sequence[RowSpec], cache: Any = None, watch: Any = None, failed: Any = None, rank: int = 0
     ) -> list[Prediction]:
         found = []
         for spec in specs:
             self.asked.append(spec)
-            found.append(prediction(spec, self._needs(spec), **self._changes))
+            found.append(prediction(spec, self._needs(spec), **{"rank": rank, **self._changes}))
             if watch:
                 watch(spec, found[-1], False)
         return found
