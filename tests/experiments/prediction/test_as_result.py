@@ -190,6 +190,6 @@ def test_a_prediction_as_data_has_exactly_the_documented_keys():
         *("suite", "row", "card", "model", "params", "trainable_params", "peak_gib", "reserved_gib", "needed_gib"),
         *("usable_gib", "margin_gib", "verdict", "expected", "agrees", "peak_phase", "peak_step", "at_peak"),
         *("optimizer_cpu_gib", "host_gib", "limited_reserved_gib", "retries", "failure", "rule_of_thumb_gib", "time"),
-        *("settings", "bf16_emulated", "samples_per_s", "limited_by", "scaled"),
+        *("settings", "bf16_emulated", "samples_per_s", "limited_by", "scaled", "rank"),
     }
     assert (found["verdict"], found["expected"], found["agrees"]) == ("fits", "oom", False)

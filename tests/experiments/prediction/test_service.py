@@ -246,7 +246,7 @@ def test_a_custom_training_of_a_model_whose_weights_exceed_the_memory_of_the_car
 
 
 def test_an_error_of_the_tracer_is_reported(testbed, monkeypatch, capsys):
-    def reject(*_):
+    def reject(*_, **options):
         raise InputError("question/m on v100_32gb: the model has no layer 'q'")
 
     monkeypatch.setattr(service, "predict", reject)
@@ -354,7 +354,7 @@ class TestBeforeARun:
     def test_a_run_continues_without_predictions(self, machine, monkeypatch, tmp_path):
         for mistake in (InputError("no C++ compiler (package g++)"), RuntimeError("the tracer was ended")):
 
-            def reject(*_, why=mistake):
+            def reject(*_, why=mistake, **options):
                 raise why
 
             monkeypatch.setattr(service, "predict", reject)
@@ -367,11 +367,11 @@ class TestBeforeARun:
         problem = f"{SUITE}/baseline on {CARD}: cannot be traced"
         made = Predictor(stated)
 
-        def reject(specs, cache, watch, failed):
+        def reject(specs, cache, watch, failed, **options):
             for spec in specs:
                 if spec.row == "baseline":
                     failed(spec, RuntimeError(problem))
-            return made([spec for spec in specs if spec.row != "baseline"], cache, watch, failed)
+            return made([spec for spec in specs if spec.row != "baseline"], cache, watch, failed, **options)
 
         monkeypatch.setattr(service, "predict", reject)
         folder, lines = self.run(tmp_path)
