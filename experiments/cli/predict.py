@@ -55,14 +55,14 @@ def predict(
     if command := command_after_dashes(context):
         _predict_script(context, card, command, script, as_json)
         return
-    reject_options_of_scripts(context, ["all_ranks"])
+    is_custom = "model" in options_given(context)
+    reject_options_of_scripts(context, [] if is_custom else ["all_ranks"])
     rows = optional_word(words, "predict", "SUITE[/ROW]")
     if runs_as_program(context, rows, training):
-        reject_options_of_scripts(context)
         _predict_model(training, card, parse_batches(batch), as_json)
     else:
         specs = specs_to_predict(context, rows, training, card, batch)
-        _predict_rows(specs, "model" in options_given(context), script.all_ranks, as_json)
+        _predict_rows(specs, is_custom, script.all_ranks, as_json)
 
 
 def _predict_rows(specs: "Sequence[RowSpec]", is_custom: bool, all_ranks: bool, as_json: bool) -> None:

@@ -59,10 +59,13 @@ def trace_rows(
 def trace_all_ranks(
     specs: Sequence[RowSpec], print_line: PrintLine, on_failure: OnFailure | None = None
 ) -> list[Prediction]:
-    """Return the predictions of each rank of ``specs``, one row after the other; see ``trace_rows``."""
+    """Return the predictions of each rank of ``specs``, one row after the other; see ``trace_rows``.
+
+    Each rank is traced alone, so values in host memory that it receives from other ranks are unknown, or zero.
+    """
     predictions: list[Prediction] = []
-    for rank in range(max(spec.settings.world_size for spec in specs)):
-        with_rank = [spec for spec in specs if rank < spec.settings.world_size]
+    for rank in range(max((spec.settings.ranks for spec in specs), default=0)):
+        with_rank = [spec for spec in specs if rank < spec.settings.ranks]
         predictions += trace_rows(with_rank, print_line, on_failure, rank)
     places = {spec.fingerprint: place for place, spec in enumerate(specs)}
     return sorted(predictions, key=lambda one: (places[one.spec.fingerprint], one.rank))

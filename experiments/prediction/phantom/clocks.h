@@ -15,9 +15,10 @@ class Clocks {
   void clear() { points_.clear(); }
 
   // Return whether the GPU has executed the first `executed` operations when the host has started `started` operations.
-  // Without any times, it has.
+  // Without any times, and after the last of them, it has.
   bool gpu_has_executed(int64_t executed, int64_t started) const {
-    return points_.empty() || time_after(executed, &Point::gpu_s) <= time_after(started, &Point::host_s);
+    if (points_.empty() || started > points_.back().operations) return true;
+    return time_after(executed, &Point::gpu_s) <= time_after(started, &Point::host_s);
   }
 
  private:
@@ -26,12 +27,14 @@ class Clocks {
     double host_s, gpu_s;
   };
 
+  // Of several points with the same number, the last one counts: the host has waited there.
   double time_after(int64_t operations, double Point::*clock) const {
-    const auto next = std::lower_bound(
-        points_.begin(), points_.end(), operations, [](const Point& point, int64_t number) { return point.operations < number; });
-    if (next == points_.end()) return points_.back().*clock;
+    const auto next = std::upper_bound(
+        points_.begin(), points_.end(), operations, [](int64_t number, const Point& point) { return number < point.operations; });
     if (next == points_.begin()) return (*next).*clock;
-    const Point &before = *(next - 1), &after = *next;
+    const Point& before = *(next - 1);
+    if (next == points_.end()) return before.*clock;
+    const Point& after = *next;
     const double share = double(operations - before.operations) / double(after.operations - before.operations);
     return before.*clock + share * (after.*clock - before.*clock);
   }

@@ -47,11 +47,14 @@ class Stream:
     def __hash__(self) -> int:
         return hash(self.stream_id)
 
-    def wait_stream(self, stream: Any) -> None: ...
-    def wait_event(self, event: Any) -> None: ...
+    def wait_stream(self, stream: Any) -> None:
+        self.phantom.make_stream_wait(self.stream_id, self.phantom.started_until_last_on(stream.stream_id))
+
+    def wait_event(self, event: Any) -> None:
+        event.wait(self)
 
     def synchronize(self) -> None:
-        self.phantom.record_wait(self.phantom.executed())
+        self.phantom.record_wait(self.phantom.started_until_last_on(self.stream_id))
 
     def query(self) -> bool:
         self.synchronize()
@@ -72,9 +75,10 @@ class Event:
         self._recorded_at = 0
 
     def record(self, stream: Any = None) -> None:
-        self._recorded_at = self.phantom.executed()
+        self._recorded_at = self.phantom.started_until_last_on(_stream_id(self.phantom, stream))
 
-    def wait(self, stream: Any = None) -> None: ...
+    def wait(self, stream: Any = None) -> None:
+        self.phantom.make_stream_wait(_stream_id(self.phantom, stream), self._recorded_at)
 
     def synchronize(self) -> None:
         self.phantom.record_wait(self._recorded_at)
@@ -234,6 +238,11 @@ def _make_record_stream(phantom: Phantom) -> Any:
         phantom.record_use(tensor.untyped_storage()._cdata, stream.stream_id)
 
     return record_stream
+
+
+def _stream_id(phantom: Phantom, stream: Any) -> int:
+    """Return the id of ``stream``; None: the current stream."""
+    return _current_stream(phantom) if stream is None else int(stream.stream_id)
 
 
 def _current_stream(phantom: Phantom) -> int:

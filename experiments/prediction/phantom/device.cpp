@@ -13,7 +13,7 @@
 #include <ATen/ops/view_native.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
-#include <deque>
+#include <map>
 
 #include "card.h"
 #include "host.h"
@@ -42,7 +42,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::DeviceIndex deviceCount() const noexcept override { return 1; }
   void destroyEvent(void*, const c10::DeviceIndex) const noexcept override {}
   void record(void**, const Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {}
-  void block(void*, const Stream&) const override {}
+  void block(void*, const Stream& waiting) const override { make_stream_wait(waiting.id(), started_operations()); }
   bool queryEvent(void*) const override { return true; }
   bool queryStream(const Stream&) const override { return true; }
   void synchronizeStream(const Stream&) const override {}
@@ -221,7 +221,7 @@ void phantom_replay(int64_t capacity, int64_t* out) {
   std::lock_guard<std::mutex> lock(device_log.mutex);
   phantom::CachingAllocator allocator(capacity);
   std::unordered_map<int64_t, int64_t> addresses;
-  std::deque<phantom::Event> in_use;  // releases of blocks that the GPU still uses
+  std::multimap<int64_t, int64_t> in_use;  // number of operations that must be executed -> released allocation
   int64_t highest = -1, at = 0, failed = -1, requested = 0;
   for (size_t index = 0; index < device_log.events.size() && failed < 0; ++index) {
     const auto& event = device_log.events[index];
@@ -236,14 +236,14 @@ void phantom_replay(int64_t capacity, int64_t* out) {
         allocator.release(found->second);
       } else {
         allocator.release_in_use(found->second, event.id);
-        in_use.push_back(event);
+        in_use.emplace(event.started, event.id);
       }
       addresses.erase(found);
       continue;
     }
     if (!device_log.selects(event)) continue;
-    for (; !in_use.empty() && device_log.clocks.gpu_has_executed(in_use.front().started, event.started); in_use.pop_front())
-      allocator.finish(in_use.front().id);
+    for (; !in_use.empty() && device_log.clocks.gpu_has_executed(in_use.begin()->first, event.started); in_use.erase(in_use.begin()))
+      allocator.finish(in_use.begin()->second);
     try {
       addresses[event.id] = allocator.allocate(event.bytes, event.stream);
     } catch (const phantom::OutOfMemory& full) {
@@ -367,6 +367,12 @@ void phantom_select_gpu(int64_t gpu) { phantom::log().selected_gpu = gpu; }
 void phantom_record_use(void* storage, int64_t stream) {
   phantom::record_use(static_cast<c10::StorageImpl*>(storage)->data_ptr(), stream);
 }
+
+// Return the number of operations up to the last one that a stream executes, or waits for.
+int64_t phantom_started_until_last_on(int64_t stream) { return phantom::started_operations_until_last_on(stream); }
+
+// Make a stream wait until the GPU has executed the first `operations` operations.
+void phantom_make_stream_wait(int64_t stream, int64_t operations) { phantom::make_stream_wait(stream, operations); }
 
 // Return whether a block was released that another stream may still have used.
 bool phantom_released_in_use() {

@@ -168,6 +168,14 @@ class Phantom:
         """Record that operations on this stream use the storage at this C++ address."""
         self._library.phantom_record_use(ctypes.c_void_p(storage), ctypes.c_int64(stream))
 
+    def started_until_last_on(self, stream: int) -> int:
+        """Return the number of operations up to the last one that a stream executes, or waits for."""
+        return int(self._library.phantom_started_until_last_on(ctypes.c_int64(stream)))
+
+    def make_stream_wait(self, stream: int, operations: int) -> None:
+        """Make a stream wait until the GPU has executed the first ``operations`` operations."""
+        self._library.phantom_make_stream_wait(ctypes.c_int64(stream), ctypes.c_int64(operations))
+
     def record_wait(self, operations: int) -> None:
         """Record that the host waits until the GPU has executed the first ``operations`` operations."""
         self.waits.append((self.executed(), operations))
@@ -232,6 +240,7 @@ def load(cache: Path) -> Phantom:
     library.phantom_tag.restype = ctypes.c_bool
     library.phantom_set_stream.restype = ctypes.c_int64
     library.phantom_released_in_use.restype = ctypes.c_bool
+    library.phantom_started_until_last_on.restype = ctypes.c_int64
     library.phantom_host_peak.restype = ctypes.c_int64
     library.phantom_executed.restype = ctypes.c_int64
     library.phantom_operation_key.restype = ctypes.c_char_p

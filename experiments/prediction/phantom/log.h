@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <unordered_map>
 
 #include "allocator.h"
@@ -79,7 +80,7 @@ struct Block {
   int64_t id;
   int64_t address;
   int64_t stream;
-  std::vector<int64_t> other_streams;  // streams whose operations used it
+  std::set<int64_t> other_streams{};  // streams whose operations used it
   void* host = nullptr;           // memory for values, or null
   bool known = true;              // false if the values depend on floating-point values, which are not computed
   std::optional<double> constant = std::nullopt;  // the common value of all floating-point numbers in it, if known
@@ -109,7 +110,7 @@ void release(void* context) {
 // Note that operations on a stream use a storage.
 void record_use(const c10::DataPtr& data, int64_t stream) {
   auto* block = data.get_deleter() == &release ? static_cast<Block*>(data.get_context()) : nullptr;
-  if (block && stream != block->stream) block->other_streams.push_back(stream);
+  if (block && stream != block->stream) block->other_streams.insert(stream);
 }
 
 // Function that is called before each large allocation. The log is not locked during the call, because the function may

@@ -18,7 +18,8 @@ struct Work {
   std::unordered_map<std::string, int64_t> numbers;
   std::vector<const std::string*> keys;
   std::vector<int64_t> executed;  // numbers of keys, in the order of execution
-  std::unordered_map<int64_t, int64_t> until_last_on_stream;  // stream -> number of operations up to its last one
+  // Stream -> number of operations up to the last one that it executes, or waits for.
+  std::unordered_map<int64_t, int64_t> until_last_on_stream;
   std::vector<bool> recomputed;   // whether the operation repeats a forward pass during a backward pass
 };
 
@@ -37,6 +38,14 @@ int64_t started_operations() {
   auto& device_work = work();
   std::lock_guard<std::mutex> lock(device_work.mutex);
   return static_cast<int64_t>(device_work.executed.size());
+}
+
+// Make a stream wait until the GPU has executed the first `operations` operations.
+void make_stream_wait(int64_t stream, int64_t operations) {
+  auto& device_work = work();
+  std::lock_guard<std::mutex> lock(device_work.mutex);
+  int64_t& until_last = device_work.until_last_on_stream[stream];
+  until_last = std::max(until_last, operations);
 }
 
 void log_key(const std::string& key) {

@@ -48,6 +48,8 @@ def clock_points(begin: int, parts: Iterable[tuple[int, PhaseTime]]) -> list[Clo
     """Return the clocks from operation ``begin`` on, at which no work is left. parts: end and time of each part."""
     clocks, points = Clocks(), [ClockPoint(begin, 0.0, 0.0)]
     for end, time in parts:
+        if end == points[-1].operations:
+            continue
         points += _points_in_part(points[-1], end - 1, time)
         clocks.run(time.without_waits, HOST_FACTORS)
         points.append(ClockPoint(end - 1, clocks.host_s, clocks.gpu_s))
@@ -83,19 +85,22 @@ def delay_host(points: Sequence[ClockPoint], waits: Iterable[tuple[int, int]]) -
     """Yield the points, with the host's times delayed by its waits for events, and two points for each wait.
 
     points: at least one. waits: in their order, the number of operations that the host had started, and of those that
-    it waited for.
+    it waited for. Where the GPU does not lag behind, an earlier delay no longer counts: the GPU was delayed with the
+    host, or the host waited for the GPU anyway.
     """
-    numbers, host_s, gpu_s = (np.array(column) for column in zip(*points, strict=True))
+    numbers, host_s, gpu_s = (np.array(column, float) for column in zip(*points, strict=True))
     delay_s, rest = 0.0, [*points]
     for at, waited_for in waits:
         if at < numbers[0]:
             continue
         while rest and rest[0].operations <= at:
             point = rest.pop(0)
+            delay_s = 0.0 if point.host_s >= point.gpu_s else delay_s
             yield point._replace(host_s=point.host_s + delay_s)
         here = ClockPoint(at, float(np.interp(at, numbers, host_s)), float(np.interp(at, numbers, gpu_s)))
         yield here._replace(host_s=here.host_s + delay_s)
         delay_s += max(0.0, float(np.interp(waited_for, numbers, gpu_s)) - here.host_s - delay_s)
         yield here._replace(host_s=here.host_s + delay_s)
     for point in rest:
+        delay_s = 0.0 if point.host_s >= point.gpu_s else delay_s
         yield point._replace(host_s=point.host_s + delay_s)

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.prediction.rank_texts [FOLDER]
 
 Writes rank_texts.md and rank_texts.json into the folder (default: experiments/evidence/prediction_h200), for rows that
-were measured on four GPUs. `testbed predict` traces only the first rank; this program traces the texts of each rank.
+were measured on four GPUs. This program traces the first rank with the texts of each rank.
 The tables have, in GiB: the reserved memory after the second step, as predicted without a memory limit, for a card that
 is as fast as the one on which it was measured, and as measured; and the memory that the whole run needs.
 """

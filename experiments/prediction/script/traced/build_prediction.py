@@ -120,7 +120,9 @@ def _card_prediction(
     time: StepTime | None,
 ) -> CardPrediction:
     usable_size = round(card_named(name).usable_gib * GIB)
-    set_clocks_of(name, phantom, recorded)
+    if recorded:
+        set_clocks_of(name, phantom, recorded)
+        needed_size = needed_bytes(phantom, phantom.replay(UNLIMITED))
     limited_replay = phantom.replay(usable_size)
     return CardPrediction(
         card=name,

@@ -32,21 +32,24 @@ def pools(phantom: Any) -> Any:
 def replays_with_clocks(phantom: Any) -> Any:
     """Free a block, start ten operations and allocate a block of its size. Return replays with several clocks.
 
-    The freed block was used on another stream, on one that was idle since the clocks began, or only on its own.
+    The freed block was used on another stream, on one that was idle since the clocks began, on one that waits for the
+    first, or only on its own.
     """
     import torch
 
     counter, replays = torch.zeros(1, device="cuda"), {}
-    other, idle = torch.cuda.Stream(), torch.cuda.Stream()
+    other, idle, waiting = (torch.cuda.Stream() for _ in range(3))
     with torch.cuda.stream(idle):
         counter.add_(1)
-    for use, stream in {"other": other, "idle": idle, "own": torch.cuda.current_stream()}.items():
+    streams = {"other": other, "idle": idle, "waiting": waiting, "own": torch.cuda.current_stream()}
+    for use, stream in streams.items():
         phantom.empty_cache()
         start = phantom.executed()
         held = block(20 * MIB)
         held.record_stream(stream)
         with torch.cuda.stream(other):
             counter.add_(1)
+        waiting.wait_stream(other)
         del held
         for _ in range(10):
             counter.add_(1)
@@ -56,7 +59,7 @@ def replays_with_clocks(phantom: Any) -> Any:
             "no clocks": [],
             "GPU behind": [(start, 0.0, 0.0), (end, 1.0, 30.0)],
             "GPU ahead": [(start, 0.0, 0.0), (end, 30.0, 1.0)],
-            "host has waited": [(start, 0.0, 0.0), (end - 1, 1.0, 30.0), (end - 1, 30.0, 30.0), (end, 31.0, 31.0)],
+            "host has waited": [(start, 0.0, 0.0), (end, 1.0, 30.0), (end, 30.0, 30.0), (end + 1, 31.0, 31.0)],
         }
         for name, points in clocks.items():
             phantom.set_clocks(points)

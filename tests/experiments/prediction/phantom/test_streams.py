@@ -17,6 +17,7 @@ def test_a_stream_has_a_pool_of_its_own(probe_results):
     [
         ("own stream, GPU behind", ONE_BLOCK),
         ("idle stream, GPU behind", ONE_BLOCK),
+        ("waiting stream, GPU behind", TWO_BLOCKS),
         ("own stream, GPU ahead", ONE_BLOCK),
         ("other stream, no clocks", ONE_BLOCK),
         ("other stream, GPU ahead", ONE_BLOCK),

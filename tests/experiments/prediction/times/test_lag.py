@@ -45,6 +45,18 @@ def test_a_wait_for_an_event_delays_the_host_until_the_gpu_has_executed_what_cam
     assert delayed == [(0, 0, 0), (6, 0.6, 3), (6, 2, 3), (8, 2.2, 4), (8, 2.2, 4), (10, 2.4, 5)]
 
 
+def test_a_delay_ends_where_the_host_waits_for_the_gpu_anyway():
+    step = part(1, 10, host_waits=True)
+    points = clock_points(0, [(10_000 * number, step) for number in (1, 2, 3)])
+    ends = [point for point in delay_host(points, queue_waits(points)) if point.operations in (10_000, 20_000, 30_000)]
+    assert [(round(point.host_s), round(point.gpu_s)) for point in ends] == [(10, 10), (20, 20), (30, 30)]
+
+
+def test_a_part_without_operations_adds_no_point():
+    points = clock_points(0, [(10, part(1, 3)), (10, part(0, 0)), (20, part(1, 3))])
+    assert [point.operations for point in points] == sorted(point.operations for point in points)
+
+
 def test_the_host_waits_while_the_queue_of_operations_is_full():
     points = [ClockPoint(100, 0.0, 0.0), ClockPoint(100 + 2 * QUEUED_OPERATIONS, 1.0, 30.0)]
     (first, waited_for), *_, (last, _) = queue_waits(points)
