@@ -4,9 +4,9 @@
 
 Each line on standard input is a job, {"spec": FILE, "cards": NAMES, "out": FILE}. The predictions for the cards, or
 {"error": LINE, "user_error": BOOL}, are written to ``out``. If the job has "keys": FILE, the keys of the operations of
-a step are written to that file. After each job, its number is printed. The row is traced on its own card; the other
-cards must have the same kernels. Rows run in forks of this process, at most N at a time, so that libraries are loaded
-once and rows do not share state.
+a step are written to that file. If the job has "rank": N, this rank of the row is traced, else the first. After each
+job, its number is printed. The row is traced on its own card; the other cards must have the same kernels. Rows run in
+forks of this process, at most N at a time, so that libraries are loaded once and rows do not share state.
 """
 
 import argparse

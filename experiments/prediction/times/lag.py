@@ -6,9 +6,10 @@ example: it gathers parameters on a stream of its own, so autograd uses each gra
 the optimizer's temporary tensors are allocated before the gradients are freed.
 """
 
+import heapq
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,18 +90,22 @@ def delay_host(points: Sequence[ClockPoint], waits: Iterable[tuple[int, int]]) -
     host, or the host waited for the GPU anyway.
     """
     numbers, host_s, gpu_s = (np.array(column, float) for column in zip(*points, strict=True))
-    delay_s, rest = 0.0, [*points]
-    for at, waited_for in waits:
-        if at < numbers[0]:
-            continue
-        while rest and rest[0].operations <= at:
-            point = rest.pop(0)
-            delay_s = 0.0 if point.host_s >= point.gpu_s else delay_s
-            yield point._replace(host_s=point.host_s + delay_s)
-        here = ClockPoint(at, float(np.interp(at, numbers, host_s)), float(np.interp(at, numbers, gpu_s)))
-        yield here._replace(host_s=here.host_s + delay_s)
-        delay_s += max(0.0, float(np.interp(waited_for, numbers, gpu_s)) - here.host_s - delay_s)
-        yield here._replace(host_s=here.host_s + delay_s)
-    for point in rest:
-        delay_s = 0.0 if point.host_s >= point.gpu_s else delay_s
+
+    def time_after(operations: int, clock: Any) -> float:
+        return float(np.interp(operations, numbers, clock))
+
+    waiting = [
+        (ClockPoint(at, time_after(at, host_s), time_after(at, gpu_s)), waited_for)
+        for at, waited_for in waits
+        if at >= points[0].operations
+    ]
+    delay_s = 0.0
+    for point, waited_for in heapq.merge(
+        ((point, None) for point in points), waiting, key=lambda pair: pair[0].operations
+    ):
+        if waited_for is None and point.host_s >= point.gpu_s:
+            delay_s = 0.0
         yield point._replace(host_s=point.host_s + delay_s)
+        if waited_for is not None:
+            delay_s += max(0.0, time_after(waited_for, gpu_s) - point.host_s - delay_s)
+            yield point._replace(host_s=point.host_s + delay_s)
