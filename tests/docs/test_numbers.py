@@ -72,6 +72,7 @@ def test_the_page_states_the_stored_errors_of_the_training_loops() -> None:
 def test_the_page_states_the_stored_number_of_published_measurements() -> None:
     known, other = summaries("prediction_published/published.md")
     assert f"with {int(known.cases) + int(other.cases)} measurements that other people published" in page()
+    assert f"the median error is {known.median} % and the largest error {known.largest} %" in page()
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,11 @@ from experiments.system.files import CODE_FOLDER
 FOLDER = CODE_FOLDER / "experiments" / "evidence" / "prediction_published"
 SCRIPTS = Path(__file__).parent / "scripts"
 LARGE = 0.10
-"""Errors above this one need a reason in cases.yaml."""
+"""Errors above this one are listed with what cases.yaml says about the setting."""
 
 
 class Case(BaseModel):
-    """A published peak of memory, GiB. command: the arguments of `testbed predict`."""
+    """A published peak of memory, GiB. command: the arguments of `testbed predict`; unknown: what a source leaves out."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     id: str
@@ -39,7 +39,6 @@ class Case(BaseModel):
     figure_gib: float
     command: str
     unknown: str = ""
-    why: str = ""
 
 
 class PublishedPrediction(BaseModel):
@@ -111,7 +110,7 @@ def table(known: Sequence[Case], answers: dict[str, PublishedPrediction]) -> str
     lines += ["", f"predicted out of memory on the card that ran it: {', '.join(false) or 'none'}"]
     lines += ["", "## Deviations above 10 %, and what is not known of a setting", ""]
     lines += [
-        f"- {case.id}: {_reason_for_error(case)}"
+        f"- {case.id}: {case.unknown or 'no reason is known'}"
         for case, answer in own
         if case.unknown or _has_large_error(case, answer)
     ]
@@ -135,10 +134,6 @@ def _table_row(case: Case, answer: PublishedPrediction) -> str:
 def _has_large_error(case: Case, answer: PublishedPrediction) -> bool:
     size = relative_error(case, answer)
     return size is None or abs(size) > LARGE
-
-
-def _reason_for_error(case: Case) -> str:
-    return "; ".join(filter(None, (case.unknown, case.why))) or "no reason is known"
 
 
 def main(word: str = "") -> None:

@@ -1,4 +1,8 @@
-"""Train in transformers' Trainer with a loss from bf16 logits, as transformers 4 did for GPTBigCode."""
+"""Train GPTBigCode in transformers' Trainer with the memory that transformers 4.48.1 needs for it.
+
+Two things differ from today's model. The loss comes from bf16 logits. config.use_cache stays true under checkpointing,
+so the outputs of a forward pass hold every layer's keys and values, which are views of c_attn's whole output.
+"""
 
 import argparse
 import json
@@ -17,14 +21,27 @@ parser.add_argument("--fsdp", action="store_true")
 options = parser.parse_args()
 
 
+IN_NO_BACKWARD = -1
+cache = []
+
+
+def keep_keys_and_values(c_attn, inputs, output):
+    if torch._C._current_graph_task_id() == IN_NO_BACKWARD:
+        cache.append(output)
+
+
 def loss_of(outputs, labels, num_items_in_batch=None):
     logits = outputs.logits[..., :-1, :].contiguous()
-    return torch.nn.functional.cross_entropy(logits.view(-1, logits.size(-1)), labels[..., 1:].reshape(-1))
+    loss = torch.nn.functional.cross_entropy(logits.view(-1, logits.size(-1)), labels[..., 1:].reshape(-1))
+    cache.clear()
+    return loss
 
 
 config = AutoConfig.for_model(**json.loads(options.config.read_text()))
 config.use_cache = False
 model = getattr(transformers, config.architectures[0])._from_config(config, dtype=torch.bfloat16)
+for block in model.transformer.h:
+    block.attn.c_attn.register_forward_hook(keep_keys_and_values)
 sharded = {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 1, "use_orig_params": True}}
 arguments = TrainingArguments(
     output_dir=tempfile.mkdtemp(),
