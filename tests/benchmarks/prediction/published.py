@@ -28,7 +28,7 @@ LARGE = 0.10
 
 
 class Case(BaseModel):
-    """A published peak of memory, GiB. command: the arguments of `testbed predict`; unknown: what a source leaves out."""
+    """A published peak, GiB. command: the arguments of `testbed predict`; unknown: what the source does not state."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     id: str
