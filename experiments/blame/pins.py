@@ -72,7 +72,7 @@ def _pins_of_locks(variant: str) -> Pins:
 
 
 def _pins_of_run(folder: RunFolder, flag: str) -> Pins:
-    """Return the pins of the run's image variant, changed to the recorded versions and their dependencies."""
+    """Return the pins of the run's image variant, with recorded versions and the dependencies that these need."""
     recorded = {
         normalize_name(name): version.partition("+")[0]
         for result in folder.results().values()

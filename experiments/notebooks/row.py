@@ -75,7 +75,7 @@ class Experiment:
         (self.folder / SPEC_FILE).write_text(self.spec.model_dump_json(indent=2))
         worker = os.environ.get(row_process.WORKER_VARIABLE, WORKER_MODULE)
         command = [worker, "--spec", str(self.folder / SPEC_FILE), "--out", str(self.folder)]
-        environment = row_process.environment_of_modules() | {row_process.ROW_VARIABLE: str(self.folder)}
+        environment = row_process.environment_of_child_processes() | {row_process.ROW_VARIABLE: str(self.folder)}
         output, write_end = os.pipe()
         process = warm_start.start_process(
             warm_start.ROW_SOCKET, command, environment, write_end, preexec=die_with_parent

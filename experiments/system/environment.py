@@ -1,8 +1,8 @@
 """Replace the environment of a process, also where other processes read it (/proc/PID/environ; Linux only).
 
-/proc/PID/environ shows the memory that Linux filled when the program started, even in a forked process. This
-module overwrites the memory of the environment. Other programs can then find a forked process by its new environment
-(see processes).
+/proc/PID/environ shows the environment with which a program started, without later changes. A forked process shows the
+environment with which its parent's program started. This module overwrites the memory that Linux shows. Other programs
+can then find a forked process by its new environment (see processes).
 """
 
 import ctypes

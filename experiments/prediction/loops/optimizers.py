@@ -10,10 +10,10 @@ from experiments.training.models.host_optimizer import HostAdamW
 LEARNING_RATE = 1e-5
 
 
-def find_optimizer(name: LoopOptimizer, default: LoopOptimizer) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """Return the class of an optimizer and its arguments. default: the optimizer that this loop uses for ``adamw``."""
+def find_optimizer(name: LoopOptimizer, adamw: LoopOptimizer) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """Return the class of an optimizer and its arguments. adamw: the variant that this loop uses for ``adamw``."""
     if name == "adamw":
-        name = default
+        name = adamw
     torch_optimizers: dict[str, tuple[Any, dict[str, Any]]] = {
         "adamw_fused": (torch.optim.AdamW, {"fused": True}),
         "adamw_foreach": (torch.optim.AdamW, {"foreach": True}),

@@ -1,4 +1,4 @@
-"""Adam in host memory on the phantom device: DeepSpeed's, and PyTorch's fused kernel."""
+"""Replacements of optimizers on the CPU, DeepSpeed's CPU Adam and PyTorch's fused AdamW: logged, but not computed."""
 
 import json
 from collections.abc import Callable

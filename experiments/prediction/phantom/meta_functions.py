@@ -54,7 +54,7 @@ def _gru_cell(
 def _gru_cell_backward(
     gradient: torch.Tensor, workspace: torch.Tensor, has_bias: bool
 ) -> tuple[torch.Tensor | None, ...]:
-    """Return the gradients of the gates from the input and from the state, of the state, and of both biases."""
+    """Return five gradients: of the gates' parts from input and state, of the state, of the biases of both parts."""
     batch, size = gradient.shape
     gates = [workspace.new_empty(batch, 3 * size) for _ in range(2)]
     biases = [workspace.new_empty(3 * size) if has_bias else None for _ in range(2)]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 PIP_INDEX_VARIABLE = "TESTBED_PIP_INDEX"
-BUILDX_MISSING = "docker buildx builds the image and is not installed; apt install docker-buildx"
+BUILDX_MISSING = "docker buildx, which builds the image, is not installed; apt install docker-buildx"
 STEP = re.compile(r"#\d+ (\[ *(?:stage-)?\d.*)")
 """A line with which BuildKit begins a step of the Dockerfile."""
 UNINFORMATIVE_PREFIX = re.compile(

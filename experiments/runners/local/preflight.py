@@ -82,7 +82,7 @@ def _check_compiler() -> str:
     if missing := missing_build_tool():
         package = missing.partition("package ")[2].rstrip(")")
         raise PreflightCheckFailed(
-            f"no {missing}: predictions and DeepSpeed's CPU Adam are compiled; apt install {package}"
+            f"no {missing}, which compiles the code of predictions and DeepSpeed's CPU Adam; apt install {package}"
         )
     return str(shutil.which("c++"))
 

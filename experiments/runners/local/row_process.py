@@ -26,7 +26,7 @@ HUGE_PAGES_VARIABLE = "THP_MEM_ALLOC_ENABLE"
 def start(row_folder: Path, worker: str, environment: Mapping[str, str]) -> warm_start.Process:
     """Start the row's notebook in a session of its own; the output of papermill and Jupyter goes to notebook.log."""
     variables = {
-        **environment_of_modules(),
+        **environment_of_child_processes(),
         **environment,
         ROW_VARIABLE: str(row_folder.resolve()),
         WORKER_VARIABLE: worker,
@@ -37,7 +37,7 @@ def start(row_folder: Path, worker: str, environment: Mapping[str, str]) -> warm
         return warm_start.start_process(warm_start.ROW_SOCKET, command, variables, log.fileno())
 
 
-def environment_of_modules() -> dict[str, str]:
+def environment_of_child_processes() -> dict[str, str]:
     """Return this process's environment for programs that run modules of this checkout from any folder.
 
     Programs of the Python environment are first on PATH, even if the environment is not activated: PyTorch compiles

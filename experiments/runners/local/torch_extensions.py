@@ -81,7 +81,7 @@ def _run(
     The command and all compilers that it has started are then killed.
     """
     options = {
-        "env": {**row_process.environment_of_modules(), **environment},
+        "env": {**row_process.environment_of_child_processes(), **environment},
         "stdin": subprocess.DEVNULL,
         "stderr": subprocess.STDOUT,
     }

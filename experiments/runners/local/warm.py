@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from importlib.util import find_spec
 
-from experiments.runners.local.row_process import NOTEBOOK_MODULE, environment_of_modules
+from experiments.runners.local.row_process import NOTEBOOK_MODULE, environment_of_child_processes
 from experiments.suites.row_spec import RowSpec
 from experiments.system.environment import pad_environment
 from experiments.system.warm_start import RANK_SOCKET, ROW_SOCKET, is_ready
@@ -66,7 +66,7 @@ class WarmProcess:
         with (self._folder.path / LOG_FILE).open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-u", "-m", MODULE, address, *modules],
-                env=pad_environment(environment_of_modules() | SINGLE_THREADED),
+                env=pad_environment(environment_of_child_processes() | SINGLE_THREADED),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

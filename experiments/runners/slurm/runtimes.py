@@ -38,7 +38,7 @@ class Runtime(ABC):
 
     @property
     def shell(self) -> str:
-        """Return the shell for all lines: a login shell if modules are loaded, as other shells may lack `module`."""
+        """Return the shell that runs scripts: a login shell if the profile has modules, as others may lack `module`."""
         return "bash -l" if self._profile.modules else "bash"
 
     def setup(self) -> list[str]:

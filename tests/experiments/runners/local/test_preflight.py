@@ -183,7 +183,7 @@ def test_a_docker_without_a_daemon_or_without_gpus_causes_a_warning(check_named,
 def test_rows_in_containers_need_the_package_docker_and_buildx(check_named, docker, monkeypatch):
     docker(error="docker: 'buildx' is not a docker command")
     assert check_named("container tools").line == (
-        "warn  container tools: docker buildx builds the image and is not installed; apt install docker-buildx"
+        "warn  container tools: docker buildx, which builds the image, is not installed; apt install docker-buildx"
         " (needed for rows in containers)"
     )
     docker({"ServerVersion": "29.0"})

@@ -28,7 +28,7 @@ def test_the_notebook_s_kernel_is_killed_at_once_and_not_asked_to_end(tmp_path, 
     monkeypatch.setenv(row_process.ROW_VARIABLE, str(tmp_path))
     monkeypatch.setenv(row_process.WORKER_VARIABLE, fake_worker.MODULE)
     monkeypatch.setenv("FAKE", f"a={outcome}")
-    monkeypatch.setenv("PYTHONPATH", row_process.environment_of_modules()["PYTHONPATH"])
+    monkeypatch.setenv("PYTHONPATH", row_process.environment_of_child_processes()["PYTHONPATH"])
     (tmp_path / SPEC_FILE).write_text(sample_rows.spec("a", size="tiny").model_dump_json())
     assert (execute(tmp_path), at_once) == (code, [True])
     assert (tmp_path / RESULT_FILE).exists()

@@ -144,4 +144,4 @@ def test_rows_use_huge_pages_unless_the_user_sets_the_variable(set_by_user, valu
     monkeypatch.delenv(row_process.HUGE_PAGES_VARIABLE, raising=False)
     if set_by_user:
         monkeypatch.setenv(row_process.HUGE_PAGES_VARIABLE, set_by_user)
-    assert row_process.environment_of_modules()[row_process.HUGE_PAGES_VARIABLE] == value
+    assert row_process.environment_of_child_processes()[row_process.HUGE_PAGES_VARIABLE] == value

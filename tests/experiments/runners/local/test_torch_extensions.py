@@ -63,7 +63,7 @@ def test_extensions_for_rows_with_offload_are_compiled_once_before_these_rows(mo
 
 def test_the_compilation_of_extensions_uses_the_same_ninja_as_the_rows(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "/usr/bin")
-    row = row_process.environment_of_modules()["PATH"]
+    row = row_process.environment_of_child_processes()["PATH"]
     assert row == f"{Path(sys.executable).parent}:/usr/bin"
     program = "import os; open(os.environ['TORCH_EXTENSIONS_DIR'] + '/path', 'w').write(os.environ['PATH'])"
     compile_with(monkeypatch, tmp_path, program)
