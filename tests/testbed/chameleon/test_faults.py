@@ -355,6 +355,8 @@ def test_a_lease_that_others_delete_during_a_wait_is_reported(
 ):
     def report(line: str) -> None:
         if line.startswith(stage):
+            for server in site.servers():
+                site.delete_server(server)
             for held in site.leases():
                 site.delete_lease(held)
         messages.append(line)
