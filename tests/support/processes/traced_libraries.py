@@ -29,7 +29,6 @@ from experiments.prediction.script.traced import (  # noqa: E402
     build_prediction,  # noqa: F401
     imports,
     launchers,  # noqa: F401
-    missing_weights,  # noqa: F401
     process,  # noqa: F401
     watch,  # noqa: F401
 )

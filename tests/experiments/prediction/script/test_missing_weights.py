@@ -3,7 +3,7 @@
 import pytest
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
-from experiments.prediction.script.traced.missing_weights import _weights_without_values
+from experiments.prediction.script.traced.missing.weights import _weights_without_values
 
 GIB = 2**30
 TINY = """
