@@ -24,7 +24,6 @@ from experiments.prediction.phantom.cuda import replace_cuda  # noqa: E402
 is_initialized = torch.cuda.is_initialized
 replace_cuda(PHANTOM, next(iter(cards().values())))
 
-from experiments.prediction.loops import generate  # noqa: E402, F401
 from experiments.prediction.script.traced import (  # noqa: E402
     build_prediction,  # noqa: F401
     imports,
@@ -35,6 +34,8 @@ from experiments.prediction.script.traced import (  # noqa: E402
 
 imports.prepare_imports(PHANTOM)
 from transformers import Trainer  # noqa: E402, F401
+
+from experiments.prediction.loops import generate  # noqa: E402, F401
 
 torch.cuda.is_initialized = is_initialized  # the warm process looks for real GPUs before it forks
 

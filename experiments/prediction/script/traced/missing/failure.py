@@ -47,15 +47,16 @@ UNKNOWN_HINT = "values of floating-point tensors read as 0 on the simulated GPU,
 
 def describe_failure(error: BaseException, code: int, phantom: Phantom) -> str:
     """Return a line that names the cause of the script's failure, and what to do if something is missing."""
-    for one in _causes(error):
-        if cause := _missing(one) or _limit(one):
-            return cause
+    causes = list(_causes(error))
+    explanations = [*map(substitutes.explanation, causes), *(_missing(one) or _limit(one) for one in reversed(causes))]
+    if cause := next(filter(None, explanations), ""):
+        return cause
     hints = [UNKNOWN_HINT] if _reads_unknown_values(phantom) else []
     return "; ".join([SCRIPT_FAILED.format(f"exit code {code}"), *hints, *substitutes.notes()])
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and its causes. The cause of an exit is the error that the script handled with it."""
+    """Yield the error and its causes. The cause of an exit is the error that the script handled by the exit."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen
@@ -64,11 +65,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _missing(error: BaseException) -> str:
     """Return what is missing and what to do, "" if the error has another cause."""
-    if line := substitutes.explanation(error):
-        return line
     names = {one.__name__ for one in type(error).__mro__}
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"missing: the Python module '{error.name}'; install the package that has it, or add its folder to PYTHONPATH"
+        return f"missing: the Python module '{error.name}'; install its package, or add its folder to PYTHONPATH"
     if isinstance(error, ImportError) and not str(error).startswith("cannot import name"):
         return f"missing: a Python package: {_first_line(error)}"
     if names & NETWORK_ERRORS:

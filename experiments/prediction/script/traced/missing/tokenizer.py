@@ -48,8 +48,8 @@ def _replace_from_pretrained(owner: Any) -> None:
                 )
                 raise
             substitutes.add_note(
-                f"the tokenizer of '{name}' is missing and was made up: each byte of a text is a token, so texts that "
-                "the script does not cut or pad are longer than with the real tokenizer"
+                f"the tokenizer of '{name}' is missing and was made up: it has {len(made_up)} tokens and splits texts "
+                "into bytes, so texts that the script does not cut or pad are longer than with the real tokenizer"
             )
             return made_up
 
