@@ -1,6 +1,7 @@
 """What a script needs and this computer lacks: weights, tokenizers, files, data sets, the hub."""
 
 import socket
+from typing import Any
 
 import pytest
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
@@ -42,7 +43,8 @@ def test_a_quantized_model_of_random_weights_has_the_memory_of_a_downloaded_one(
 def test_the_model_keeps_its_name_and_takes_the_arguments_of_its_configuration(traced, tmp_path):
     start = TINY.format(classes="LlamaForSequenceClassification")
     load = """
-model = LlamaForSequenceClassification.from_pretrained("tiny", num_labels=7, dtype=torch.float32).cuda()
+options = {"num_labels": 7, "dtype": torch.float32}
+model = LlamaForSequenceClassification.from_pretrained(pretrained_model_name_or_path="tiny", **options).cuda()
 open("found", "w").write(f"{model.name_or_path} {model.config.name_or_path} {model.num_labels} {model.dtype}")
 """
     traced(start + load + TRAIN, fake_weights=True)
@@ -79,7 +81,7 @@ while True:
 """
 RESUME = """
 model.load_state_dict(torch.load("best.pt")["model"], strict=False)
-optimizer.load_state_dict(torch.load("best.pt", map_location="cpu")["optimizer"])
+optimizer.load_state_dict(torch.load(map_location="cpu", f="best.pt")["optimizer"])
 """
 SAFE = """
 from safetensors.torch import load_file, load_model
@@ -148,7 +150,8 @@ def test_a_file_that_exists_is_loaded(traced):
 
 def test_a_missing_tokenizer_is_made_up_on_request_or_named(traced, failure):
     load = (
-        TINY.format(classes="AutoTokenizer, LlamaForCausalLM") + 'tokenizer = AutoTokenizer.from_pretrained("tiny")\n'
+        TINY.format(classes="AutoTokenizer, LlamaForCausalLM")
+        + 'tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path="tiny")\n'
     )
     use = """
 assert len(tokenizer) == 32000 and tokenizer.pad_token_id == 0
@@ -220,16 +223,21 @@ load_dataset("made/up")
         ("try:\n    open('no.csv')\nexcept OSError:\n    raise SystemExit('no data')", "missing: the file no.csv"),
         ("import subprocess\nsubprocess.run(['nvidia-smi'])", "the simulated GPU does not support this: FileNotFound"),
         ("raise RuntimeError('Tried to instantiate dummy base class X')", "the simulated GPU does not support this: "),
+        (
+            "from experiments.prediction.script.command import parse_command\nparse_command([])",
+            "the simulated GPU does not",
+        ),
         ("raise ValueError('CUDA is fine')", "the script itself failed with exit code 1; its output is above"),
         ("try:\n    import no\nexcept ImportError:\n    1 / 0", "the script itself failed with exit code 1"),
         ("raise ConnectionError('no host')", "missing: the network (no host); run once with network"),
     ],
 )
 def test_the_last_line_states_whether_something_is_missing_or_unsupported_or_the_script_failed(source, line):
+    device: Any = NoReads()
     try:
         exec(source, {})
     except BaseException as error:
-        found = describe_failure(error, 1, NoReads())
+        found = describe_failure(error, 1, device)
     assert found.startswith(line)
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from typing import Any, NoReturn
 
 import torch
@@ -79,12 +80,14 @@ def replace_missing_safetensors() -> None:
 
 def _replace_loading(load: Callable[..., Any]) -> Any:
     """Return the function ``load`` of a file or URL, with unknown contents in place of its error if that is allowed."""
+    file_argument = next(iter(signature(load).parameters))
 
     @wraps(load)
-    def load_or_replace(file: Any, *arguments: Any, **options: Any) -> Any:
+    def load_or_replace(*arguments: Any, **options: Any) -> Any:
         try:
-            return load(file, *arguments, **options)
+            return load(*arguments, **options)
         except OSError as error:
+            file = arguments[0] if arguments else options[file_argument]
             if not isinstance(file, str | os.PathLike) or os.path.exists(file):
                 raise
             if not substitutes.allowed():

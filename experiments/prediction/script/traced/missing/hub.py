@@ -25,7 +25,7 @@ def skip_uploads_of_models() -> None:
     """Let the method push_to_hub of transformers' models, tokenizers and configurations do nothing."""
     from transformers.utils.hub import PushToHubMixin
 
-    PushToHubMixin.push_to_hub = _skipped_change  # type: ignore[assignment, method-assign]
+    PushToHubMixin.push_to_hub = _skipped_change  # type: ignore[method-assign]
 
 
 def prepare_datasets() -> None:

@@ -32,7 +32,8 @@ def _replace_from_pretrained(owner: Any) -> None:
     load = owner.from_pretrained.__func__
 
     @wraps(load)
-    def from_pretrained(cls: Any, name: Any, *arguments: Any, **options: Any) -> Any:
+    def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *arguments: Any, **options: Any) -> Any:
+        name = pretrained_model_name_or_path
         try:
             tokenizer = load(cls, name, *arguments, **options)
             if _has_only_special_tokens(tokenizer):

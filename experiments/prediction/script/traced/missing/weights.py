@@ -14,7 +14,8 @@ def explain_missing_configurations() -> None:
 
     read = PreTrainedConfig.get_config_dict.__func__  # type: ignore[attr-defined]
 
-    def get_config_dict(cls: Any, name: Any, **options: Any) -> Any:
+    def get_config_dict(cls: Any, pretrained_model_name_or_path: Any, **options: Any) -> Any:
+        name = pretrained_model_name_or_path
         try:
             return read(cls, name, **options)
         except OSError as error:
@@ -26,7 +27,7 @@ def explain_missing_configurations() -> None:
             )
             raise
 
-    PreTrainedConfig.get_config_dict = classmethod(get_config_dict)  # type: ignore[assignment, method-assign]
+    PreTrainedConfig.get_config_dict = classmethod(get_config_dict)  # type: ignore[arg-type, assignment, method-assign]
 
 
 def replace_missing_weights() -> None:
@@ -39,7 +40,8 @@ def replace_missing_weights() -> None:
 
     load_pretrained = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
 
-    def from_pretrained(cls: Any, name: Any, *arguments: Any, **options: Any) -> Any:
+    def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *arguments: Any, **options: Any) -> Any:
+        name = pretrained_model_name_or_path
         try:
             return load_pretrained(cls, name, *arguments, **options)
         except OSError as error:  # raised by transformers if weights are missing
