@@ -48,7 +48,7 @@ UNKNOWN_HINT = "values of floating-point tensors read as 0 on the simulated GPU,
 def describe_failure(error: BaseException, code: int, phantom: Phantom) -> str:
     """Return a line that names the cause of the script's failure, and what to do if something is missing."""
     causes = list(_causes(error))
-    explanations = [*map(substitutes.explanation, causes), *(_missing(one) or _limit(one) for one in reversed(causes))]
+    explanations = [*map(substitutes.explanation, causes), *(_missing(one) or _limit(one) for one in causes)]
     if cause := next(filter(None, explanations), ""):
         return cause
     hints = [UNKNOWN_HINT] if _reads_unknown_values(phantom) else []
@@ -68,7 +68,7 @@ def _missing(error: BaseException) -> str:
     names = {one.__name__ for one in type(error).__mro__}
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"missing: the Python module '{error.name}'; install its package, or add its folder to PYTHONPATH"
-    if isinstance(error, ImportError) and not str(error).startswith("cannot import name"):
+    if isinstance(error, ImportError) and not error.__cause__ and not str(error).startswith("cannot import name"):
         return f"missing: a Python package: {_first_line(error)}"
     if names & NETWORK_ERRORS:
         return (
