@@ -4,6 +4,8 @@ import socket
 from typing import Any
 
 import pytest
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from experiments.prediction.script.trace import ScriptFailed
@@ -239,6 +241,25 @@ def test_the_last_line_states_whether_something_is_missing_or_unsupported_or_the
     except BaseException as error:
         found = describe_failure(error, 1, device)
     assert found.startswith(line)
+
+
+def test_a_missing_file_of_the_hub_is_named_with_its_repository():
+    with pytest.raises(LocalEntryNotFoundError) as caught:
+        hf_hub_download("made/up", "model.bin", local_files_only=True)
+    no_reads: Any = NoReads()
+    line = describe_failure(caught.value, 1, no_reads)
+    assert line.startswith("missing: the file model.bin of 'made/up' on the Hugging Face hub (")
+
+
+def test_an_error_of_a_tokenizer_that_is_not_missing_is_an_error_of_the_script(failure):
+    load = (
+        TINY.format(classes="AutoTokenizer")
+        + """
+open("tiny/tokenizer_config.json", "w").write("{")
+AutoTokenizer.from_pretrained("tiny")
+"""
+    )
+    assert failure(load, fake_weights=True).startswith("the script itself failed with exit code 1")
 
 
 class NoReads:

@@ -11,6 +11,8 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<s>{{ message['role'] }}\n{{ message['content'] }}</s>\n{% endfor %}"
     "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
 )
+NO_FILES = "Couldn't instantiate the backend tokenizer"
+"""What the ValueError of transformers says if no file of a tokenizer was found. Other errors are of type OSError."""
 PASSED_OPTIONS = ("padding_side", "truncation_side", "model_max_length", *(f"{name}_token" for name in SPECIAL_TOKENS))
 
 
@@ -39,7 +41,9 @@ def _replace_from_pretrained(owner: Any) -> None:
             if _has_only_special_tokens(tokenizer):
                 raise OSError(f"the tokenizer of {name} has no vocabulary")
             return tokenizer
-        except (OSError, ValueError) as error:  # raised by transformers if files are missing
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) and NO_FILES not in str(error):
+                raise
             made_up = _make_tokenizer(name, options) if substitutes.allowed() else None
             if made_up is None:
                 substitutes.explain(
