@@ -231,7 +231,7 @@ load_dataset("made/up")
         ),
         ("raise ValueError('CUDA is fine')", "the script itself failed with exit code 1; its output is above"),
         ("try:\n    import no\nexcept ImportError:\n    1 / 0", "the script itself failed with exit code 1"),
-        ("raise ConnectionError('no host')", "missing: the network (no host); run once with network"),
+        ("raise ConnectionError('no host')", "missing: a server or the network (no host), which the script needs"),
     ],
 )
 def test_the_last_line_states_whether_something_is_missing_or_unsupported_or_the_script_failed(source, line):

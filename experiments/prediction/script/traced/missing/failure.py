@@ -71,9 +71,9 @@ def _missing(error: BaseException) -> str:
     if isinstance(error, ImportError) and not error.__cause__ and not str(error).startswith("cannot import name"):
         return f"missing: a Python package: {_first_line(error)}"
     if names & NETWORK_ERRORS:
-        return (
-            f"missing: {_hub_file(error) or 'the network'} ({_first_line(error)}); run once with network to download it"
-        )
+        if file := _hub_file(error):
+            return f"missing: {file} ({_first_line(error)}); download it once with network"
+        return f"missing: a server or the network ({_first_line(error)}), which the script needs"
     if isinstance(error, FileNotFoundError) and error.filename and Path(error.filename).name not in GPU_PROGRAMS:
         return f"missing: the file {error.filename}; create it, or run the command in the folder that has it"
     return ""
