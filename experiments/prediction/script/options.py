@@ -21,7 +21,9 @@ class ScriptOptions:
         False, "Rows of several ranks, or a script with a launcher: trace every rank.", flag="--all-ranks"
     )
     fake_weights: bool = option(
-        False, "Script: create models from their configuration if their weights are missing.", flag="--fake-weights"
+        False,
+        "Script: make up missing weights and tokenizers; models still need their configuration.",
+        flag="--fake-weights",
     )
     sandbox: bool = option(
         False, "Script: run it on a copy of this folder, with a temporary HOME and TMPDIR and without network."

@@ -10,6 +10,7 @@ from experiments.results.schema import Failure, Phase, Record
 
 TraceEnd = Literal["stopped", "ended", "time limit"]
 VERSION: Literal[1] = 1
+SCRIPT_FAILED = "the script itself failed with {}; its output is above"
 
 
 class CardPrediction(Record):
@@ -101,7 +102,7 @@ class ScriptPrediction(Record):
     blocks: tuple[ModuleLineMemory, ...] = Field(
         description="the whole peak by category, module and line, largest first"
     )
-    notes: tuple[str, ...] = Field(description="effects that the prediction does not model")
+    notes: tuple[str, ...] = Field(description="what was made up, and effects that the prediction does not model")
     time_unknown: str = Field(
         default="", description="why the time of a step is unknown on every card; empty: it is known"
     )

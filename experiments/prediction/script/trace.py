@@ -14,7 +14,7 @@ from pathlib import Path
 from experiments.errors import InputError
 from experiments.prediction.script.command import parse_command
 from experiments.prediction.script.options import ScriptOptions
-from experiments.prediction.script.record import ScriptPrediction, smallest_card
+from experiments.prediction.script.record import SCRIPT_FAILED, ScriptPrediction, smallest_card
 from experiments.prediction.script.sandbox import ExecutionPlace, describe_place, sandbox
 from experiments.results.wording import format_duration
 from experiments.suites.attention_kernels import group_by_kernels
@@ -29,12 +29,15 @@ TRACING_MODULE = "experiments.prediction.script.traced.process"
 
 
 class ScriptFailed(Exception):
-    """The script ended with an exit code other than 0, after it printed the reason."""
+    """The script ended with an exit code other than 0, after it printed the reason.
 
-    def __init__(self, code: int) -> None:
+    cause: a line that names the cause, if it is known.
+    """
+
+    def __init__(self, code: int, cause: str = "") -> None:
         self.code = code
         ending = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-        super().__init__(f"the script itself failed with {ending}; its output is above")
+        super().__init__(cause or SCRIPT_FAILED.format(ending))
 
 
 def trace_script(
@@ -138,6 +141,8 @@ def _trace_rank(job: dict[str, object], place: ExecutionPlace) -> list[ScriptPre
             raise ScriptFailed(code or 1)
         text = out.read_text()
     if isinstance(content := json.loads(text), dict):
+        if "failure" in content:
+            raise ScriptFailed(code, content["failure"])
         raise InputError(content["error"])
     return [ScriptPrediction.model_validate(one) for one in content]
 

@@ -115,6 +115,15 @@ def test_a_script_that_fails_gives_its_exit_code(monkeypatch, capsys, code, expe
     assert "the script itself failed" in capsys.readouterr().err
 
 
+def test_a_known_cause_of_a_failure_is_the_last_line(monkeypatch, capsys):
+    def fails(*_, **__):
+        raise trace.ScriptFailed(1, "missing: the file a.csv")
+
+    monkeypatch.setattr(trace, "trace_script", fails)
+    assert main(["predict", "--", "python", "x.py"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "testbed: missing: the file a.csv"
+
+
 def test_the_page_of_a_prediction_is_one_file_without_javascript(requested_traces, tmp_path):
     page = tmp_path / "page.html"
     assert main(["predict", "--page", str(page), "--", "python", "<b>.py"]) == 0

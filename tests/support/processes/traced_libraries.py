@@ -24,18 +24,18 @@ from experiments.prediction.phantom.cuda import replace_cuda  # noqa: E402
 is_initialized = torch.cuda.is_initialized
 replace_cuda(PHANTOM, next(iter(cards().values())))
 
-from experiments.prediction.loops import generate  # noqa: E402, F401
 from experiments.prediction.script.traced import (  # noqa: E402
     build_prediction,  # noqa: F401
     imports,
     launchers,  # noqa: F401
-    missing_weights,  # noqa: F401
     process,  # noqa: F401
     watch,  # noqa: F401
 )
 
 imports.prepare_imports(PHANTOM)
 from transformers import Trainer  # noqa: E402, F401
+
+from experiments.prediction.loops import generate  # noqa: E402, F401
 
 torch.cuda.is_initialized = is_initialized  # the warm process looks for real GPUs before it forks
 

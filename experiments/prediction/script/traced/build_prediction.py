@@ -28,6 +28,7 @@ from experiments.prediction.script.record import (
 )
 from experiments.prediction.script.traced import imports
 from experiments.prediction.script.traced.lines import LineTracker
+from experiments.prediction.script.traced.missing import substitutes
 from experiments.prediction.script.traced.step_times import predict_step_times
 from experiments.prediction.script.traced.watch import TrainingWatcher
 from experiments.prediction.times.lag import set_clocks_of
@@ -94,7 +95,7 @@ def build_prediction(
         modules=_memory_by_module(allocations, watcher),
         lines=_memory_by_line(allocations, lines),
         blocks=_peak_blocks(allocations, watcher, lines),
-        notes=tuple(imports.modeling_notes(has_recurrent_layers)),
+        notes=(*substitutes.notes(), *imports.modeling_notes(has_recurrent_layers)),
         time_unknown=time_unknown,
         versions={"torch": torch.__version__, **versions()},
         elapsed_s=time.perf_counter() - traced.started_s,

@@ -12,11 +12,17 @@ QUIET_VARIABLES = {
     "WANDB_MODE": "disabled",
     "MLFLOW_TRACKING_URI": "file:///dev/null",
     "COMET_MODE": "disabled",
+    "NEPTUNE_MODE": "offline",
+    "CLEARML_OFFLINE_MODE": "1",
+    "SWANLAB_MODE": "disabled",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
-"""Variables that disable compilation, experiment trackers, telemetry, and PyTorch's warnings about kernels."""
+"""Variables that disable compilation, uploads of experiment trackers, telemetry, and PyTorch's warnings of kernels.
+
+NEPTUNE_MODE has a value that both Neptune and Neptune Scale allow.
+"""
 
 
 def install_phantom_device(card_name: str, cache: Path) -> Phantom:
@@ -31,6 +37,7 @@ def install_phantom_device(card_name: str, cache: Path) -> Phantom:
     from experiments.prediction.phantom.cpu_adam import skip_fused_adamw
     from experiments.prediction.phantom.cuda import replace_cuda
     from experiments.prediction.script.traced import imports
+    from experiments.prediction.script.traced.missing.files import replace_missing_files
 
     card = card_named(card_name)
     torch.set_num_threads(1)
@@ -40,4 +47,5 @@ def install_phantom_device(card_name: str, cache: Path) -> Phantom:
     skip_fused_adamw(phantom.log_operation)
     imports.prepare_imports(phantom)
     imports.record_compile_calls()
+    replace_missing_files()
     return phantom

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from experiments.prediction.phantom.library import Phantom
+from experiments.prediction.script.traced.missing import hub, tokenizer, weights
 
 NOT_MODELED = {
     "flash_attn": "its attention kernels",
@@ -66,9 +67,17 @@ def prepare_imports(phantom: Phantom) -> None:
     """Prepare libraries for the phantom device when the script imports them."""
     prepared = {
         "bitsandbytes": lambda: _prepare_bitsandbytes(phantom),
+        "datasets.load": hub.prepare_datasets,
         "deepspeed": lambda: _prepare_deepspeed(phantom.log_operation),
+        "huggingface_hub.hf_api": hub.skip_uploads,
+        "safetensors.torch": _prepare_safetensors,
         "torchvision": lambda: _prepare_torchvision(phantom),
+        "transformers.configuration_utils": weights.explain_missing_configurations,
         "transformers.generation.stopping_criteria": _prepare_generation,
+        "transformers.modeling_utils": weights.replace_missing_weights,
+        "transformers.models.auto.tokenization_auto": tokenizer.replace_missing_auto_tokenizers,
+        "transformers.tokenization_utils_base": tokenizer.replace_missing_tokenizers,
+        "transformers.utils.hub": hub.skip_uploads_of_models,
         "triton": lambda: _prepare_triton(phantom.log_operation),
     }
     for library, prepare in prepared.items():
@@ -129,6 +138,12 @@ def _prepare_generation() -> None:
     from experiments.prediction.script.traced.generation import ignore_ends_of_texts
 
     ignore_ends_of_texts()
+
+
+def _prepare_safetensors() -> None:
+    from experiments.prediction.script.traced.missing.files import replace_missing_safetensors
+
+    replace_missing_safetensors()
 
 
 def _prepare_torchvision(phantom: Phantom) -> None:

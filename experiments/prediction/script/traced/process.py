@@ -4,7 +4,8 @@
 
 JOB is a file with the JSON of a TraceJob. OUT gets a list with a ScriptPrediction for each GPU, or {"error": LINE} if
 the command cannot run. The process ends as soon as the training has taken enough steps; the rest of the script does
-not run. If the script fails, it prints its traceback, and this process ends with its exit code.
+not run. If the script fails, it prints its traceback, OUT gets {"failure": LINE}, and this process ends with its exit
+code.
 """
 
 import json
@@ -21,11 +22,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from experiments.errors import InputError
+from experiments.prediction.phantom.library import Phantom
 from experiments.prediction.script.command import LaunchCommand, Program, parse_command
 from experiments.prediction.script.record import TraceEnd
 from experiments.prediction.script.traced.children import Command, trace_started_programs
 from experiments.prediction.script.traced.device import install_phantom_device
 from experiments.prediction.script.traced.lines import LineTracker
+from experiments.prediction.script.traced.missing import substitutes
+from experiments.prediction.script.traced.missing.failure import describe_failure
 from experiments.system.files import write_atomically
 from experiments.system.signals import die_with_parent
 
@@ -59,49 +63,53 @@ def main() -> int:
     job, out = TraceJob.model_validate_json(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2])
     die_with_parent()
     try:
-        program, finish = _install_phantom(job, out)
+        program, phantom, finish = _install_phantom(job, out)
     except InputError as error:
         _write_error(out, str(error))
         return 2
-    code = _exit_code(program, out)
+    code = _exit_code(program, out, phantom)
     if code:
         return code
     finish("ended")
     return 0
 
 
-def _exit_code(program: Program, out: Path) -> int:
-    """Run the program; return its exit code. If it fails, print its traceback or write the error to ``out``."""
+def _exit_code(program: Program, out: Path, phantom: Phantom) -> int:
+    """Run the program; return its exit code. If it fails, print its traceback and write the cause to ``out``."""
     try:
         _run_program(program)
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if code:
+            _write_failure(out, describe_failure(end, code, phantom))
+        return code
     except InputError as error:
         _write_error(out, str(error))
         return 2
     except BaseException as error:
         traceback.print_exception(_cut_traceback(error))
+        _write_failure(out, describe_failure(error, 1, phantom))
         return 1
     return 0
 
 
-def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
-    """Install the phantom device; return the program, and a function that writes the prediction and exits."""
+def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Phantom, Any]:
+    """Return the program, the installed device, and a function that writes the prediction and exits."""
     started_s = time.perf_counter()
     command = parse_command(job.command)
     phantom = install_phantom_device(job.cards[0], job.cache)
     from experiments.prediction.peak import MemoryTags
     from experiments.prediction.phantom.gpus import simulate_gpus
     from experiments.prediction.phantom.ranks import simulate_ranks
-    from experiments.prediction.script.traced import launchers, missing_weights
+    from experiments.prediction.script.traced import launchers
     from experiments.prediction.script.traced.build_prediction import Trace, build_prediction
     from experiments.prediction.script.traced.watch import TrainingWatcher
     from experiments.prediction.times.record import StepRecorder
 
     if job.fake_weights:
-        missing_weights.replace_missing_weights()
+        substitutes.allow()
     world_size = 1
 
     def prepare(command: Command) -> Program:
@@ -115,7 +123,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
         return program
 
     def run_started_program(command: Command) -> int:
-        code = _exit_code(prepare(command), out)
+        code = _exit_code(prepare(command), out, phantom)
         if watcher.tags.event_count and not code:
             finish("ended")
         return code
@@ -142,7 +150,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
     signal.setitimer(signal.ITIMER_REAL, job.limit_s)
     lines.start()
     trace_started_programs(lambda: watcher.tags.event_count == 0, run_started_program)
-    return program, finish
+    return program, phantom, finish
 
 
 def _program_folder(program: Program) -> Path:
@@ -186,6 +194,12 @@ def _cut_traceback(error: BaseException) -> BaseException:
     while frame and frame.tb_frame.f_code.co_filename in starters and frame.tb_next:
         frame = frame.tb_next
     return error.with_traceback(frame)
+
+
+def _write_failure(out: Path, line: str) -> None:
+    """Write the cause of a failure, unless a program that the script started has already written its own."""
+    if not out.exists():
+        write_atomically(out, json.dumps({"failure": line}))
 
 
 def _write_error(out: Path, line: str) -> None:

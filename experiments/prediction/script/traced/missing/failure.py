@@ -1,0 +1,119 @@
+"""Why a script failed: something is missing, the simulated GPU has a limit, or the script has an error of its own."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from experiments.prediction.phantom.library import Phantom
+from experiments.prediction.script.record import SCRIPT_FAILED
+from experiments.prediction.script.traced.missing import substitutes
+from experiments.prediction.times.operations import HOST_READS, parse
+from experiments.system.files import CODE_FOLDER
+
+PREDICTION_CODE = CODE_FOLDER / "experiments" / "prediction"
+LIMITS = re.compile(
+    "|".join(
+        (
+            "dummy base class",
+            "CUDA_HOME environment variable is not set",
+            "doesn't have NCCL built in",
+            "not compiled with CUDA",
+            "not linked with support for cuda",
+            "without ATen_cuda",
+            r"module 'torch\._C[\w.]*' has no attribute",
+            "0 active drivers",
+            "libcuda|libcudart|CUDA driver",
+            r"Could not run '\S+' with arguments from the 'CUDA",
+        )
+    )
+)
+"""Messages of PyTorch and Triton about parts of a real GPU, its driver or PyTorch's CUDA build."""
+GPU_PROGRAMS = ("nvidia-smi", "nvcc", "rocm-smi")
+NETWORK_ERRORS = {
+    "ConnectionError",
+    "ConnectError",
+    "ConnectTimeout",
+    "URLError",
+    "gaierror",
+    "HfHubHTTPError",
+    "LocalEntryNotFoundError",
+    "OfflineModeIsEnabled",
+}
+UNKNOWN_TYPES = {"Float", "Double", "Half", "BFloat16", "Bool"}
+"""Types of tensors whose values can be unknown; those of type Bool can result from comparisons."""
+UNKNOWN_HINT = "values of floating-point tensors read as 0 on the simulated GPU, and comparisons of them as false"
+
+
+def describe_failure(error: BaseException, code: int, phantom: Phantom) -> str:
+    """Return a line that names the cause of the script's failure, and what to do if something is missing."""
+    causes = list(_causes(error))
+    explanations = [*map(substitutes.explanation, causes), *(_missing(one) or _limit(one) for one in causes)]
+    if cause := next(filter(None, explanations), ""):
+        return cause
+    hints = [UNKNOWN_HINT] if _reads_unknown_values(phantom) else []
+    return "; ".join([SCRIPT_FAILED.format(f"exit code {code}"), *hints, *substitutes.notes()])
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and its causes. The cause of an exit is the error that the script handled by the exit."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or (seen.__context__ if isinstance(seen, SystemExit) else None)
+
+
+def _missing(error: BaseException) -> str:
+    """Return what is missing and what to do, "" if the error has another cause."""
+    names = {one.__name__ for one in type(error).__mro__}
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"missing: the Python module '{error.name}'; install its package, or add its folder to PYTHONPATH"
+    if isinstance(error, ImportError) and not error.__cause__ and not str(error).startswith("cannot import name"):
+        return f"missing: a Python package: {_first_line(error)}"
+    if names & NETWORK_ERRORS:
+        if file := _hub_file(error):
+            return f"missing: {file} ({_first_line(error)}); download it once with network"
+        return f"missing: a server or the network ({_first_line(error)}), which the script needs"
+    if isinstance(error, FileNotFoundError) and error.filename and Path(error.filename).name not in GPU_PROGRAMS:
+        return f"missing: the file {error.filename}; create it, or run the command in the folder that has it"
+    return ""
+
+
+def _hub_file(error: BaseException) -> str:
+    """Return the file of the Hugging Face hub that the script tried to load, "" if there is none."""
+    frame = error.__traceback__
+    while frame:
+        values: dict[str, Any] = frame.tb_frame.f_locals
+        if {"repo_id", "filename"} <= values.keys():
+            return f"the file {values['filename']} of '{values['repo_id']}' on the Hugging Face hub"
+        frame = frame.tb_next
+    return ""
+
+
+def _limit(error: BaseException) -> str:
+    """Return that the simulated GPU does not support what the script does, "" if the error has another cause."""
+    needs_program = isinstance(error, FileNotFoundError) and Path(str(error.filename)).name in GPU_PROGRAMS
+    if needs_program or LIMITS.search(str(error)) or _raised_by_simulation(error):
+        return f"the simulated GPU does not support this: {type(error).__name__}: {_first_line(error)}"
+    return ""
+
+
+def _raised_by_simulation(error: BaseException) -> bool:
+    frame = error.__traceback__
+    while frame and frame.tb_next:
+        frame = frame.tb_next
+    return frame is not None and Path(frame.tb_frame.f_code.co_filename).is_relative_to(PREDICTION_CODE)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _reads_unknown_values(phantom: Phantom) -> bool:
+    """Return whether the host read a value from the GPU that can be unknown."""
+    for key in phantom.operations(0, phantom.executed()):
+        operation = parse(key)
+        reads = HOST_READS.match(operation.name) or operation.copies_between_host_and_gpu
+        if reads and operation.host_waits and any(one["type"] in UNKNOWN_TYPES for one in operation.tensors):
+            return True
+    return False
