@@ -6,13 +6,15 @@ import sys
 from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from experiments.prediction.phantom import stand_ins
 from experiments.prediction.phantom.library import Phantom
 
+STAND_INS = Path(stand_ins.__file__).parent
 NOT_MODELED = {
-    "flash_attn": "its attention kernels",
     "xformers": "its attention kernels",
     "apex": "its fused kernels",
     "transformer_engine": "its fused kernels",
@@ -73,6 +75,7 @@ def prepare_imports(phantom: Phantom) -> None:
     }
     for library, prepare in prepared.items():
         sys.meta_path.insert(0, ImportFinder(library, prepare))
+    _add_flash_attention(phantom)
 
 
 def modeling_notes(has_recurrent_layers: bool) -> list[str]:
@@ -88,6 +91,8 @@ def modeling_notes(has_recurrent_layers: bool) -> list[str]:
             for name in TRITON_USERS
             if name in sys.modules
         ]
+    if "flash_attn" in sys.modules:
+        lines.append("flash-attn was imported: functions with equal allocations replace those of version 2.8")
     if has_recurrent_layers:
         lines.append("LSTM and GRU layers: the memory of cuDNN's kernels is that of an H200")
     if script_compiles_module():
@@ -111,6 +116,14 @@ def record_compile_calls() -> None:
         return compile(*arguments, **options)
 
     torch.compile = recording_compile
+
+
+def _add_flash_attention(phantom: Phantom) -> None:
+    """Make the stand-in for flash-attn importable, before one that is installed: its kernels need a GPU."""
+    from experiments.prediction.phantom.kernels.flash_attention import Attention
+
+    Attention.phantom = phantom
+    sys.path.insert(1, str(STAND_INS))
 
 
 def _prepare_bitsandbytes(phantom: Phantom) -> None:

@@ -1,0 +1,5 @@
+"""Layers of flash-attn."""
+
+import pkgutil
+
+__path__ = pkgutil.extend_path(__path__, __name__)
