@@ -13,6 +13,7 @@ import torch.nn.parallel.comm
 
 from experiments.prediction.phantom.cuda_memory import replace_memory_functions
 from experiments.prediction.phantom.cuda_random import make_no_operation, replace_random_functions
+from experiments.prediction.phantom.kernels.cuda_graphs import replace_cuda_graphs
 from experiments.prediction.phantom.library import Phantom
 from experiments.prediction.phantom.meta_functions import register_meta_functions
 from experiments.prediction.times.operations import WAIT
@@ -141,7 +142,6 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         "_lazy_init": make_no_operation(),
         "_is_in_bad_fork": lambda: False,
         "is_bf16_supported": lambda including_emulation=True: including_emulation or capability >= (8, 0),
-        "is_current_stream_capturing": lambda: False,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "set_device": make_no_operation(),
@@ -181,6 +181,7 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         setattr(owner, name, replacement)
     replace_memory_functions(phantom, properties.total_memory)
     replace_random_functions()
+    replace_cuda_graphs(phantom)
     register_meta_functions()
     _place_loaded_storages()
     torch.distributions.Distribution.set_default_validate_args(False)

@@ -1,5 +1,6 @@
 """Prepare some libraries for the phantom device when a script first imports them."""
 
+import functools
 import importlib.util
 import json
 import sys
@@ -22,7 +23,8 @@ NOT_MODELED = {
 """Libraries with their own kernels, whose scratch memory is unknown."""
 TRITON_USERS = ("trl", "liger_kernel")
 """Libraries that run other code if Triton is missing."""
-_compile_calls: list[bool] = []
+_compiled: set[str] = set()
+"""Names of modules and functions that the script compiled."""
 
 
 class PreparedLoader(Loader):
@@ -95,27 +97,53 @@ def modeling_notes(has_recurrent_layers: bool) -> list[str]:
         lines.append("flash-attn was imported: functions with equal allocations replace those of version 2.8")
     if has_recurrent_layers:
         lines.append("LSTM and GRU layers: the memory of cuDNN's kernels is that of an H200")
-    if script_compiles_module():
-        lines.append("torch.compile was called: the prediction is for the uncompiled model")
+    if uses_compiled_code():
+        names = ", ".join(sorted(_compiled))
+        lines.append(f"torch.compile was called ({names}): the prediction is for the uncompiled code")
+    if captures_graphs():
+        lines.append("CUDA graphs were captured: the memory of their pools is counted, but not that of the driver")
     return lines
 
 
-def script_compiles_module() -> bool:
-    """Return whether the script compiles a module with torch.compile."""
-    return any(_compile_calls)
+def uses_compiled_code() -> bool:
+    """Return whether the script compiled a module, or called a function that was compiled, with torch.compile."""
+    return bool(_compiled)
+
+
+def captures_graphs() -> bool:
+    """Return whether the script captured a CUDA graph."""
+    from experiments.prediction.phantom.kernels.cuda_graphs import CUDAGraph
+
+    return CUDAGraph.captures > 0
 
 
 def record_compile_calls() -> None:
-    """Record calls of torch.compile for modules; nothing is compiled."""
+    """Record modules that torch.compile gets, and calls of functions that it got; nothing is compiled.
+
+    A library may compile functions that the script never calls. These are not recorded.
+    """
     import torch
 
     compile = torch.compile
 
     def recording_compile(*arguments: Any, **options: Any) -> Any:
-        _compile_calls.extend(isinstance(argument, torch.nn.Module) for argument in arguments[:1])
-        return compile(*arguments, **options)
+        compiled = compile(*arguments, **options)
+        target = arguments[0] if arguments else options.get("model")
+        if isinstance(target, torch.nn.Module):
+            _compiled.add(type(target).__name__)
+            return compiled
+        return compiled if target is None else _record_calls(compiled)
 
     torch.compile = recording_compile
+
+
+def _record_calls(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        _compiled.add(getattr(function, "__qualname__", repr(function)))
+        return function(*arguments, **options)
+
+    return recorded
 
 
 def _add_flash_attention(phantom: Phantom) -> None:
