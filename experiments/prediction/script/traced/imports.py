@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from experiments.prediction.phantom import stand_ins
+from experiments.prediction.phantom.kernels.fake_triton import FakeModule, TritonFinder
 from experiments.prediction.phantom.library import Phantom
 
 STAND_INS = Path(stand_ins.__file__).parent
@@ -21,10 +22,10 @@ NOT_MODELED = {
     "transformer_engine": "its fused kernels",
 }
 """Libraries with their own kernels, whose scratch memory is unknown."""
-TRITON_USERS = ("trl", "liger_kernel")
-"""Libraries that run other code if Triton is missing."""
 _compiled: set[str] = set()
 """Names of modules and functions that the script compiled."""
+_launched: set[str] = set()
+"""Names of Triton's kernels that the script launched."""
 
 
 class PreparedLoader(Loader):
@@ -77,6 +78,7 @@ def prepare_imports(phantom: Phantom) -> None:
     }
     for library, prepare in prepared.items():
         sys.meta_path.insert(0, ImportFinder(library, prepare))
+    sys.meta_path.append(TritonFinder())
     _add_flash_attention(phantom)
 
 
@@ -87,12 +89,9 @@ def modeling_notes(has_recurrent_layers: bool) -> list[str]:
     """
     imported = {name: what for name, what in NOT_MODELED.items() if name in sys.modules}
     lines = [f"{name} was imported: memory inside {what} is not modeled" for name, what in imported.items()]
-    if importlib.util.find_spec("triton") is None:
-        lines += [
-            f"triton is not installed: {name} ran other code than on a GPU; install it with: pip install triton"
-            for name in TRITON_USERS
-            if name in sys.modules
-        ]
+    if _launched and isinstance(sys.modules["triton"], FakeModule):
+        names = ", ".join(sorted(_launched))
+        lines.append(f"triton is not installed: memory that its kernels allocate themselves is not counted ({names})")
     if "flash_attn" in sys.modules:
         lines.append("flash-attn was imported: functions with equal allocations replace those of version 2.8")
     if has_recurrent_layers:
@@ -184,7 +183,8 @@ def _prepare_triton(log: Callable[[str], None]) -> None:
     from triton.runtime.autotuner import Autotuner, Heuristics
     from triton.runtime.jit import JITFunction
 
-    def skip_and_log_launch(_: Any, *arguments: Any, **options: Any) -> None:
+    def skip_and_log_launch(kernel: Any, *arguments: Any, **options: Any) -> None:
+        _launched.add(getattr(kernel, "__name__", "kernel"))
         tensors = (tensor for tensor in (*arguments, *options.values()) if isinstance(tensor, torch.Tensor))
         sizes = [{"type": "Byte", "sizes": [tensor.nbytes]} for tensor in tensors]
         log(json.dumps(["triton::kernel", *sizes]))
