@@ -1,6 +1,7 @@
 """Replace CUDA graphs. A capture runs its operations once, in a private memory pool; a replay allocates nothing."""
 
 import itertools
+import weakref
 from collections import Counter
 from typing import Any, ClassVar
 
@@ -9,6 +10,13 @@ import torch
 from experiments.prediction.phantom.library import Phantom
 
 PoolHandle = tuple[int, int]
+
+
+class GeneratorState:
+    """Seed and offset of the random generator, which all captured graphs share. They are not in a graph's pool."""
+
+    def __init__(self) -> None:
+        self.seed, self.offset = (torch.empty(1, dtype=torch.int64, device="cuda") for _ in range(2))
 
 
 class CUDAGraph:
@@ -20,13 +28,17 @@ class CUDAGraph:
     """Number of graphs that were captured."""
     _pools: ClassVar[Any] = itertools.count(1)
     _users: ClassVar[Counter[PoolHandle]] = Counter()
+    _states: ClassVar[weakref.WeakSet[GeneratorState]] = weakref.WeakSet()
 
     def __init__(self, keep_graph: bool = False) -> None:
         self._pool: PoolHandle | None = None
+        self._state: GeneratorState | None = None
 
     def capture_begin(self, pool: PoolHandle | None = None, *_: Any, **__: Any) -> None:
         """Allocate from the graph's pool from now on: ``pool``, or a new one."""
         self.reset()
+        self._state = next(iter(CUDAGraph._states), None) or GeneratorState()
+        CUDAGraph._states.add(self._state)
         self._pool = pool or new_pool()
         CUDAGraph._users[self._pool] += 1
         CUDAGraph.captures += 1
@@ -44,6 +56,7 @@ class CUDAGraph:
     def reset(self) -> None:
         """Release the pool if no other graph uses it."""
         pool, self._pool = self._pool, None
+        self._state = None
         if pool is None:
             return
         CUDAGraph._users[pool] -= 1

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from experiments.errors import InputError
 from experiments.prediction.phantom import stand_ins
 from experiments.prediction.phantom.kernels.fake_triton import FakeModule, TritonFinder
 from experiments.prediction.phantom.library import Phantom
@@ -72,6 +73,7 @@ def prepare_imports(phantom: Phantom) -> None:
     prepared = {
         "bitsandbytes": lambda: _prepare_bitsandbytes(phantom),
         "deepspeed": lambda: _prepare_deepspeed(phantom.log_operation),
+        "torch.utils.cpp_extension": _prepare_extensions,
         "torchvision": lambda: _prepare_torchvision(phantom),
         "transformers.generation.stopping_criteria": _prepare_generation,
         "triton": lambda: _prepare_triton(phantom.log_operation),
@@ -163,6 +165,29 @@ def _prepare_deepspeed(log: Callable[[str], None]) -> None:
     from experiments.prediction.phantom.cpu_adam import skip_deepspeed_adam
 
     skip_deepspeed_adam(log)
+
+
+def _prepare_extensions() -> None:
+    """Name the extension whose CUDA code cannot be compiled, instead of the variable CUDA_HOME."""
+    from torch.utils import cpp_extension
+
+    def named(build: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(build)
+        def build_or_name(name: str, *arguments: Any, **options: Any) -> Any:
+            try:
+                return build(name, *arguments, **options)
+            except OSError as error:
+                if "CUDA_HOME" not in str(error):
+                    raise
+                raise InputError(
+                    f"the extension {name} has CUDA code, which needs CUDA's compiler (nvcc) and a GPU; "
+                    "predict the program without this extension"
+                ) from None
+
+        return build_or_name
+
+    for builder in ("_jit_compile", "CUDAExtension"):
+        setattr(cpp_extension, builder, named(getattr(cpp_extension, builder)))
 
 
 def _prepare_generation() -> None:
