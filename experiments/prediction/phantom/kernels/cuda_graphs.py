@@ -3,6 +3,7 @@
 import itertools
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -26,6 +27,8 @@ class CUDAGraph:
     capturing: ClassVar[bool] = False
     captures: ClassVar[int] = 0
     """Number of graphs that were captured."""
+    on_replay: ClassVar[Callable[[], None]] = staticmethod(lambda: None)
+    """Function that each replay calls."""
     _pools: ClassVar[Any] = itertools.count(1)
     _users: ClassVar[Counter[PoolHandle]] = Counter()
     _states: ClassVar[weakref.WeakSet[GeneratorState]] = weakref.WeakSet()
@@ -51,7 +54,8 @@ class CUDAGraph:
         self.phantom.set_pool(0)
 
     def replay(self) -> None:
-        """Do nothing, because the results of a replay are in the memory of the capture."""
+        """Call ``on_replay`` only, because the results of a replay are in the memory of the capture."""
+        CUDAGraph.on_replay()
 
     def reset(self) -> None:
         """Release the pool if no other graph uses it."""

@@ -43,7 +43,8 @@ class KernelInterface:
     def __init__(self, fn: Callable[..., Any], *_: Any, **__: Any) -> None:
         self.fn = fn
         self.arg_names = getattr(fn, "arg_names", None) or [*inspect.signature(fn).parameters]
-        functools.update_wrapper(self, fn)
+        self.__name__ = getattr(fn, "__name__", "kernel")
+        self.__doc__ = fn.__doc__
 
     def __getitem__(self, grid: Any) -> Callable[..., Any]:
         return functools.partial(self.run, grid=grid, warmup=False)

@@ -6,12 +6,12 @@ the shape batch x length x heads x width. Texts of different lengths are concate
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch.nn.functional import pad
 
-from experiments.errors import InputError
 from experiments.prediction.phantom.kernels.keys import operation_key
 from experiments.prediction.phantom.library import Phantom
 
@@ -66,9 +66,9 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor, *_: Any) -> Any:
         """Return the gradient of each packed tensor."""
-        q, k, v, out, sums, state = ctx.saved_tensors
-        options: AttentionOptions = ctx.options
-        gradients = _allocate_gradients((q, k, v), PARTS[ctx.packed_count])
+        saved, options = ctx.saved_tensors, ctx.options
+        q, k = saved[:2]
+        gradients = _allocate_gradients(saved[:3], PARTS[ctx.packed_count])
         padded = _with_aligned_width(gradient)
         queries, rounded_width = _rounded_queries(q, options), _rounded_width(q)
         temporary = [q.new_empty(math.prod(queries), dtype=torch.float32)]
@@ -77,28 +77,16 @@ class Attention(torch.autograd.Function):
         if k.shape[-2] != q.shape[-2]:
             shape = (*k.shape[:-2], q.shape[-2], k.shape[-1])
             temporary += [k.new_empty(shape), k.new_empty(shape)]
-        Attention.phantom.log_operation(_backward_key(padded, q, k, v, out, sums, state, options))
+        Attention.phantom.log_operation(_backward_key(padded, saved, options))
         return None, *(one[..., : gradient.shape[-1]] for one in gradients)
 
 
-def attend(
-    *packed: torch.Tensor,
-    dropout_p: float,
-    causal: bool,
-    deterministic: bool,
-    returns_probabilities: bool,
-    starts: tuple[torch.Tensor, torch.Tensor] | None = None,
-    longest: tuple[int, int] = (0, 0),
-    block_table: torch.Tensor | None = None,
-) -> Any:
+def attend(options: AttentionOptions, *packed: torch.Tensor) -> Any:
     """Return the attention of packed tensors: of queries, keys and values; or of queries, and both others packed.
 
-    Raises InputError for a paged cache, and RuntimeError as flash-attn does for tensors that its kernels do not support.
+    Raises RuntimeError as flash-attn does for tensors that it does not support.
     """
-    if block_table is not None:
-        raise InputError("flash-attn: block_table (a paged cache) is not modeled on the simulated GPU; omit it")
-    options = AttentionOptions(dropout_p, causal, deterministic, returns_probabilities, starts, longest)
-    return Attention.apply(options, *packed)
+    return Attention.apply(options, *packed)  # type: ignore[no-untyped-call]
 
 
 def _unpack(packed: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
@@ -202,17 +190,9 @@ def _forward_key(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Att
     return operation_key("aten::_scaled_dot_product_flash_attention", [*tensors, *numbers, False])
 
 
-def _backward_key(
-    gradient: torch.Tensor,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    sums: torch.Tensor,
-    state: torch.Tensor,
-    options: AttentionOptions,
-) -> str:
+def _backward_key(gradient: torch.Tensor, saved: Sequence[torch.Tensor], options: AttentionOptions) -> str:
     """Return the key of PyTorch's operation that runs the same kernels."""
+    q, k, v, out, sums, state = saved
     numbers = options.dropout, options.causal
     if options.starts:
         arguments = [gradient, q, k, v, out, sums, *options.starts, *options.longest, *numbers, state, state]

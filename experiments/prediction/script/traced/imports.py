@@ -13,6 +13,7 @@ from typing import Any
 
 from experiments.errors import InputError
 from experiments.prediction.phantom import stand_ins
+from experiments.prediction.phantom.kernels.cuda_graphs import CUDAGraph
 from experiments.prediction.phantom.kernels.fake_triton import FakeModule, TritonFinder
 from experiments.prediction.phantom.library import Phantom
 
@@ -113,8 +114,6 @@ def uses_compiled_code() -> bool:
 
 def captures_graphs() -> bool:
     """Return whether the script captured a CUDA graph."""
-    from experiments.prediction.phantom.kernels.cuda_graphs import CUDAGraph
-
     return CUDAGraph.captures > 0
 
 

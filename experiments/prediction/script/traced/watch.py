@@ -13,6 +13,7 @@ from torch.nn.modules import module as modules
 from torch.optim import optimizer as optimizers
 
 from experiments.prediction.peak import MemoryTags
+from experiments.prediction.phantom.kernels.cuda_graphs import CUDAGraph
 from experiments.prediction.script.traced.lines import NamedSpans
 from experiments.prediction.times.record import StepRecorder
 from experiments.results.memory_parts import GRADIENTS, OPTIMIZER, PARAMETERS
@@ -58,7 +59,7 @@ class TrainingWatcher:
         optimizers.register_optimizer_step_pre_hook(self._on_step_start)
         optimizers.register_optimizer_step_post_hook(self._on_step_end)
         torch.autograd.backward = self._wrap_backward(torch.autograd.backward)
-        torch.cuda.CUDAGraph.replay = self._on_replay
+        CUDAGraph.on_replay = self._on_replay
 
     def _on_forward_start(self, module: torch.nn.Module, _: Any) -> None:
         if not self._module_stack and not self._backward_depth:

@@ -1,5 +1,6 @@
 """Removal and restoration of padding with the allocations of flash_attn.bert_padding."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,8 +38,8 @@ class _IndexPutFirstAxis(torch.autograd.Function):
         return gradient[indices], None, None
 
 
-index_first_axis = _IndexFirstAxis.apply
-index_put_first_axis = _IndexPutFirstAxis.apply
+index_first_axis: Callable[..., Any] = _IndexFirstAxis.apply
+index_put_first_axis: Callable[..., Any] = _IndexPutFirstAxis.apply
 
 
 def unpad_input(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from experiments.errors import InputError
-from experiments.prediction.phantom.kernels.flash_attention import attend
+from experiments.prediction.phantom.kernels.flash_attention import AttentionOptions, attend
 
 Window = tuple[int, int]
 
@@ -28,15 +28,7 @@ def flash_attn_func(
     return_attn_probs: bool = False,
 ) -> Any:
     """Return the attention of texts of equal length."""
-    return attend(
-        q,
-        k,
-        v,
-        dropout_p=dropout_p,
-        causal=causal,
-        deterministic=deterministic,
-        returns_probabilities=return_attn_probs,
-    )
+    return attend(AttentionOptions(dropout_p, causal, deterministic, return_attn_probs), q, k, v)
 
 
 def flash_attn_kvpacked_func(
@@ -52,9 +44,7 @@ def flash_attn_kvpacked_func(
     return_attn_probs: bool = False,
 ) -> Any:
     """Return the attention of texts of equal length; keys and values are in one tensor."""
-    return attend(
-        q, kv, dropout_p=dropout_p, causal=causal, deterministic=deterministic, returns_probabilities=return_attn_probs
-    )
+    return attend(AttentionOptions(dropout_p, causal, deterministic, return_attn_probs), q, kv)
 
 
 def flash_attn_qkvpacked_func(
@@ -69,9 +59,7 @@ def flash_attn_qkvpacked_func(
     return_attn_probs: bool = False,
 ) -> Any:
     """Return the attention of texts of equal length; queries, keys and values are in one tensor."""
-    return attend(
-        qkv, dropout_p=dropout_p, causal=causal, deterministic=deterministic, returns_probabilities=return_attn_probs
-    )
+    return attend(AttentionOptions(dropout_p, causal, deterministic, return_attn_probs), qkv)
 
 
 def flash_attn_varlen_func(
@@ -93,18 +81,10 @@ def flash_attn_varlen_func(
     block_table: torch.Tensor | None = None,
 ) -> Any:
     """Return the attention of concatenated texts."""
-    return attend(
-        q,
-        k,
-        v,
-        dropout_p=dropout_p,
-        causal=causal,
-        deterministic=deterministic,
-        returns_probabilities=return_attn_probs,
-        starts=(cu_seqlens_q, cu_seqlens_k),
-        longest=(int(max_seqlen_q), int(max_seqlen_k)),
-        block_table=block_table,
-    )
+    if block_table is not None:
+        raise InputError("flash-attn: block_table (a paged cache) is not modeled on the simulated GPU; omit it")
+    texts = (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
+    return attend(AttentionOptions(dropout_p, causal, deterministic, return_attn_probs, *texts), q, k, v)
 
 
 def flash_attn_varlen_kvpacked_func(
@@ -124,16 +104,8 @@ def flash_attn_varlen_kvpacked_func(
     return_attn_probs: bool = False,
 ) -> Any:
     """Return the attention of concatenated texts; keys and values are in one tensor."""
-    return attend(
-        q,
-        kv,
-        dropout_p=dropout_p,
-        causal=causal,
-        deterministic=deterministic,
-        returns_probabilities=return_attn_probs,
-        starts=(cu_seqlens_q, cu_seqlens_k),
-        longest=(int(max_seqlen_q), int(max_seqlen_k)),
-    )
+    texts = (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
+    return attend(AttentionOptions(dropout_p, causal, deterministic, return_attn_probs, *texts), q, kv)
 
 
 def flash_attn_varlen_qkvpacked_func(
@@ -150,15 +122,8 @@ def flash_attn_varlen_qkvpacked_func(
     return_attn_probs: bool = False,
 ) -> Any:
     """Return the attention of concatenated texts; queries, keys and values are in one tensor."""
-    return attend(
-        qkv,
-        dropout_p=dropout_p,
-        causal=causal,
-        deterministic=deterministic,
-        returns_probabilities=return_attn_probs,
-        starts=(cu_seqlens, cu_seqlens),
-        longest=(int(max_seqlen), int(max_seqlen)),
-    )
+    texts = (cu_seqlens, cu_seqlens), (max_seqlen, max_seqlen)
+    return attend(AttentionOptions(dropout_p, causal, deterministic, return_attn_probs, *texts), qkv)
 
 
 def flash_attn_with_kvcache(*_: Any, **__: Any) -> Any:
