@@ -26,7 +26,7 @@ NCCL_VERSION = (2, 28, 9)
 CUDNN_DATA_TYPES = (torch.float16, torch.float32, torch.float64)
 CUDNN_MODES = ("RNN_RELU", "RNN_TANH", "LSTM", "GRU")
 """Kinds of recurrent layers in the order of cuDNN's numbers for them."""
-RELEASE_S = 0.002
+RELEASE_S = 0.01
 """Time in which a thread of autograd releases its tensors."""
 _resize_on_host = torch.UntypedStorage.resize_
 _detect_on_host = torch.nn.modules.transformer._detect_is_causal_mask

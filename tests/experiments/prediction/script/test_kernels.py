@@ -1,5 +1,7 @@
 """Kernels that scripts run without PyTorch's operations: flash-attn, Triton, CUDA graphs, compiled code, extensions."""
 
+import ast
+
 import pytest
 
 from experiments.errors import InputError
@@ -9,6 +11,7 @@ H200 = ["h200_141gb"]
 MEASURE = """
 import torch
 import flash_attn
+held = []
 def empty(*sizes):
     return torch.empty(sizes, dtype=torch.bfloat16, device="cuda", requires_grad=True)
 def measure(function, *inputs):
@@ -22,6 +25,7 @@ def measure(function, *inputs):
     cuda.reset_peak_memory_stats()
     before = cuda.memory_allocated()
     gradients = torch.autograd.grad(result, inputs, gradient)
+    held.append((inputs, result, gradients))
     assert [one.shape for one in gradients] == [one.shape for one in inputs]
     return forward, kept, cuda.max_memory_allocated() - before
 """
@@ -53,24 +57,26 @@ open("found", "w").write(str(measure(flash_attn.flash_attn_func, *tensors)))
 def test_packed_and_concatenated_inputs_of_flash_attention_take_no_copies(traced, tmp_path):
     """In each backward pass: the gradients, the query's in 32 bit, and for each query a sum in 32 bit."""
     traced(f"""{MEASURE}
-starts = torch.tensor([0, 100, 512], dtype=torch.int32, device="cuda")
+starts = torch.tensor([0, 800, 8192], dtype=torch.int32, device="cuda")
 def concatenated(q, k, v):
-    return flash_attn.flash_attn_varlen_func(q, k, v, starts, starts, 412, 412, causal=True)
+    return flash_attn.flash_attn_varlen_func(q, k, v, starts, starts, 7392, 7392, causal=True)
 def concatenated_and_packed(q, kv):
-    return flash_attn.flash_attn_varlen_kvpacked_func(q, kv, starts, starts, 412, 412)
+    return flash_attn.flash_attn_varlen_kvpacked_func(q, kv, starts, starts, 7392, 7392)
 found = [
-    measure(flash_attn.flash_attn_qkvpacked_func, empty(4, 512, 3, 16, 64)),
-    measure(flash_attn.flash_attn_kvpacked_func, empty(4, 512, 16, 64), empty(4, 512, 2, 16, 64)),
-    measure(concatenated, *(empty(512, 16, 64) for _ in range(3))),
-    measure(concatenated_and_packed, empty(512, 16, 64), empty(512, 2, 16, 64)),
+    measure(flash_attn.flash_attn_qkvpacked_func, empty(8, 1024, 3, 16, 64)),
+    measure(flash_attn.flash_attn_kvpacked_func, empty(8, 1024, 16, 64), empty(8, 1024, 2, 16, 64)),
+    measure(concatenated, *(empty(8192, 16, 64) for _ in range(3))),
+    measure(concatenated_and_packed, empty(8192, 16, 64), empty(8192, 2, 16, 64)),
 ]
-open("found", "w").write(str(found))
+open("found", "w").write(repr(found))
 """)
-    values, sums = 4 * 512 * 16 * 64, 4 * 4 * 512 * 16
-    whole = (2 * values + sums + 512, 2 * values + sums + 512, 3 * 2 * values + 4 * values + sums)
-    values, sums, rows = 512 * 16 * 64, 4 * 512 * 16, 512 + 2 * 128
-    texts = (2 * values + sums + 512, 2 * values + sums + 512, 3 * 2 * values + 4 * rows * 16 * 64 + 4 * rows * 16)
-    assert (tmp_path / "found").read_text() == str([whole, whole, texts, texts])
+    tokens, width, values = 8192, 16 * 64, 2 * 8192 * 16 * 64
+    sums = 4 * tokens * 16
+    passes = [values + sums + 512] * 2
+    whole = [*passes, 3 * values + 4 * tokens * width + sums]
+    texts = [*passes, 3 * values + 4 * (tokens + 2 * 128) * (width + 16)]
+    found = ast.literal_eval((tmp_path / "found").read_text())
+    assert [*map(list, found)] == [pytest.approx(one, abs=2**20) for one in (whole, whole, texts, texts)]
 
 
 def test_padding_is_removed_and_restored_by_flash_attn(traced):
@@ -262,6 +268,22 @@ def test_a_compiled_function_that_is_not_called_has_no_note(traced):
     one = traced(COMPILED.format(options="", loss="weights.sum()"))
     assert not any("torch.compile" in note for note in one.notes)
     assert one.time_unknown == ""
+
+
+@pytest.mark.usefixtures("triton")
+def test_kernels_of_an_installed_triton_are_not_run_and_the_memory_of_their_results_is_counted(trace_in_new_process):
+    source = """
+import torch
+from triton.runtime.autotuner import Autotuner
+from triton.runtime.jit import JITFunction
+values = torch.empty(64 * 2**18, device="cuda")
+result = torch.empty_like(values)
+{}
+"""
+    launches = "JITFunction().run(values, 3, out=result, grid=(7,))\nAutotuner().run(values, result)"
+    (launched,), (without,) = (trace_in_new_process(source.format(lines)) for lines in (launches, ""))
+    assert launched.peak_gib == without.peak_gib == pytest.approx(128 / 1024)
+    assert not any("triton" in note for note in launched.notes)
 
 
 def test_kernels_in_triton_are_skipped_and_named_without_triton(traced):
