@@ -215,3 +215,4 @@ def _prepare_triton(log: Callable[[str], None]) -> None:
 
     for kernel in (JITFunction, Autotuner, Heuristics):
         kernel.run = skip_and_log_launch
+    setattr(torch.library, "wrap_triton", lambda kernel: kernel)  # noqa: B010 - mypy rejects the assignment

@@ -304,6 +304,24 @@ values = torch.empty(64 * 2**18, device="cuda")
 result = torch.empty_like(values)
 plain[(triton.cdiv(len(values), 1024),)](values, result, len(values), BLOCK=triton.next_power_of_2(1000))
 tuned[lambda meta: (1,)](values, len(values))
+torch.library.wrap_triton(plain)[(1,)](values, result, len(values), BLOCK=128)
 """)
     assert one.peak_gib == pytest.approx(128 / 1024)
     assert any(note.startswith("triton is not installed") and "(plain, tuned)" in note for note in one.notes)
+
+
+def test_an_installed_flash_attn_has_its_own_modules_but_not_its_own_kernels(trace_in_new_process, tmp_path):
+    for name in ("__init__", "flash_attn_interface", "losses/__init__", "layers/__init__", "layers/rotary"):
+        file = tmp_path / "packages" / "flash_attn" / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("import missing_kernels" if name in ("__init__", "flash_attn_interface") else "OWN = True")
+    trace_in_new_process("""
+import sys
+sys.path.append("packages")
+import torch
+from flash_attn import losses
+from flash_attn.flash_attn_interface import flash_attn_func
+from flash_attn.layers import rotary
+assert losses.OWN and rotary.OWN
+flash_attn_func(*(torch.empty(1, 8, 2, 16, dtype=torch.bfloat16, device="cuda") for _ in range(3)))
+""")

@@ -1,11 +1,9 @@
 """Stand-in for flash-attn 2.8, whose attention has the same allocations and computes nothing.
 
-Modules that the stand-in lacks come from flash-attn itself if it is installed.
+If flash-attn itself is installed, all its other modules are used, because they need no compiled kernels.
 """
 
 import pkgutil
-
-__path__ = pkgutil.extend_path(__path__, __name__)
 
 from .flash_attn_interface import (
     flash_attn_func,
@@ -17,6 +15,7 @@ from .flash_attn_interface import (
     flash_attn_with_kvcache,
 )
 
+__path__ = [*reversed(pkgutil.extend_path(__path__, __name__))]
 __version__ = "2.8.3"
 __all__ = [
     "flash_attn_func",

@@ -1,5 +1,1 @@
 """Layers of flash-attn."""
-
-import pkgutil
-
-__path__ = pkgutil.extend_path(__path__, __name__)
