@@ -1,6 +1,7 @@
 """Replace functions of torch.cuda with those of the phantom device, until the process ends."""
 
 import json
+import time
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ import torch.nn.parallel.comm
 
 from experiments.prediction.phantom.cuda_memory import replace_memory_functions
 from experiments.prediction.phantom.cuda_random import make_no_operation, replace_random_functions
+from experiments.prediction.phantom.kernels.cuda_graphs import replace_cuda_graphs
 from experiments.prediction.phantom.library import Phantom
 from experiments.prediction.phantom.meta_functions import register_meta_functions
 from experiments.prediction.times.operations import WAIT
@@ -24,6 +26,8 @@ NCCL_VERSION = (2, 28, 9)
 CUDNN_DATA_TYPES = (torch.float16, torch.float32, torch.float64)
 CUDNN_MODES = ("RNN_RELU", "RNN_TANH", "LSTM", "GRU")
 """Kinds of recurrent layers in the order of cuDNN's numbers for them."""
+RELEASE_S = 0.01
+"""Time in which a thread of autograd releases its tensors."""
 _resize_on_host = torch.UntypedStorage.resize_
 _detect_on_host = torch.nn.modules.transformer._detect_is_causal_mask
 
@@ -141,7 +145,6 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         "_lazy_init": make_no_operation(),
         "_is_in_bad_fork": lambda: False,
         "is_bf16_supported": lambda including_emulation=True: including_emulation or capability >= (8, 0),
-        "is_current_stream_capturing": lambda: False,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "set_device": make_no_operation(),
@@ -149,7 +152,7 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         "get_device_name": lambda device=None: card.name,
         "get_device_capability": lambda device=None: capability,
         "get_device_properties": lambda device=None: properties,
-        "synchronize": lambda device=None: phantom.log_operation(json.dumps([WAIT])),
+        "synchronize": lambda device=None: _synchronize(phantom),
         "empty_cache": phantom.empty_cache,
         "ipc_collect": make_no_operation(),
         "set_sync_debug_mode": make_no_operation(),
@@ -181,10 +184,17 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         setattr(owner, name, replacement)
     replace_memory_functions(phantom, properties.total_memory)
     replace_random_functions()
+    replace_cuda_graphs(phantom)
     register_meta_functions()
     _place_loaded_storages()
     torch.distributions.Distribution.set_default_validate_args(False)
     torch.fx.experimental._config.meta_nonzero_assume_all_nonzero = True
+
+
+def _synchronize(phantom: Phantom) -> None:
+    """Log a wait for the GPU, during which the threads of autograd release the last tensors of a backward pass."""
+    phantom.log_operation(json.dumps([WAIT]))
+    time.sleep(RELEASE_S)
 
 
 def _scatter_to_the_device(tensor: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:

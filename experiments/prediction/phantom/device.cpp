@@ -225,10 +225,7 @@ void phantom_replay(int64_t capacity, int64_t* out) {
   int64_t highest = -1, at = 0, failed = -1, requested = 0;
   for (size_t index = 0; index < device_log.events.size() && failed < 0; ++index) {
     const auto& event = device_log.events[index];
-    if (event.bytes == phantom::kEmptyCache) {
-      allocator.release_cached();
-      continue;
-    }
+    if (phantom::repeat_on_cache(event, allocator)) continue;
     if (event.bytes == phantom::kRelease || event.bytes == phantom::kReleaseInUse) {
       const auto found = addresses.find(event.id);
       if (found == addresses.end()) continue;  // on another GPU
@@ -389,6 +386,11 @@ void phantom_clear_clocks() { phantom::log().clocks.clear(); }
 void phantom_add_clock_point(int64_t operations, double host_s, double gpu_s) {
   phantom::log().clocks.add(operations, host_s, gpu_s);
 }
+
+// Allocate from this private pool from now on, in all threads; 0: from the pools of streams.
+void phantom_set_pool(int64_t pool) { phantom::current_pool = pool ? phantom::kPrivatePools + pool : 0; }
+
+void phantom_end_pool(int64_t pool) { phantom::end_pool(phantom::kPrivatePools + pool); }
 
 int64_t phantom_set_stream(int64_t stream) {
   std::swap(phantom::current_stream, stream);

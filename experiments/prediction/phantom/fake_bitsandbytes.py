@@ -2,19 +2,17 @@
 
 import ctypes
 import functools
-import json
 from importlib.util import find_spec
 from typing import Any
 from unittest.mock import patch
 
 import torch
 
+from experiments.prediction.phantom.kernels.keys import operation_key
 from experiments.prediction.phantom.library import Phantom
-from experiments.prediction.times.replay import TYPES
 
 MATRIX_PRODUCT = "bitsandbytes::gemm_4bit"
 REGISTER_KERNEL = torch.library.register_kernel
-TYPE_NAMES = {dtype: name for name, dtype in TYPES.items()}
 
 
 class EmptyLibrary:
@@ -52,7 +50,7 @@ def _register_logged(phantom: Phantom, name: str, device_types: Any, function: A
         if name == MATRIX_PRODUCT and phantom.executed() > executed:
             phantom.log_operation(_dequantization(*arguments, **options))
         else:
-            phantom.log_operation(_operation_key(name, [*arguments, *options.values()]))
+            phantom.log_operation(operation_key(name, [*arguments, *options.values()]))
         return result
 
     REGISTER_KERNEL(name, device_types, run_and_log if device_types == "cuda" else function)
@@ -63,23 +61,7 @@ def _dequantization(
     inputs: torch.Tensor, weight: torch.Tensor, shape: Any, absmax: Any, blocksize: int, kind: str, *_: Any, **__: Any
 ) -> str:
     """Return the key of the dequantization of a weight. PyTorch then computes the product, because it has many rows."""
-    return _operation_key("bitsandbytes::dequantize_4bit", [weight, absmax, blocksize, kind, list(shape), inputs.dtype])
-
-
-def _operation_key(name: str, arguments: list[Any]) -> str:
-    """Return the key of an operation, in the same form as the keys that the phantom device logs itself."""
-    overload = "" if "." in name else ".default"
-    return json.dumps([name + overload, *map(_as_loggable, arguments)])
-
-
-def _as_loggable(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        strides = {} if value.is_contiguous() else {"strides": list(value.stride())}
-        host = {"host": 1} if value.device.type == "cpu" else {}
-        return {"type": TYPE_NAMES.get(value.dtype, str(value.dtype)), "sizes": list(value.shape), **strides, **host}
-    if isinstance(value, torch.dtype):
-        return {"dtype": TYPE_NAMES.get(value, str(value))}
-    return [_as_loggable(one) for one in value] if isinstance(value, list | tuple) else value
+    return operation_key("bitsandbytes::dequantize_4bit", [weight, absmax, blocksize, kind, list(shape), inputs.dtype])
 
 
 def _allocate_paged(*shape: int, dtype: torch.dtype = torch.float32, device: Any = None) -> torch.Tensor:

@@ -212,6 +212,14 @@ class Phantom:
         """Analyze only this GPU of the process from now on, in replays and in what is read from the log."""
         self._library.phantom_select_gpu(ctypes.c_int64(gpu))
 
+    def set_pool(self, pool: int) -> None:
+        """Allocate from this private pool from now on, in all threads; 0: from the pools of streams."""
+        self._library.phantom_set_pool(ctypes.c_int64(pool))
+
+    def end_pool(self, pool: int) -> None:
+        """Let the allocator free what is cached in this private pool, because no graph uses the pool any longer."""
+        self._library.phantom_end_pool(ctypes.c_int64(pool))
+
     def set_stream(self, stream: int) -> int:
         """Make this thread allocate for this stream from now on; return the previous stream."""
         return int(self._library.phantom_set_stream(ctypes.c_int64(stream)))

@@ -27,15 +27,15 @@ constexpr int64_t kMaxHostBacked = int64_t{1} << 28;
 
 struct Event {
   int64_t id;
-  int64_t bytes;  // size of an allocation, or kRelease, kReleaseInUse, kEmptyCache
-  int64_t stream;
+  int64_t bytes;  // size of an allocation, or kRelease, kReleaseInUse, kEmptyCache, kEndPool
+  int64_t stream;   // or private pool
   int64_t gpu;      // of the process's GPUs; not set for a release
   int64_t started;  // number of operations that the host had started before; see kReleaseInUse
 };
 
 // kReleaseInUse: operations on other streams than that of the allocation may still use the block. `started` counts the
 // operations up to the last one on these streams.
-constexpr int64_t kRelease = -1, kEmptyCache = -2, kReleaseInUse = -3, kAllGpus = -1;
+constexpr int64_t kRelease = -1, kEmptyCache = -2, kReleaseInUse = -3, kEndPool = -4, kAllGpus = -1;
 
 // Numbers of operations that the host has started: all, and those up to the last one on a stream. Defined in work.h.
 int64_t started_operations();
@@ -73,6 +73,9 @@ thread_local int64_t current_stream = 0;
 // A process may use several GPUs. For PyTorch, all its tensors are on one; the log has the GPU of each allocation.
 thread_local int64_t current_gpu = 0;
 
+// Private pool that a graph is captured in; 0: no graph is captured. All threads of a capture allocate from it.
+std::atomic<int64_t> current_pool{0};
+
 // One of several ranks uses only the GPU of its own number, which is the first of the log.
 std::atomic<bool> ignores_gpu_numbers{false};
 
@@ -92,6 +95,21 @@ void empty_cache() {
   std::lock_guard<std::mutex> lock(device_log.mutex);
   device_log.allocator.release_cached();
   device_log.events.push_back({0, kEmptyCache, 0, 0, 0});
+}
+
+// No graph uses this private pool any longer.
+void end_pool(int64_t pool) {
+  Log& device_log = log();
+  std::lock_guard<std::mutex> lock(device_log.mutex);
+  device_log.allocator.end_pool(pool);
+  device_log.events.push_back({0, kEndPool, pool, 0, 0});
+}
+
+// Repeat an event that concerns cached memory only. Return false for other events.
+bool repeat_on_cache(const Event& event, CachingAllocator& allocator) {
+  if (event.bytes == kEmptyCache) allocator.release_cached();
+  if (event.bytes == kEndPool) allocator.end_pool(event.stream);
+  return event.bytes == kEmptyCache || event.bytes == kEndPool;
 }
 
 void release(void* context) {
@@ -124,10 +142,11 @@ c10::DataPtr allocate_block(size_t bytes, bool with_values) {
   const int64_t started = started_operations();
   Log& device_log = log();
   std::lock_guard<std::mutex> lock(device_log.mutex);
-  const int64_t address = device_log.allocator.allocate(bytes, current_stream);
+  const int64_t pool = current_pool ? current_pool.load() : current_stream;
+  const int64_t address = device_log.allocator.allocate(bytes, pool);
   auto* block = new Block{.id = ++device_log.allocations, .address = address, .stream = current_stream};
   if (with_values && bytes <= kMaxHostBacked) block->host = std::calloc(bytes, 1);
-  device_log.events.push_back({block->id, static_cast<int64_t>(bytes), current_stream, current_gpu, started});
+  device_log.events.push_back({block->id, static_cast<int64_t>(bytes), pool, current_gpu, started});
   void* data = block->host ? block->host : reinterpret_cast<void*>(block->address);
   device_log.by_pointer[data] = block->id;
   return {data, block, &release, kDevice};

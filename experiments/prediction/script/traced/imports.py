@@ -1,27 +1,34 @@
 """Prepare some libraries for the phantom device when a script first imports them."""
 
+import functools
 import importlib.util
 import json
 import sys
 from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from experiments.errors import InputError
+from experiments.prediction.phantom import stand_ins
+from experiments.prediction.phantom.kernels.cuda_graphs import CUDAGraph
+from experiments.prediction.phantom.kernels.fake_triton import FakeModule, TritonFinder
 from experiments.prediction.phantom.library import Phantom
 from experiments.prediction.script.traced.missing import hub, tokenizer, weights
 
+STAND_INS = Path(stand_ins.__file__).parent
 NOT_MODELED = {
-    "flash_attn": "its attention kernels",
     "xformers": "its attention kernels",
     "apex": "its fused kernels",
     "transformer_engine": "its fused kernels",
 }
 """Libraries with their own kernels, whose scratch memory is unknown."""
-TRITON_USERS = ("trl", "liger_kernel")
-"""Libraries that run other code if Triton is missing."""
-_compile_calls: list[bool] = []
+_compiled: set[str] = set()
+"""Names of modules and functions that the script compiled."""
+_launched: set[str] = set()
+"""Names of Triton's kernels that the script launched."""
 
 
 class PreparedLoader(Loader):
@@ -71,6 +78,7 @@ def prepare_imports(phantom: Phantom) -> None:
         "deepspeed": lambda: _prepare_deepspeed(phantom.log_operation),
         "huggingface_hub.hf_api": hub.skip_uploads,
         "safetensors.torch": _prepare_safetensors,
+        "torch.utils.cpp_extension": _prepare_extensions,
         "torchvision": lambda: _prepare_torchvision(phantom),
         "transformers.configuration_utils": weights.explain_missing_configurations,
         "transformers.generation.stopping_criteria": _prepare_generation,
@@ -82,6 +90,8 @@ def prepare_imports(phantom: Phantom) -> None:
     }
     for library, prepare in prepared.items():
         sys.meta_path.insert(0, ImportFinder(library, prepare))
+    sys.meta_path.append(TritonFinder())
+    _add_flash_attention(phantom)
 
 
 def modeling_notes(has_recurrent_layers: bool) -> list[str]:
@@ -91,35 +101,66 @@ def modeling_notes(has_recurrent_layers: bool) -> list[str]:
     """
     imported = {name: what for name, what in NOT_MODELED.items() if name in sys.modules}
     lines = [f"{name} was imported: memory inside {what} is not modeled" for name, what in imported.items()]
-    if importlib.util.find_spec("triton") is None:
-        lines += [
-            f"triton is not installed: {name} ran other code than on a GPU; install it with: pip install triton"
-            for name in TRITON_USERS
-            if name in sys.modules
-        ]
+    if _launched and isinstance(sys.modules["triton"], FakeModule):
+        names = ", ".join(sorted(_launched))
+        lines.append(f"triton is not installed: memory that its kernels allocate themselves is not counted ({names})")
+    if "flash_attn" in sys.modules:
+        lines.append("flash-attn was imported: functions with equal allocations replace those of version 2.8")
     if has_recurrent_layers:
         lines.append("LSTM and GRU layers: the memory of cuDNN's kernels is that of an H200")
-    if script_compiles_module():
-        lines.append("torch.compile was called: the prediction is for the uncompiled model")
+    if uses_compiled_code():
+        names = ", ".join(sorted(_compiled))
+        lines.append(f"torch.compile was called ({names}): the prediction is for the uncompiled code")
+    if captures_graphs():
+        lines.append("CUDA graphs were captured: the memory of their pools is counted, but not that of the driver")
     return lines
 
 
-def script_compiles_module() -> bool:
-    """Return whether the script compiles a module with torch.compile."""
-    return any(_compile_calls)
+def uses_compiled_code() -> bool:
+    """Return whether the script compiled a module, or called a function that was compiled, with torch.compile."""
+    return bool(_compiled)
+
+
+def captures_graphs() -> bool:
+    """Return whether the script captured a CUDA graph."""
+    return CUDAGraph.captures > 0
 
 
 def record_compile_calls() -> None:
-    """Record calls of torch.compile for modules; nothing is compiled."""
+    """Record modules that torch.compile gets, and calls of functions that it got; nothing is compiled.
+
+    A library may compile functions that the script never calls. These are not recorded.
+    """
     import torch
 
     compile = torch.compile
 
     def recording_compile(*arguments: Any, **options: Any) -> Any:
-        _compile_calls.extend(isinstance(argument, torch.nn.Module) for argument in arguments[:1])
-        return compile(*arguments, **options)
+        compiled = compile(*arguments, **options)
+        target = arguments[0] if arguments else options.get("model")
+        if isinstance(target, torch.nn.Module):
+            _compiled.add(type(target).__name__)
+            return compiled
+        return compiled if target is None else _record_calls(compiled)
 
     torch.compile = recording_compile
+
+
+def _record_calls(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        _compiled.add(getattr(function, "__qualname__", repr(function)))
+        return function(*arguments, **options)
+
+    return recorded
+
+
+def _add_flash_attention(phantom: Phantom) -> None:
+    """Make the stand-in for flash-attn importable, before one that is installed: its kernels need a GPU."""
+    from experiments.prediction.phantom.kernels.flash_attention import Attention
+
+    Attention.phantom = phantom
+    sys.path.insert(1, str(STAND_INS))
 
 
 def _prepare_bitsandbytes(phantom: Phantom) -> None:
@@ -132,6 +173,29 @@ def _prepare_deepspeed(log: Callable[[str], None]) -> None:
     from experiments.prediction.phantom.cpu_adam import skip_deepspeed_adam
 
     skip_deepspeed_adam(log)
+
+
+def _prepare_extensions() -> None:
+    """Name the extension whose CUDA code cannot be compiled, instead of the variable CUDA_HOME."""
+    from torch.utils import cpp_extension
+
+    def named(build: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(build)
+        def build_or_name(name: str, *arguments: Any, **options: Any) -> Any:
+            try:
+                return build(name, *arguments, **options)
+            except OSError as error:
+                if "CUDA_HOME" not in str(error):
+                    raise
+                raise InputError(
+                    f"the extension {name} has CUDA code, which needs CUDA's compiler (nvcc) and a GPU; "
+                    "predict the program without this extension"
+                ) from None
+
+        return build_or_name
+
+    for builder in ("_jit_compile", "CUDAExtension"):
+        setattr(cpp_extension, builder, named(getattr(cpp_extension, builder)))
 
 
 def _prepare_generation() -> None:
@@ -158,10 +222,12 @@ def _prepare_triton(log: Callable[[str], None]) -> None:
     from triton.runtime.autotuner import Autotuner, Heuristics
     from triton.runtime.jit import JITFunction
 
-    def skip_and_log_launch(_: Any, *arguments: Any, **options: Any) -> None:
+    def skip_and_log_launch(kernel: Any, *arguments: Any, **options: Any) -> None:
+        _launched.add(getattr(kernel, "__name__", "kernel"))
         tensors = (tensor for tensor in (*arguments, *options.values()) if isinstance(tensor, torch.Tensor))
         sizes = [{"type": "Byte", "sizes": [tensor.nbytes]} for tensor in tensors]
         log(json.dumps(["triton::kernel", *sizes]))
 
     for kernel in (JITFunction, Autotuner, Heuristics):
         kernel.run = skip_and_log_launch
+    setattr(torch.library, "wrap_triton", lambda kernel: kernel)  # noqa: B010 - mypy rejects the assignment

@@ -26,10 +26,12 @@ def predict_step_times(
 
 
 def _reason_of_unknown_time(recorded: Sequence[RecordedPhase], steps: int) -> str:
+    if imports.captures_graphs():
+        return "CUDA graphs were captured, and the time of their replays is not modeled"
     if not recorded:
         taken = "took none" if steps == 0 else "took one"
         return f"a second optimizer step is needed, and the script {taken} before the trace ended"
-    if imports.script_compiles_module():
+    if imports.uses_compiled_code():
         return "torch.compile was called"
     if torch.get_float32_matmul_precision() != "highest" and _float32_share(recorded) > MAX_FLOAT32_SHARE:
         return "TF32 is on, and no time of its matrix products was measured"

@@ -13,17 +13,22 @@ from torch.nn.modules import module as modules
 from torch.optim import optimizer as optimizers
 
 from experiments.prediction.peak import MemoryTags
+from experiments.prediction.phantom.kernels.cuda_graphs import CUDAGraph
 from experiments.prediction.script.traced.lines import NamedSpans
 from experiments.prediction.times.record import StepRecorder
 from experiments.results.memory_parts import GRADIENTS, OPTIMIZER, PARAMETERS
 from experiments.results.schema import Phase
+
+MAX_WARM_UP_STEPS = 11
+"""As many steps PyTorch's documentation takes before the capture of a CUDA graph (with DDP; otherwise 3)."""
 
 
 class TrainingWatcher:
     """Watcher of the training in this process, from the call of ``install`` on.
 
     Calls ``on_enough_steps`` when an optimizer is about to take one step more than ``steps``. By then all optimizer
-    state exists, and another forward and backward pass has run with it.
+    state exists, and another forward and backward pass has run with it. Steps on another stream and in a capture may
+    prepare a CUDA graph, so the training goes on until the graph was replayed ``steps`` times.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class TrainingWatcher:
         self._backward_count = self._backward_depth = 0
         self.steps_by_optimizer: dict[int, int] = {}
         self._backwards_at_last_step: dict[int, int] = {}
+        self._captured_steps = self._replays = 0
 
     @property
     def steps(self) -> int:
@@ -53,6 +59,7 @@ class TrainingWatcher:
         optimizers.register_optimizer_step_pre_hook(self._on_step_start)
         optimizers.register_optimizer_step_post_hook(self._on_step_end)
         torch.autograd.backward = self._wrap_backward(torch.autograd.backward)
+        CUDAGraph.on_replay = self._on_replay
 
     def _on_forward_start(self, module: torch.nn.Module, _: Any) -> None:
         if not self._module_stack and not self._backward_depth:
@@ -123,7 +130,7 @@ class TrainingWatcher:
         key = id(optimizer)
         if (
             self._backwards_at_last_step.get(key) != self._backward_count
-            and self.steps_by_optimizer.get(key, 0) >= self._max_steps
+            and self.steps_by_optimizer.get(key, 0) >= self._max_steps + _extra_steps()
         ):
             self._on_enough_steps()
         parameters = [one for group in optimizer.param_groups for one in group["params"]]
@@ -138,7 +145,19 @@ class TrainingWatcher:
         if self._backwards_at_last_step.get(key) != self._backward_count:
             self._backwards_at_last_step[key] = self._backward_count
             self.steps_by_optimizer[key] = self.steps_by_optimizer.get(key, 0) + 1
+            self._captured_steps += torch.cuda.is_current_stream_capturing()
             self.recorder.end_step(key, "backward" if self._backward_depth else "optimizer step")
+
+    def _on_replay(self) -> None:
+        """Count the replay of a CUDA graph as a step if an optimizer's step was captured."""
+        if self._captured_steps and self._replays >= self._max_steps:
+            self._on_enough_steps()
+        self._replays += 1
+
+
+def _extra_steps() -> int:
+    """Return the number of further steps that warm up a CUDA graph: they run on another stream than the default one."""
+    return MAX_WARM_UP_STEPS if torch.cuda.current_stream() != torch.cuda.default_stream() else 0
 
 
 def _find_tensors(value: Any) -> Iterator[torch.Tensor]:
