@@ -120,9 +120,9 @@ def _prepare_bitsandbytes(phantom: Phantom) -> None:
 
 
 def _prepare_deepspeed(log: Callable[[str], None]) -> None:
-    from experiments.prediction.phantom.cpu_adam import skip_deepspeed_adam
+    from experiments.prediction.phantom.fake_deepspeed import replace_deepspeed_optimizers
 
-    skip_deepspeed_adam(log)
+    replace_deepspeed_optimizers(log)
 
 
 def _prepare_generation() -> None:
