@@ -46,13 +46,14 @@ MAX_ENTRIES = 60
 
 
 class Trace(NamedTuple):
-    """A running trace: device, cards to predict for, rank, number of ranks, start (value of perf_counter)."""
+    """A running trace: device, cards to predict for, rank, number of ranks, start (value of perf_counter), notes."""
 
     phantom: Phantom
     cards: Sequence[str]
     rank: int
     ranks: int
     started_s: float
+    notes: Sequence[str] = ()
 
 
 def build_prediction(
@@ -70,7 +71,6 @@ def build_prediction(
     allocations = phantom.live_allocations(unlimited_replay.peak_event)
     model_parameters = list(model.parameters()) if model else []
     times, time_unknown = predict_step_times(watcher, traced.cards, traced.ranks)
-    has_recurrent_layers = model is not None and any(isinstance(part, torch.nn.RNNBase) for part in model.modules())
     return ScriptPrediction(
         rank=traced.rank,
         ranks=traced.ranks,
@@ -94,7 +94,7 @@ def build_prediction(
         modules=_memory_by_module(allocations, watcher),
         lines=_memory_by_line(allocations, lines),
         blocks=_peak_blocks(allocations, watcher, lines),
-        notes=tuple(imports.modeling_notes(has_recurrent_layers)),
+        notes=(*traced.notes, *imports.modeling_notes(model)),
         time_unknown=time_unknown,
         versions={"torch": torch.__version__, **versions()},
         elapsed_s=time.perf_counter() - traced.started_s,

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.prediction.phantom.library import Phantom
+
+if TYPE_CHECKING:
+    import torch
 
 NOT_MODELED = {
     "flash_attn": "its attention kernels",
@@ -75,11 +78,13 @@ def prepare_imports(phantom: Phantom) -> None:
         sys.meta_path.insert(0, ImportFinder(library, prepare))
 
 
-def modeling_notes(has_recurrent_layers: bool) -> list[str]:
+def modeling_notes(model: "torch.nn.Module | None") -> list[str]:
     """Return a note for each effect that the prediction does not model: kernels of imported libraries, compilation.
 
-    has_recurrent_layers: whether the model has LSTM or GRU layers.
+    model: the traced model, whose layers can have such effects.
     """
+    from torch.nn import DataParallel, RNNBase
+
     imported = {name: what for name, what in NOT_MODELED.items() if name in sys.modules}
     lines = [f"{name} was imported: memory inside {what} is not modeled" for name, what in imported.items()]
     if importlib.util.find_spec("triton") is None:
@@ -88,8 +93,10 @@ def modeling_notes(has_recurrent_layers: bool) -> list[str]:
             for name in TRITON_USERS
             if name in sys.modules
         ]
-    if has_recurrent_layers:
+    if model is not None and any(isinstance(part, RNNBase) for part in model.modules()):
         lines.append("LSTM and GRU layers: the memory of cuDNN's kernels is that of an H200")
+    if isinstance(model, DataParallel):
+        lines.append("DataParallel trained on one GPU, with the whole batch: torch.cuda.device_count() is 1")
     if script_compiles_module():
         lines.append("torch.compile was called: the prediction is for the uncompiled model")
     return lines

@@ -1,14 +1,20 @@
 """Parse the arguments of torchrun, accelerate launch and deepspeed into a program and the number of ranks.
 
-Each launcher's own parser is called, so that the same arguments are allowed. torch must be loaded first.
+Each launcher's own functions are called, so that the same arguments are allowed. torch must be loaded first.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 from experiments.errors import InputError
 from experiments.prediction.script.command import LaunchCommand, Launcher, Program, parse_command
+from provision.words import number_with_noun
+
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+COUNTED_AT_START = ("gpu", "auto")
+"""Values of torchrun's --nproc-per-node that stand for the number of GPUs of the node."""
 
 
 class GpusAndNodes(NamedTuple):
@@ -23,68 +29,136 @@ class GpusAndNodes(NamedTuple):
         return self.devices * self.nodes
 
 
-def parse_launch(launch: LaunchCommand) -> tuple[Program, GpusAndNodes]:
-    """Return the program that a launcher starts, with its number of GPUs per node and of nodes.
+class Launch(NamedTuple):
+    """The program that a launcher starts, its ranks, and a note if the number of ranks is assumed, else ""."""
 
-    Raises InputError for arguments that the launcher rejects.
+    program: Program
+    ranks: GpusAndNodes
+    note: str = ""
+
+
+def parse_launch(launch: LaunchCommand, rank: int = 0) -> Launch:
+    """Return the program that a launcher starts as rank ``rank``, and the number of ranks.
+
+    A launcher that counts the GPUs of the node finds those in CUDA_VISIBLE_DEVICES, or else one. Raises InputError for
+    arguments that the launcher rejects.
     """
     try:
-        return PARSERS[launch.launcher](launch.arguments)
+        return PARSERS[launch.launcher](launch.arguments, rank)
     except SystemExit as end:
         raise InputError(f"{launch.launcher}: rejects its arguments, see above") from end
     except ImportError as error:
         raise InputError(f"{launch.launcher} is not installed ({error})") from error
+    except ValueError as error:
+        raise InputError(f"{launch.launcher}: {' '.join(str(error).split())}") from error
 
 
-def _parse_torchrun(arguments: Sequence[str]) -> tuple[Program, GpusAndNodes]:
+def _parse_torchrun(arguments: Sequence[str], rank: int) -> Launch:
     from torch.distributed.run import get_args_parser
 
     options = get_args_parser().parse_args(arguments)
-    nodes = str(options.nnodes).rpartition(":")[2]
-    return _parse_program(options), GpusAndNodes(
-        _parse_count(options.nproc_per_node, "--nproc-per-node"), _parse_count(nodes, "--nnodes")
-    )
+    nodes = _parse_count(str(options.nnodes).rpartition(":")[2], "--nnodes")
+    if options.nproc_per_node in COUNTED_AT_START:
+        return Launch(
+            _parse_program(options), GpusAndNodes(_gpus_of_node(), nodes), _assumption("torchrun", "--nproc-per-node")
+        )
+    return Launch(_parse_program(options), GpusAndNodes(_parse_count(options.nproc_per_node, "--nproc-per-node"), nodes))
 
 
-def _parse_accelerate(arguments: Sequence[str]) -> tuple[Program, GpusAndNodes]:
-    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+def _parse_accelerate(arguments: Sequence[str], rank: int) -> Launch:
+    import torch
+    from accelerate.commands import launch as command
     from accelerate.utils import launch
 
-    parsed = launch_command_parser().parse_args(arguments)
-    modes = (
-        parsed.multi_gpu,
-        parsed.cpu,
-        parsed.use_deepspeed,
-        parsed.use_fsdp,
-        parsed.use_megatron_lm,
-    )
-    parsed.multi_gpu = parsed.multi_gpu or ((parsed.num_processes or 1) > 1 and not any(modes))
-    options, *_ = _validate_launch_command(parsed)
-    if options.use_deepspeed:
-        _, variables = launch.prepare_deepspeed_cmd_env(options)
-    elif options.num_processes > 1:
-        variables = launch.prepare_multi_gpu_env(options)
-    else:
-        _, variables = launch.prepare_simple_launcher_cmd_env(options)
+    launched: list[tuple[Any, Mapping[str, Any], int]] = []
+
+    def deepspeed_launcher(options: Any) -> None:
+        launched.append((options, launch.prepare_deepspeed_cmd_env(options)[1], options.num_processes))
+
+    def multi_gpu_launcher(options: Any) -> None:
+        launched.append((options, launch.prepare_multi_gpu_env(options), options.num_processes))
+
+    def simple_launcher(options: Any) -> None:
+        launched.append((options, launch.prepare_simple_launcher_cmd_env(options)[1], 1))
+
+    def reject(*_: Any) -> None:
+        raise InputError("accelerate launch: starts no training on GPUs; predictions are for GPUs")
+
+    parsed = command.launch_command_parser().parse_args(arguments)
+    has_config = parsed.config_file is not None or os.path.isfile(command.default_config_file)
+    is_assumed = parsed.num_processes is None and not has_config
+    gpus = parsed.num_processes or _gpus_of_node()
+    with (
+        patch.object(torch.cuda, "device_count", lambda: gpus),
+        patch.multiple(
+            command,
+            deepspeed_launcher=deepspeed_launcher,
+            multi_gpu_launcher=multi_gpu_launcher,
+            simple_launcher=simple_launcher,
+            tpu_launcher=reject,
+            tpu_pod_launcher=reject,
+            sagemaker_launcher=reject,
+        ),
+    ):
+        command.launch_command(parsed)
+    ((options, variables, processes),) = launched
     os.environ.update({name: str(value) for name, value in variables.items()})
     nodes = options.num_machines or 1
-    return _parse_program(options), GpusAndNodes(max(1, options.num_processes // nodes), nodes)
+    return Launch(
+        _parse_program(options),
+        GpusAndNodes(max(1, processes // nodes), nodes),
+        _assumption("accelerate launch", "--num_processes") if is_assumed else "",
+    )
 
 
-def _parse_deepspeed(arguments: Sequence[str]) -> tuple[Program, GpusAndNodes]:
-    from deepspeed.launcher.runner import parse_args
+def _parse_deepspeed(arguments: Sequence[str], rank: int) -> Launch:
+    from deepspeed.launcher import runner
 
-    options = parse_args(list(arguments))
-    program = Program("module" if options.module else "file", options.user_script, tuple(options.user_args))
-    devices = options.num_gpus if options.num_gpus > 0 else 1
-    return program, GpusAndNodes(devices, max(1, options.num_nodes))
+    options = runner.parse_args(list(arguments))
+    pool = runner.fetch_hostfile(options.hostfile) if os.path.isfile(options.hostfile) else None
+    is_assumed = not pool and options.num_gpus < 1 and ":" not in options.include
+    hosts = runner.parse_inclusion_exclusion(pool or _assumed_hosts(options), options.include, options.exclude)
+    used = runner.apply_num_nodes_and_gpus(hosts, options.num_nodes, options.num_gpus)
+    counts = {len(slots) for slots in used.values()}
+    if len(counts) != 1:
+        raise InputError(f"deepspeed: each node must have as many GPUs as the others; this command uses {dict(used)}")
+    ranks = GpusAndNodes(counts.pop(), len(used))
+    local_rank = () if options.no_local_rank else (f"--local_rank={rank % ranks.devices}",)
+    program = Program(
+        "module" if options.module else "file", options.user_script, (*local_rank, *map(str, options.user_args))
+    )
+    return Launch(program, ranks, _assumption("deepspeed", "--num_gpus") if is_assumed else "")
 
 
-PARSERS: dict[Launcher, Callable[[Sequence[str]], tuple[Program, GpusAndNodes]]] = {
+def _assumed_hosts(options: Any) -> dict[str, int]:
+    """Return the hosts of a command of deepspeed without a host file, each with its number of GPUs."""
+    from deepspeed.launcher.runner import parse_node_config_list
+
+    if options.include:
+        chosen = parse_node_config_list(options.include)
+        return {host: max(slots, default=_gpus_of_node() - 1) + 1 for host, slots in chosen.items()}
+    other_nodes = [f"node {number}" for number in range(1, options.num_nodes)]
+    return dict.fromkeys(["localhost", *other_nodes], _gpus_of_node())
+
+
+PARSERS: dict[Launcher, Callable[[Sequence[str], int], Launch]] = {
     "torchrun": _parse_torchrun,
     "accelerate": _parse_accelerate,
     "deepspeed": _parse_deepspeed,
 }
+
+
+def _gpus_of_node() -> int:
+    """Return the number of GPUs that a launcher counts."""
+    return len(os.environ.get(VISIBLE_GPUS, "0").split(","))
+
+
+def _assumption(launcher: str, option: str) -> str:
+    """Return the note that a launcher starts a rank for each GPU that it counts."""
+    gpus = _gpus_of_node()
+    source = f" ({VISIBLE_GPUS})" if VISIBLE_GPUS in os.environ else ""
+    assumed = number_with_noun(gpus, "GPU")
+    return f"{launcher} starts a rank for each GPU of the node: assumed {assumed}{source}; {option} states another number"
 
 
 def _parse_program(options: Any) -> Program:

@@ -2,8 +2,8 @@
 
     python -m experiments.prediction.script.traced.process JOB OUT
 
-JOB is a file with the JSON of a TraceJob. OUT gets a list with a ScriptPrediction for each GPU, or {"error": LINE} if
-the command cannot run. The process ends as soon as the training has taken enough steps; the rest of the script does
+JOB is a file with the JSON of a TraceJob. OUT gets a list with a ScriptPrediction for each GPU, {"error": LINE} if the
+command cannot run, or {"fault": LINE} if the simulation fails. The process ends as soon as the training has taken enough steps; the rest of the script does
 not run. If the script fails, it prints its traceback, and this process ends with its exit code.
 """
 
@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from experiments.errors import InputError
+from experiments.prediction import phantom as simulation
 from experiments.prediction.script.command import LaunchCommand, Program, parse_command
 from experiments.prediction.script.record import TraceEnd
 from experiments.prediction.script.traced.children import Command, trace_started_programs
@@ -34,6 +35,8 @@ END_DESCRIPTIONS: dict[TraceEnd, str] = {
     "ended": "ended",
     "time limit": "was stopped at its time limit",
 }
+SIMULATION_FOLDERS = (Path(__file__).parent, Path(simulation.__file__).parent)
+"""Folders of the code that replaces parts of PyTorch and of other libraries."""
 
 
 class TraceJob(BaseModel):
@@ -63,6 +66,10 @@ def main() -> int:
     except InputError as error:
         _write_error(out, str(error))
         return 2
+    except Exception as error:
+        traceback.print_exception(error)
+        _write_fault(out, error)
+        return 1
     code = _exit_code(program, out)
     if code:
         return code
@@ -83,6 +90,8 @@ def _exit_code(program: Program, out: Path) -> int:
         return 2
     except BaseException as error:
         traceback.print_exception(_cut_traceback(error))
+        if _is_own_fault(error):
+            _write_fault(out, error)
         return 1
     return 0
 
@@ -97,22 +106,30 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
     from experiments.prediction.phantom.ranks import simulate_ranks
     from experiments.prediction.script.traced import launchers, missing_weights
     from experiments.prediction.script.traced.build_prediction import Trace, build_prediction
+    from experiments.prediction.script.traced.spawned import run_spawned_function
     from experiments.prediction.script.traced.watch import TrainingWatcher
     from experiments.prediction.times.record import StepRecorder
 
     if job.fake_weights:
         missing_weights.replace_missing_weights()
-    world_size = 1
+    world_size, notes = 0, list[str]()
+
+    def start_ranks(devices: int, nodes: int, note: str) -> None:
+        """Simulate ranks, unless they are simulated already."""
+        nonlocal world_size
+        if world_size:
+            return
+        world_size = devices * nodes
+        notes.extend([note] if note else [])
+        simulate_ranks(devices, nodes, phantom, job.exchange_folder, job.rank)
 
     def prepare(command: Command) -> Program:
         """Return the command's program; simulate the ranks that its launcher starts."""
-        nonlocal world_size
         if not isinstance(command, LaunchCommand):
             return command
-        program, ranks = launchers.parse_launch(command)
-        world_size = ranks.world_size
-        simulate_ranks(*ranks, phantom, job.exchange_folder, job.rank)
-        return program
+        launch = launchers.parse_launch(command, job.rank)
+        start_ranks(*launch.ranks, launch.note)
+        return launch.program
 
     def run_started_program(command: Command) -> int:
         code = _exit_code(prepare(command), out)
@@ -121,11 +138,12 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
         return code
 
     program = prepare(command)
+    run_spawned_function(job.rank, start_ranks)
     if job.gpus > 1:
         simulate_gpus(phantom, job.gpus)
 
     def finish(ended: TraceEnd) -> None:
-        traced = Trace(phantom, job.cards, job.rank, world_size, started_s)
+        traced = Trace(phantom, job.cards, job.rank, world_size or 1, started_s, notes)
         if watcher.tags.event_count:
             predictions = [build_prediction(traced, watcher, lines, ended, gpu, job.gpus) for gpu in range(job.gpus)]
             write_atomically(out, json.dumps([one.model_dump(mode="json") for one in predictions]))
@@ -186,6 +204,17 @@ def _cut_traceback(error: BaseException) -> BaseException:
     while frame and frame.tb_frame.f_code.co_filename in starters and frame.tb_next:
         frame = frame.tb_next
     return error.with_traceback(frame)
+
+
+def _is_own_fault(error: BaseException) -> bool:
+    """Return whether an exception comes from the simulation, and not from a script or a library."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).parent in SIMULATION_FOLDERS and isinstance(error, Exception)
+
+
+def _write_fault(out: Path, error: BaseException) -> None:
+    name = traceback.format_exception_only(error)[-1].strip()
+    write_atomically(out, json.dumps({"fault": f"{name} (its traceback is above)"}))
 
 
 def _write_error(out: Path, line: str) -> None:
