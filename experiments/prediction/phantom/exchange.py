@@ -1,8 +1,8 @@
 """Values that ranks send each other, and the store that they share.
 
 These are the values in host memory, and small tensors of integers on the GPU, whose values the device stores in host
-memory. Ranks are traced one after the other, in processes of their own. What a rank writes stays in a folder, where higher
-ranks read it. A lower rank cannot know what a higher one sends.
+memory. Ranks are traced one after the other, in processes of their own. What a rank writes stays in a folder, where
+higher ranks read it. A lower rank cannot know what a higher one sends.
 """
 
 import ctypes
@@ -133,7 +133,9 @@ class HostExchange:
     def reduce(self, value: torch.Tensor, operation: Any) -> None:
         """Replace ``value`` by the reduction of the values of all ranks. operation: a ReduceOp."""
         key, combine = next(self._collective_numbers), REDUCTIONS.get(operation.op.name)
-        for own in self._known_values([value]) if combine else []:
+        if combine is None:
+            return
+        for own in self._known_values([value]):
             values = [torch.empty_like(own) for _ in range(self._size)]
             self._gather(key, values, own)
             own.copy_(functools.reduce(combine, values))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from experiments.errors import InputError
 from experiments.prediction.phantom.cpu_adam import cpu_update_key
 
 LAMB_BLOCKS = 512
@@ -31,6 +32,22 @@ def replace_deepspeed_optimizers(log: Callable[[str], None]) -> None:
     }
     for name, module in replacements.items():
         getattr(op_builder, name).load = lambda _, *__, module=module, **___: module
+    _name_missing_replacements()
+
+
+def _name_missing_replacements() -> None:
+    """Make DeepSpeed raise InputError for a module that it compiles for the GPU and that has no replacement."""
+    from deepspeed.ops.op_builder.builder import CUDAOpBuilder, MissingCUDAException
+
+    compile_module = CUDAOpBuilder.jit_load
+
+    def jit_load(builder: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return compile_module(builder, *arguments, **options)
+        except MissingCUDAException:
+            raise InputError(f"DeepSpeed compiles {builder.name!r} for the GPU; predictions cannot run it") from None
+
+    CUDAOpBuilder.jit_load = jit_load
 
 
 def _cpu_optimizer(name: str, log: Callable[[str], None]) -> SimpleNamespace:

@@ -30,11 +30,16 @@ class GpusAndNodes(NamedTuple):
 
 
 class Launch(NamedTuple):
-    """The program that a launcher starts, its ranks, and a note if the number of ranks is assumed, else ""."""
+    """The program that a launcher starts, and its ranks.
+
+    note: states the number of ranks if it is assumed, else "". passes_local_rank: whether the program gets the option
+    --local_rank.
+    """
 
     program: Program
     ranks: GpusAndNodes
     note: str = ""
+    passes_local_rank: bool = False
 
 
 def parse_launch(launch: LaunchCommand, rank: int = 0) -> Launch:
@@ -44,28 +49,32 @@ def parse_launch(launch: LaunchCommand, rank: int = 0) -> Launch:
     arguments that the launcher rejects.
     """
     try:
-        return PARSERS[launch.launcher](launch.arguments, rank)
+        found = PARSERS[launch.launcher](launch.arguments)
     except SystemExit as end:
         raise InputError(f"{launch.launcher}: rejects its arguments, see above") from end
     except ImportError as error:
         raise InputError(f"{launch.launcher} is not installed ({error})") from error
-    except ValueError as error:
+    except (AssertionError, ValueError) as error:
         raise InputError(f"{launch.launcher}: {' '.join(str(error).split())}") from error
+    if not found.passes_local_rank:
+        return found
+    option = f"--local_rank={rank % found.ranks.devices}"
+    return found._replace(program=found.program._replace(arguments=(option, *found.program.arguments)))
 
 
-def _parse_torchrun(arguments: Sequence[str], rank: int) -> Launch:
+def _parse_torchrun(arguments: Sequence[str]) -> Launch:
     from torch.distributed.run import get_args_parser
 
     options = get_args_parser().parse_args(arguments)
     nodes = _parse_count(str(options.nnodes).rpartition(":")[2], "--nnodes")
     if options.nproc_per_node in COUNTED_AT_START:
-        return Launch(
-            _parse_program(options), GpusAndNodes(_gpus_of_node(), nodes), _assumption("torchrun", "--nproc-per-node")
-        )
-    return Launch(_parse_program(options), GpusAndNodes(_parse_count(options.nproc_per_node, "--nproc-per-node"), nodes))
+        devices, note = _gpus_of_node(), _assumption("torchrun", "--nproc-per-node")
+    else:
+        devices, note = _parse_count(options.nproc_per_node, "--nproc-per-node"), ""
+    return Launch(_parse_program(options), GpusAndNodes(devices, nodes), note)
 
 
-def _parse_accelerate(arguments: Sequence[str], rank: int) -> Launch:
+def _parse_accelerate(arguments: Sequence[str]) -> Launch:
     import torch
     from accelerate.commands import launch as command
     from accelerate.utils import launch
@@ -89,7 +98,7 @@ def _parse_accelerate(arguments: Sequence[str], rank: int) -> Launch:
     is_assumed = parsed.num_processes is None and not has_config
     gpus = parsed.num_processes or _gpus_of_node()
     with (
-        patch.object(torch.cuda, "device_count", lambda: gpus),
+        patch.multiple(torch.cuda, is_available=lambda: True, device_count=lambda: gpus),
         patch.multiple(
             command,
             deepspeed_launcher=deepspeed_launcher,
@@ -111,7 +120,7 @@ def _parse_accelerate(arguments: Sequence[str], rank: int) -> Launch:
     )
 
 
-def _parse_deepspeed(arguments: Sequence[str], rank: int) -> Launch:
+def _parse_deepspeed(arguments: Sequence[str]) -> Launch:
     from deepspeed.launcher import runner
 
     options = runner.parse_args(list(arguments))
@@ -122,12 +131,9 @@ def _parse_deepspeed(arguments: Sequence[str], rank: int) -> Launch:
     counts = {len(slots) for slots in used.values()}
     if len(counts) != 1:
         raise InputError(f"deepspeed: each node must have as many GPUs as the others; this command uses {dict(used)}")
-    ranks = GpusAndNodes(counts.pop(), len(used))
-    local_rank = () if options.no_local_rank else (f"--local_rank={rank % ranks.devices}",)
-    program = Program(
-        "module" if options.module else "file", options.user_script, (*local_rank, *map(str, options.user_args))
-    )
-    return Launch(program, ranks, _assumption("deepspeed", "--num_gpus") if is_assumed else "")
+    program = Program("module" if options.module else "file", options.user_script, tuple(options.user_args))
+    note = _assumption("deepspeed", "--num_gpus") if is_assumed else ""
+    return Launch(program, GpusAndNodes(counts.pop(), len(used)), note, passes_local_rank=not options.no_local_rank)
 
 
 def _assumed_hosts(options: Any) -> dict[str, int]:
@@ -141,7 +147,7 @@ def _assumed_hosts(options: Any) -> dict[str, int]:
     return dict.fromkeys(["localhost", *other_nodes], _gpus_of_node())
 
 
-PARSERS: dict[Launcher, Callable[[Sequence[str], int], Launch]] = {
+PARSERS: dict[Launcher, Callable[[Sequence[str]], Launch]] = {
     "torchrun": _parse_torchrun,
     "accelerate": _parse_accelerate,
     "deepspeed": _parse_deepspeed,
@@ -158,7 +164,7 @@ def _assumption(launcher: str, option: str) -> str:
     gpus = _gpus_of_node()
     source = f" ({VISIBLE_GPUS})" if VISIBLE_GPUS in os.environ else ""
     assumed = number_with_noun(gpus, "GPU")
-    return f"{launcher} starts a rank for each GPU of the node: assumed {assumed}{source}; {option} states another number"
+    return f"{launcher} starts a rank for each GPU of the node: {assumed} assumed{source}; {option} sets another number"
 
 
 def _parse_program(options: Any) -> Program:

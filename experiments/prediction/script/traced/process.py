@@ -3,8 +3,9 @@
     python -m experiments.prediction.script.traced.process JOB OUT
 
 JOB is a file with the JSON of a TraceJob. OUT gets a list with a ScriptPrediction for each GPU, {"error": LINE} if the
-command cannot run, or {"fault": LINE} if the simulation fails. The process ends as soon as the training has taken enough steps; the rest of the script does
-not run. If the script fails, it prints its traceback, and this process ends with its exit code.
+command cannot run, or {"fault": LINE} if the simulation fails. The process ends as soon as the training has taken
+enough steps; the rest of the script does not run. If the script fails, it prints its traceback, and this process ends
+with its exit code.
 """
 
 import json
@@ -106,29 +107,24 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
     from experiments.prediction.phantom.ranks import simulate_ranks
     from experiments.prediction.script.traced import launchers, missing_weights
     from experiments.prediction.script.traced.build_prediction import Trace, build_prediction
-    from experiments.prediction.script.traced.spawned import run_spawned_function
+    from experiments.prediction.script.traced.started_ranks import StartedRanks
     from experiments.prediction.script.traced.watch import TrainingWatcher
     from experiments.prediction.times.record import StepRecorder
 
     if job.fake_weights:
         missing_weights.replace_missing_weights()
-    world_size, notes = 0, list[str]()
-
-    def start_ranks(devices: int, nodes: int, note: str) -> None:
-        """Simulate ranks, unless they are simulated already."""
-        nonlocal world_size
-        if world_size:
-            return
-        world_size = devices * nodes
-        notes.extend([note] if note else [])
-        simulate_ranks(devices, nodes, phantom, job.exchange_folder, job.rank)
+    ranks = StartedRanks(
+        job.rank,
+        lambda devices, nodes: simulate_ranks(devices, nodes, phantom, job.exchange_folder, job.rank),
+    )
+    ranks.watch_script()
 
     def prepare(command: Command) -> Program:
         """Return the command's program; simulate the ranks that its launcher starts."""
         if not isinstance(command, LaunchCommand):
             return command
         launch = launchers.parse_launch(command, job.rank)
-        start_ranks(*launch.ranks, launch.note)
+        ranks.start(*launch.ranks, launch.note)
         return launch.program
 
     def run_started_program(command: Command) -> int:
@@ -138,12 +134,11 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
         return code
 
     program = prepare(command)
-    run_spawned_function(job.rank, start_ranks)
     if job.gpus > 1:
         simulate_gpus(phantom, job.gpus)
 
     def finish(ended: TraceEnd) -> None:
-        traced = Trace(phantom, job.cards, job.rank, world_size or 1, started_s, notes)
+        traced = Trace(phantom, job.cards, job.rank, ranks.world_size, started_s, ranks.notes)
         if watcher.tags.event_count:
             predictions = [build_prediction(traced, watcher, lines, ended, gpu, job.gpus) for gpu in range(job.gpus)]
             write_atomically(out, json.dumps([one.model_dump(mode="json") for one in predictions]))
