@@ -46,7 +46,7 @@ class SimulationFailed(ScriptFailed):
 
     def __init__(self, reason: str) -> None:
         super().__init__(SIMULATION_FAULT)
-        self.args = (f"the simulation failed, not the script: {reason}",)
+        self.args = (f"the simulation failed: {reason}; if the command works on a GPU, this is a fault of testbed",)
 
 
 def trace_script(
