@@ -29,7 +29,7 @@ from experiments.prediction.script.record import (
 from experiments.prediction.script.traced import imports
 from experiments.prediction.script.traced.lines import LineTracker
 from experiments.prediction.script.traced.step_times import predict_step_times
-from experiments.prediction.script.traced.watch import TrainingWatcher
+from experiments.prediction.script.traced.watch import TrainingWatcher, whole_size
 from experiments.prediction.times.lag import set_clocks_of
 from experiments.prediction.times.phase import RecordedPhase
 from experiments.results.predictions import StepTime
@@ -77,8 +77,8 @@ def build_prediction(
         gpu=gpu,
         gpus=gpus,
         model=_class_name(model) if model else "",
-        parameters=sum(one.numel() for one in model_parameters),
-        trainable_parameters=sum(one.numel() for one in model_parameters if one.requires_grad),
+        parameters=sum(map(whole_size, model_parameters)),
+        trainable_parameters=sum(whole_size(one) for one in model_parameters if one.requires_grad),
         optimizers=tuple(watcher.optimizers),
         steps=watcher.steps,
         ended=ended,

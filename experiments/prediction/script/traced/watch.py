@@ -74,7 +74,7 @@ class TrainingWatcher:
             }
             self.tags.tag_tensors(PARAMETERS.key, module.parameters())
         if id(module) not in self._parameter_counts:
-            self._parameter_counts[id(module)] = sum(one.numel() for one in module.parameters())
+            self._parameter_counts[id(module)] = sum(map(whole_size, module.parameters()))
         if self.model is None or self._model_priority(module) > self._model_priority(self.model):
             self.model = module
         self._begin_phase("forward")
@@ -139,6 +139,11 @@ class TrainingWatcher:
             self._backwards_at_last_step[key] = self._backward_count
             self.steps_by_optimizer[key] = self.steps_by_optimizer.get(key, 0) + 1
             self.recorder.end_step(key, "backward" if self._backward_depth else "optimizer step")
+
+
+def whole_size(parameter: torch.Tensor) -> int:
+    """Return the number of elements of a parameter on all ranks together; DeepSpeed's ZeRO-3 stores it separately."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def _find_tensors(value: Any) -> Iterator[torch.Tensor]:

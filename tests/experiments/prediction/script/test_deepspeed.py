@@ -58,6 +58,7 @@ def test_the_other_optimizers_that_deepspeed_compiles_take_steps(trace, kind, op
 def test_all_ranks_of_zero_3_agree_on_the_order_of_layers(trace):
     first, second = trace(TRAIN, "AdamW", "3", before=LAUNCHER, all_ranks=True)
     assert first.peak_gib == second.peak_gib
+    assert first.parameters == 4 * 1024 * 1025
 
 
 def test_a_module_of_deepspeed_without_a_replacement_is_an_error_that_names_it(trace):

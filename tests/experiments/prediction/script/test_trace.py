@@ -121,7 +121,7 @@ def test_a_script_that_fails_has_its_own_traceback_and_exit_code(trace, capfd):
 
 
 def test_a_fault_of_the_simulation_is_not_said_to_be_one_of_the_script(trace, capfd):
-    with pytest.raises(ScriptFailed, match="^the simulation failed: AttributeError.*fault of testbed") as caught:
+    with pytest.raises(ScriptFailed, match=r"^the simulation failed: AttributeError.*fault of testbed") as caught:
         trace("import torch\ntorch.cuda.Stream().wait_event(None)\n")
     assert caught.value.code == SIMULATION_FAULT
     assert "in wait_event" in capfd.readouterr().err
