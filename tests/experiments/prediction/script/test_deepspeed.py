@@ -10,7 +10,8 @@ import json, sys, torch, deepspeed
 
 kind, stage, *more = sys.argv[1:]
 config = {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": True}, "zero_allow_untested_optimizer": True}
-config["zero_optimization"] = {"stage": int(stage), **json.loads("".join(more) or "{}")}
+buckets = {"reduce_bucket_size": 10**5, "allgather_bucket_size": 10**5, "sub_group_size": 10**7}
+config["zero_optimization"] = {"stage": int(stage), **buckets, **json.loads("".join(more) or "{}")}
 model, optimizer = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024) for _ in range(4))), None
 if kind == "client":
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
