@@ -74,50 +74,64 @@ def _parse_torchrun(arguments: Sequence[str]) -> Launch:
     return Launch(_parse_program(options), GpusAndNodes(devices, nodes), note)
 
 
+class AccelerateLaunch(NamedTuple):
+    """What accelerate starts: its completed options, the environment of the program, and the number of processes."""
+
+    options: Any
+    variables: Mapping[str, Any]
+    processes: int
+
+
 def _parse_accelerate(arguments: Sequence[str]) -> Launch:
+    from accelerate.commands import launch
+
+    parsed = launch.launch_command_parser().parse_args(arguments)
+    has_config = parsed.config_file is not None or os.path.isfile(launch.default_config_file)
+    is_assumed = parsed.num_processes is None and not has_config
+    options, variables, processes = _prepare_by_accelerate(parsed)
+    os.environ.update({name: str(value) for name, value in variables.items()})
+    nodes = options.num_machines or 1
+    note = _assumption("accelerate launch", "--num_processes") if is_assumed else ""
+    return Launch(_parse_program(options), GpusAndNodes(max(1, processes // nodes), nodes), note)
+
+
+def _prepare_by_accelerate(parsed: Any) -> AccelerateLaunch:
+    """Return what accelerate would start for parsed arguments, on a node with as many GPUs as processes."""
     import torch
-    from accelerate.commands import launch as command
-    from accelerate.utils import launch
+    from accelerate.commands import launch
+    from accelerate.utils import launch as environments
 
-    launched: list[tuple[Any, Mapping[str, Any], int]] = []
+    launched: list[AccelerateLaunch] = []
 
-    def deepspeed_launcher(options: Any) -> None:
-        launched.append((options, launch.prepare_deepspeed_cmd_env(options)[1], options.num_processes))
+    def start_by_deepspeed(options: Any) -> None:
+        _, variables = environments.prepare_deepspeed_cmd_env(options)
+        launched.append(AccelerateLaunch(options, variables, options.num_processes))
 
-    def multi_gpu_launcher(options: Any) -> None:
-        launched.append((options, launch.prepare_multi_gpu_env(options), options.num_processes))
+    def start_on_gpus(options: Any) -> None:
+        launched.append(AccelerateLaunch(options, environments.prepare_multi_gpu_env(options), options.num_processes))
 
-    def simple_launcher(options: Any) -> None:
-        launched.append((options, launch.prepare_simple_launcher_cmd_env(options)[1], 1))
+    def start_one(options: Any) -> None:
+        _, variables = environments.prepare_simple_launcher_cmd_env(options)
+        launched.append(AccelerateLaunch(options, variables, 1))
 
     def reject(*_: Any) -> None:
         raise InputError("accelerate launch: starts no training on GPUs; predictions are for GPUs")
 
-    parsed = command.launch_command_parser().parse_args(arguments)
-    has_config = parsed.config_file is not None or os.path.isfile(command.default_config_file)
-    is_assumed = parsed.num_processes is None and not has_config
     gpus = parsed.num_processes or _gpus_of_node()
     with (
         patch.multiple(torch.cuda, is_available=lambda: True, device_count=lambda: gpus),
         patch.multiple(
-            command,
-            deepspeed_launcher=deepspeed_launcher,
-            multi_gpu_launcher=multi_gpu_launcher,
-            simple_launcher=simple_launcher,
+            launch,
+            deepspeed_launcher=start_by_deepspeed,
+            multi_gpu_launcher=start_on_gpus,
+            simple_launcher=start_one,
             tpu_launcher=reject,
             tpu_pod_launcher=reject,
             sagemaker_launcher=reject,
         ),
     ):
-        command.launch_command(parsed)
-    ((options, variables, processes),) = launched
-    os.environ.update({name: str(value) for name, value in variables.items()})
-    nodes = options.num_machines or 1
-    return Launch(
-        _parse_program(options),
-        GpusAndNodes(max(1, processes // nodes), nodes),
-        _assumption("accelerate launch", "--num_processes") if is_assumed else "",
-    )
+        launch.launch_command(parsed)
+    return launched[0]
 
 
 def _parse_deepspeed(arguments: Sequence[str]) -> Launch:
