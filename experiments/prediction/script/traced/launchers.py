@@ -71,7 +71,11 @@ def _parse_torchrun(arguments: Sequence[str]) -> Launch:
         devices, note = _gpus_of_node(), _assumption("torchrun", "--nproc-per-node")
     else:
         devices, note = _parse_count(options.nproc_per_node, "--nproc-per-node"), ""
-    return Launch(_parse_program(options), GpusAndNodes(devices, nodes), note)
+    return Launch(
+        _parse_program(options.module, options.training_script, options.training_script_args),
+        GpusAndNodes(devices, nodes),
+        note,
+    )
 
 
 class AccelerateLaunch(NamedTuple):
@@ -92,7 +96,11 @@ def _parse_accelerate(arguments: Sequence[str]) -> Launch:
     os.environ.update({name: str(value) for name, value in variables.items()})
     nodes = options.num_machines or 1
     note = _assumption("accelerate launch", "--num_processes") if is_assumed else ""
-    return Launch(_parse_program(options), GpusAndNodes(max(1, processes // nodes), nodes), note)
+    return Launch(
+        _parse_program(options.module, options.training_script, options.training_script_args),
+        GpusAndNodes(max(1, processes // nodes), nodes),
+        note,
+    )
 
 
 def _prepare_by_accelerate(parsed: Any) -> AccelerateLaunch:
@@ -145,7 +153,7 @@ def _parse_deepspeed(arguments: Sequence[str]) -> Launch:
     counts = {len(slots) for slots in used.values()}
     if len(counts) != 1:
         raise InputError(f"deepspeed: each node must have as many GPUs as the others; this command uses {dict(used)}")
-    program = Program("module" if options.module else "file", options.user_script, tuple(options.user_args))
+    program = _parse_program(options.module, options.user_script, options.user_args)
     note = _assumption("deepspeed", "--num_gpus") if is_assumed else ""
     return Launch(program, GpusAndNodes(counts.pop(), len(used)), note, passes_local_rank=not options.no_local_rank)
 
@@ -181,11 +189,11 @@ def _assumption(launcher: str, option: str) -> str:
     return f"{launcher} starts a rank for each GPU of the node: {assumed} assumed{source}; {option} sets another number"
 
 
-def _parse_program(options: Any) -> Program:
-    """Return the program that torchrun or accelerate starts. Both parse it into options of the same names."""
-    if options.module:
-        return Program("module", options.training_script, tuple(options.training_script_args))
-    program = parse_command([options.training_script, *options.training_script_args])
+def _parse_program(is_module: bool, name: str, arguments: Sequence[str]) -> Program:
+    """Return the program that a launcher starts: a module, or a file, which must exist."""
+    if is_module:
+        return Program("module", name, tuple(arguments))
+    program = parse_command([name, *arguments])
     assert isinstance(program, Program)
     return program
 

@@ -105,6 +105,7 @@ def test_a_launcher_that_counts_gpus_finds_one_or_those_that_are_visible_and_a_n
         ),
         ("accelerate launch --num_machines 2 train.py", "accelerate: When using multiple machines, you need to"),
         ("accelerate launch --tpu --num_processes 1 train.py", "accelerate launch: starts no training on GPUs"),
+        ("deepspeed --num_gpus 2 nowhere.py", "nowhere.py: no such file or command"),
         ("deepspeed --hostfile hosts --include c:1 train.py", "deepspeed: Hostname 'c' not found in hostfile"),
         ("deepspeed --hostfile hosts --exclude b:1 train.py", "deepspeed: each node must have as many GPUs"),
     ],
