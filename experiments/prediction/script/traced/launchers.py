@@ -50,6 +50,8 @@ def parse_launch(launch: LaunchCommand, rank: int = 0) -> Launch:
     """
     try:
         found = PARSERS[launch.launcher](launch.arguments)
+    except InputError:
+        raise
     except SystemExit as end:
         raise InputError(f"{launch.launcher}: rejects its arguments, see above") from end
     except ImportError as error:
