@@ -108,8 +108,9 @@ def trace(
     phantom.install(kernel_properties(card))
     import torch
 
-    from experiments.prediction.phantom.cpu_adam import skip_deepspeed_adam, skip_fused_adamw
+    from experiments.prediction.phantom.cpu_adam import skip_fused_adamw
     from experiments.prediction.phantom.cuda import replace_cuda
+    from experiments.prediction.phantom.fake_deepspeed import replace_deepspeed_optimizers
     from experiments.prediction.phantom.gpus import simulate_gpus
     from experiments.prediction.phantom.ranks import simulate_ranks
     from experiments.training.data.texts import batch_lengths
@@ -121,7 +122,7 @@ def trace(
         phantom.count_host_memory()
         skip_fused_adamw(phantom.log_operation)
     if spec.settings.offloads_by_deepspeed:
-        skip_deepspeed_adam(phantom.log_operation)
+        replace_deepspeed_optimizers(phantom.log_operation)
     meter = PhantomMeter(phantom)
     device = Device(
         kind="cuda",

@@ -85,9 +85,17 @@ def reject_options_of_models(context: typer.Context) -> None:
 
 
 def command_after_dashes(context: typer.Context) -> list[str]:
-    """Return the words after `--` in the command line, which context.obj stores; empty without `--`."""
+    """Return the words after `--` in the command line, which context.obj stores; empty without `--`.
+
+    Raises InputError if `--` is the last word.
+    """
     words = shlex.split(context.obj)
-    return words[words.index("--") + 1 :] if "--" in words else []
+    if "--" not in words:
+        return []
+    command = words[words.index("--") + 1 :]
+    if not command:
+        raise InputError("the command after -- is missing, as in -- python train.py")
+    return command
 
 
 def optional_word(words: list[str] | None, command: str, allowed: str) -> str | None:

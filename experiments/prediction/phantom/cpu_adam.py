@@ -1,26 +1,10 @@
-"""Replacements of optimizers on the CPU, DeepSpeed's CPU Adam and PyTorch's fused AdamW: logged, but not computed."""
+"""Replacement of PyTorch's fused AdamW in host memory, and the key of optimizers there: logged, but not computed."""
 
 import json
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import torch
-
-PARAMETERS_POSITION = 8
-"""Position of the parameters in the arguments of adam_update."""
-
-
-def skip_deepspeed_adam(log: Callable[[str], None]) -> None:
-    """Replace DeepSpeed's CPU Adam with an optimizer that allocates the same state, computes nothing, and is logged."""
-    from deepspeed.ops.op_builder import CPUAdamBuilder
-
-    def adam_update(*arguments: Any) -> None:
-        log(_operation_key(arguments[PARAMETERS_POSITION]))
-
-    CPUAdamBuilder.load = lambda self: SimpleNamespace(
-        create_adam=lambda *_: None, adam_update=adam_update, destroy_adam=lambda *_: None
-    )
 
 
 def skip_fused_adamw(log: Callable[[str], None]) -> None:
@@ -32,10 +16,11 @@ def skip_fused_adamw(log: Callable[[str], None]) -> None:
             fused(parameters, *arguments, **options)
             return
         for parameter in parameters:
-            log(_operation_key(parameter))
+            log(cpu_update_key(parameter))
 
     setattr(torch, "_fused_adamw_", fused_adamw)  # noqa: B010 - mypy rejects the assignment to a function
 
 
-def _operation_key(parameters: torch.Tensor) -> str:
+def cpu_update_key(parameters: torch.Tensor) -> str:
+    """Return the key of an update of ``parameters`` by an optimizer in host memory."""
     return json.dumps(["host::adam", {"type": "Float", "sizes": [parameters.numel()], "host": 1}])

@@ -257,6 +257,9 @@ void phantom_replay(int64_t capacity, int64_t* out) {
   std::copy(std::begin(values), std::end(values), out);
 }
 
+// Return whether the values of a storage are known. They are in host memory, at its data pointer.
+bool phantom_has_values(void* storage) { return phantom::has_known_values(storage); }
+
 // Write the allocated bytes right after event `index` by category, 0 to count-1. Category 0 is untagged.
 void phantom_bytes_by_category(int64_t index, int64_t count, int64_t* out) {
   auto& device_log = phantom::log();

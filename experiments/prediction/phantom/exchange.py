@@ -1,9 +1,11 @@
-"""Values in host memory that ranks send each other, and the store that they share.
+"""Values that ranks send each other, and the store that they share.
 
-Ranks are traced one after the other, in processes of their own. What a rank writes stays in a folder, where higher
-ranks read it. A lower rank cannot know what a higher one sends.
+These are the values in host memory, and small tensors of integers on the GPU, whose values the device stores in host
+memory. Ranks are traced one after the other, in processes of their own. What a rank writes stays in a folder, where
+higher ranks read it. A lower rank cannot know what a higher one sends.
 """
 
+import ctypes
 import functools
 import hashlib
 import itertools
@@ -17,6 +19,7 @@ import torch.distributed as dist
 from torch._C import _distributed_c10d as c10d
 
 from experiments.errors import InputError
+from experiments.prediction.phantom.library import Phantom
 
 REDUCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "SUM": torch.add,
@@ -30,6 +33,10 @@ REDUCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 """The function of two ranks' values for each reduction of gloo. In all other reductions, a rank keeps its own value."""
 LARGE_BYTES = 16 * 2**20
 """Size from which tensors of numbers in host memory have no values (kLargeOnHost in host.h)."""
+GPU_TYPES = {torch.bool, torch.int16, torch.int32, torch.int64}
+"""Data types whose values the device stores (has_values in log.h)."""
+LARGE_GPU_BYTES = 2**20
+"""Size from which integers on the GPU are not exchanged: they are data, and not counts or shapes."""
 
 
 class RankStore(c10d.Store):
@@ -91,53 +98,53 @@ class RankStore(c10d.Store):
 
 
 class HostExchange:
-    """The values in host memory that the ranks of a group send each other.
+    """The known values that the ranks of a group send each other.
 
     store: a store of this group of ``size`` ranks. A value that a higher rank sends is unknown: a gather or a reduction
     takes this rank's own value instead, an exchange between all ranks takes what this rank sends there, and other
-    operations receive zeros.
+    operations receive zeros in host memory, and leave tensors on the GPU unchanged.
     """
 
-    def __init__(self, store: dist.Store, rank: int, size: int) -> None:
-        self._store, self._rank, self._size = store, rank, size
+    def __init__(self, store: dist.Store, rank: int, size: int, phantom: Phantom) -> None:
+        self._store, self._rank, self._size, self._phantom = store, rank, size, phantom
         self._collective_numbers = itertools.count()
         self._messages: Counter[str] = Counter()
 
     def broadcast(self, tensors: Sequence[torch.Tensor], root: int) -> None:
-        if not _have_values(tensors):
-            return
         key = next(self._collective_numbers)
-        for place, tensor in enumerate(tensors):
+        for place, tensor in enumerate(self._known_values(tensors)):
             if root == self._rank:
                 self._write(f"{key}/{place}", tensor)
             else:
-                self._receive(f"{key}/{place}", root, tensor)
+                self._receive(f"{key}/{place}", root, tensor, tensors[place])
 
     def gather(self, outputs: Sequence[torch.Tensor], value: torch.Tensor) -> None:
         """Fill ``outputs`` with the value of each rank. ``outputs`` is empty on ranks that receive nothing."""
-        if not _have_values([value]):
-            return
-        key = next(self._collective_numbers)
-        self._write(f"{key}/{self._rank}", value)
-        for rank, output in enumerate(outputs):
-            known = rank < self._rank and self._read(f"{key}/{rank}", output)
-            if not known:
-                _fill(output, _to_bytes(value))
+        self._gather(next(self._collective_numbers), outputs, value)
+
+    def _gather(self, key: int, outputs: Sequence[torch.Tensor], value: torch.Tensor) -> None:
+        for own in self._known_values([value]):
+            self._write(f"{key}/{self._rank}", own)
+            for rank, output in enumerate(self._known_values(outputs)):
+                known = rank < self._rank and self._read(f"{key}/{rank}", output)
+                if not known:
+                    _fill(output, _to_bytes(own))
 
     def reduce(self, value: torch.Tensor, operation: Any) -> None:
         """Replace ``value`` by the reduction of the values of all ranks. operation: a ReduceOp."""
-        combine = REDUCTIONS.get(operation.op.name)
-        if combine and _have_values([value]):
-            values = [torch.empty_like(value) for _ in range(self._size)]
-            self.gather(values, value)
-            value.copy_(functools.reduce(combine, values))
+        key, combine = next(self._collective_numbers), REDUCTIONS.get(operation.op.name)
+        if combine is None:
+            return
+        for own in self._known_values([value]):
+            values = [torch.empty_like(own) for _ in range(self._size)]
+            self._gather(key, values, own)
+            own.copy_(functools.reduce(combine, values))
 
     def exchange_all(self, outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
         """Fill ``outputs`` with what each rank sends to this one. inputs: what this rank sends to each."""
-        if not _have_values([*outputs, *inputs]):
-            return
         key = next(self._collective_numbers)
-        for rank, (output, value) in enumerate(zip(outputs, inputs, strict=True)):
+        known = self._known_values([*outputs, *inputs])
+        for rank, (output, value) in enumerate(zip(known[: len(outputs)], known[len(outputs) :], strict=True)):
             self._write(f"{key}/{self._rank}-{rank}", value)
             if rank >= self._rank or not self._read(f"{key}/{rank}-{self._rank}", output):
                 _fill(output, _to_bytes(value))
@@ -147,20 +154,29 @@ class HostExchange:
 
         inputs: on rank ``root``, a tensor for each rank; empty on all other ranks.
         """
-        if not _have_values([output]):
-            return
         key = next(self._collective_numbers)
-        for rank, value in enumerate(inputs):
+        for rank, value in enumerate(self._known_values(inputs)):
             self._write(f"{key}/{rank}", value)
-        self._receive(f"{key}/{self._rank}", root, output)
+        for received in self._known_values([output]):
+            self._receive(f"{key}/{self._rank}", root, received, output)
 
     def send(self, tensor: torch.Tensor, receiver: int, tag: int) -> None:
-        if _have_values([tensor]):
-            self._write(self._message(self._rank, receiver, tag), tensor)
+        key = self._message(self._rank, receiver, tag)
+        for value in self._known_values([tensor]):
+            self._write(key, value)
 
     def receive(self, tensor: torch.Tensor, sender: int, tag: int) -> None:
-        if _have_values([tensor]):
-            self._receive(self._message(sender, self._rank, tag), sender, tensor)
+        key = self._message(sender, self._rank, tag)
+        for received in self._known_values([tensor]):
+            self._receive(key, sender, received, tensor)
+
+    def _known_values(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return tensors in host memory with the same values, which they share; [] if one has unknown values."""
+        known = all(
+            _have_values(tensor) and (not tensor.is_cuda or self._phantom.has_values(tensor.untyped_storage()._cdata))
+            for tensor in tensors
+        )
+        return [_in_host_memory(tensor) for tensor in tensors] if known else []
 
     def _message(self, sender: int, receiver: int, tag: int) -> str:
         """Return the key of the next message between two ranks."""
@@ -168,9 +184,11 @@ class HostExchange:
         self._messages[between] += 1
         return f"{between}/{self._messages[between]}"
 
-    def _receive(self, key: str, sender: int, output: torch.Tensor) -> None:
-        if sender > self._rank or not self._read(key, output):
-            output.zero_()
+    def _receive(self, key: str, sender: int, values: torch.Tensor, output: torch.Tensor) -> None:
+        """Fill ``values``, which are those of ``output``, with what a rank has sent."""
+        known = sender <= self._rank and self._read(key, values)
+        if not known and not output.is_cuda:
+            values.zero_()
 
     def _write(self, key: str, tensor: torch.Tensor) -> None:
         self._store.set(key, _to_bytes(tensor))  # type: ignore[arg-type]
@@ -183,12 +201,24 @@ class HostExchange:
         return exists
 
 
-def _have_values(tensors: Sequence[torch.Tensor]) -> bool:
-    """Return whether tensors are in host memory and have values. Tensors of bytes (objects) always have values."""
-    return all(
-        tensor.device.type == "cpu" and (tensor.dtype == torch.uint8 or tensor.untyped_storage().nbytes() < LARGE_BYTES)
-        for tensor in tensors
-    )
+def _have_values(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor can have values that are exchanged. Bytes in host memory (objects) always have values."""
+    size = tensor.untyped_storage().nbytes()
+    if tensor.is_cuda:
+        return tensor.dtype in GPU_TYPES and size < LARGE_GPU_BYTES
+    return tensor.dtype == torch.uint8 or size < LARGE_BYTES
+
+
+def _in_host_memory(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in host memory with the values of a tensor, which it shares."""
+    if not tensor.is_cuda:
+        return tensor
+    if not tensor.numel():
+        return torch.empty_like(tensor, device="cpu")
+    storage = tensor.untyped_storage()
+    memory = (ctypes.c_char * storage.nbytes()).from_address(storage.data_ptr())
+    values = torch.frombuffer(memory, dtype=tensor.dtype)
+    return values.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
 
 
 def _bytes_of(tensor: torch.Tensor) -> Any:

@@ -125,6 +125,10 @@ class Phantom:
         """Set the size in bytes of the storage at this C++ address."""
         self._library.phantom_resize(ctypes.c_void_p(storage), ctypes.c_int64(size))
 
+    def has_values(self, storage: int) -> bool:
+        """Return whether the values of the storage at this C++ address are known. They are then in host memory."""
+        return bool(self._library.phantom_has_values(ctypes.c_void_p(storage)))
+
     def on_large_allocation(self, callback: Callable[[], None] | None) -> None:
         """Call ``callback`` before each allocation of 1 MiB or more, in the allocating thread; None stops that."""
         self._large_allocation_callback = CALLBACK_TYPE(callback) if callback else NO_CALLBACK
@@ -247,6 +251,7 @@ def load(cache: Path) -> Phantom:
     library = ctypes.CDLL(str(compiled_library(cache, torch)), mode=ctypes.RTLD_GLOBAL)
     library.phantom_tag.restype = ctypes.c_bool
     library.phantom_set_stream.restype = ctypes.c_int64
+    library.phantom_has_values.restype = ctypes.c_bool
     library.phantom_released_in_use.restype = ctypes.c_bool
     library.phantom_started_until_last_on.restype = ctypes.c_int64
     library.phantom_host_peak.restype = ctypes.c_int64

@@ -170,9 +170,16 @@ c10::Allocator* allocator_of(c10::ScalarType type) { return has_values(type) ? &
 
 bool is_on_device(const Tensor& tensor) { return tensor.defined() && tensor.device().type() == DeviceType::CUDA; }
 
-Block* find_block(const Tensor& tensor) {
-  const auto& pointer = tensor.storage().data_ptr();
+Block* find_block(const c10::DataPtr& pointer) {
   return pointer.get_deleter() == &release ? static_cast<Block*>(pointer.get_context()) : nullptr;
+}
+
+Block* find_block(const Tensor& tensor) { return find_block(tensor.storage().data_ptr()); }
+
+bool has_known_values(const Block* block) { return block && block->host && block->known; }
+
+bool has_known_values(void* storage) {
+  return has_known_values(find_block(static_cast<c10::StorageImpl*>(storage)->data_ptr()));
 }
 
 // Return whether the values of a tensor can be read: they are in host memory and known.
@@ -180,8 +187,7 @@ bool has_readable_values(const Tensor& tensor) {
   if (!is_on_device(tensor)) return true;
   if (!has_values(tensor.scalar_type())) return false;
   if (!tensor.storage().data_ptr().get()) return true;
-  const Block* block = find_block(tensor);
-  return block && block->host && block->known;
+  return has_known_values(find_block(tensor));
 }
 
 // Mark the values of a tensor as unknown, because they depend on floating-point values, which are not computed.

@@ -36,13 +36,13 @@ class SimulatedGroup(c10d.ProcessGroup):
     """A process group that consists of one process, whose collective operations change nothing on the GPU.
 
     A gather returns this rank's input for every rank. Therefore, a check that all ranks have equal values always
-    passes. Values in host memory, such as objects, are exchanged with the lower ranks.
+    passes. Known values, such as objects and small integers, are exchanged with the lower ranks.
     """
 
     def __init__(self, store: dist.Store, rank: int, size: int, phantom: Phantom) -> None:
         super().__init__(rank, size)  # type: ignore[call-arg]
         self._rank, self._size, self._phantom = rank, size, phantom
-        self.exchange = HostExchange(store, rank, size)
+        self.exchange = HostExchange(store, rank, size, phantom)
         self._shelf: list[Any] = []
         self._shelf_pass = OUTSIDE_BACKWARD
         self._shelved_at = 0

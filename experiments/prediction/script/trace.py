@@ -25,6 +25,10 @@ from experiments.system.processes import process_group
 from provision.temporary import TemporaryFolder
 
 MAX_SHOWN_CARDS = 3
+SHOWN_WORDS = 4
+"""Number of words of a command that progress lines show at least."""
+SIMULATION_FAULT = 3
+"""Exit code if the simulation fails."""
 TRACING_MODULE = "experiments.prediction.script.traced.process"
 
 
@@ -38,6 +42,14 @@ class ScriptFailed(Exception):
         self.code = code
         ending = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
         super().__init__(cause or SCRIPT_FAILED.format(ending))
+
+
+class SimulationFailed(ScriptFailed):
+    """The simulated GPU failed, not the script that ran on it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(SIMULATION_FAULT)
+        self.args = (f"the simulation failed: {reason}; if the command works on a GPU, this is a fault of testbed",)
 
 
 def trace_script(
@@ -55,11 +67,12 @@ def trace_script(
     options.sandbox is set, it works on the real files and can use the network. The script's output goes to stderr.
     Progress lines show ``name``, by default the first words of the command and the place where it runs.
 
-    Raises InputError for a command that cannot run, and ScriptFailed if the script fails.
+    Raises InputError for a command that cannot run, ScriptFailed if the script fails, and SimulationFailed if the
+    simulated GPU fails.
     """
     require_packages("torch")
     parse_command(command)
-    what = name or f"{' '.join(command[:4])}, {describe_place(options.sandbox)},"
+    what = name or f"{describe_command(command)}, {describe_place(options.sandbox)},"
     groups = sorted(group_by_kernels(card_names), key=len, reverse=True)
     with sandbox() if options.sandbox else nullcontext(ExecutionPlace(Path.cwd(), {})) as place:
         job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights", "gpus")}
@@ -79,6 +92,16 @@ def trace_script(
             print_line(f"tracing {what} for {_card_list(group)}{progress}")
             predictions += _trace_ranks({**job, "cards": group}, place, options.all_ranks, print_line)
     return predictions
+
+
+def describe_command(command: Sequence[str]) -> str:
+    """Return the first words of a command, up to the name of its program."""
+    ends = (
+        position + (word == "-m")
+        for position, word in enumerate(command, 1)
+        if word == "-m" or word.endswith((".py", ".ipynb"))
+    )
+    return " ".join(command[: max(SHOWN_WORDS, next(ends, 0))])
 
 
 def _may_contain_smallest_card(group: Sequence[str], predictions: Sequence[ScriptPrediction]) -> bool:
@@ -143,6 +166,8 @@ def _trace_rank(job: dict[str, object], place: ExecutionPlace) -> list[ScriptPre
     if isinstance(content := json.loads(text), dict):
         if "failure" in content:
             raise ScriptFailed(code, content["failure"])
+        if "fault" in content:
+            raise SimulationFailed(content["fault"])
         raise InputError(content["error"])
     return [ScriptPrediction.model_validate(one) for one in content]
 

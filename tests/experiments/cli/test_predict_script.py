@@ -145,6 +145,7 @@ def test_the_page_of_a_prediction_is_one_file_without_javascript(requested_trace
             "predict python x.py: allowed: one SUITE[/ROW]; write a script's command after --, as in -- python",
         ),
         (["--card", "a100", "--", "python", "x.py"], "unknown card 'a100'"),
+        (["--card", "24GiB", "--"], "the command after -- is missing, as in -- python train.py"),
         (["--steps", "0", "--", "python", "x.py"], "--steps 0: allowed: whole numbers from 1"),
     ],
 )

@@ -30,7 +30,7 @@ from experiments.prediction.script.traced import imports
 from experiments.prediction.script.traced.lines import LineTracker
 from experiments.prediction.script.traced.missing import substitutes
 from experiments.prediction.script.traced.step_times import predict_step_times
-from experiments.prediction.script.traced.watch import TrainingWatcher
+from experiments.prediction.script.traced.watch import TrainingWatcher, whole_size
 from experiments.prediction.times.lag import set_clocks_of
 from experiments.prediction.times.phase import RecordedPhase
 from experiments.results.predictions import StepTime
@@ -47,13 +47,14 @@ MAX_ENTRIES = 60
 
 
 class Trace(NamedTuple):
-    """A running trace: device, cards to predict for, rank, number of ranks, start (value of perf_counter)."""
+    """A running trace: device, cards to predict for, rank, number of ranks, start (value of perf_counter), notes."""
 
     phantom: Phantom
     cards: Sequence[str]
     rank: int
     ranks: int
     started_s: float
+    notes: Sequence[str] = ()
 
 
 def build_prediction(
@@ -71,15 +72,14 @@ def build_prediction(
     allocations = phantom.live_allocations(unlimited_replay.peak_event)
     model_parameters = list(model.parameters()) if model else []
     times, time_unknown = predict_step_times(watcher, traced.cards, traced.ranks)
-    has_recurrent_layers = model is not None and any(isinstance(part, torch.nn.RNNBase) for part in model.modules())
     return ScriptPrediction(
         rank=traced.rank,
         ranks=traced.ranks,
         gpu=gpu,
         gpus=gpus,
         model=_class_name(model) if model else "",
-        parameters=sum(one.numel() for one in model_parameters),
-        trainable_parameters=sum(one.numel() for one in model_parameters if one.requires_grad),
+        parameters=sum(map(whole_size, model_parameters)),
+        trainable_parameters=sum(whole_size(one) for one in model_parameters if one.requires_grad),
         optimizers=tuple(watcher.optimizers),
         steps=watcher.steps,
         ended=ended,
@@ -95,7 +95,7 @@ def build_prediction(
         modules=_memory_by_module(allocations, watcher),
         lines=_memory_by_line(allocations, lines),
         blocks=_peak_blocks(allocations, watcher, lines),
-        notes=(*substitutes.notes(), *imports.modeling_notes(has_recurrent_layers)),
+        notes=(*traced.notes, *substitutes.notes(), *imports.modeling_notes(model)),
         time_unknown=time_unknown,
         versions={"torch": torch.__version__, **versions()},
         elapsed_s=time.perf_counter() - traced.started_s,

@@ -9,7 +9,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.errors import InputError
 from experiments.prediction.phantom import stand_ins
@@ -17,6 +17,9 @@ from experiments.prediction.phantom.kernels.cuda_graphs import CUDAGraph
 from experiments.prediction.phantom.kernels.fake_triton import FakeModule, TritonFinder
 from experiments.prediction.phantom.library import Phantom
 from experiments.prediction.script.traced.missing import hub, tokenizer, weights
+
+if TYPE_CHECKING:
+    import torch
 
 STAND_INS = Path(stand_ins.__file__).parent
 NOT_MODELED = {
@@ -94,11 +97,13 @@ def prepare_imports(phantom: Phantom) -> None:
     _add_flash_attention(phantom)
 
 
-def modeling_notes(has_recurrent_layers: bool) -> list[str]:
+def modeling_notes(model: "torch.nn.Module | None") -> list[str]:
     """Return a note for each effect that the prediction does not model: kernels of imported libraries, compilation.
 
-    has_recurrent_layers: whether the model has LSTM or GRU layers.
+    model: the traced model, whose layers can have such effects.
     """
+    from torch.nn import DataParallel, RNNBase
+
     imported = {name: what for name, what in NOT_MODELED.items() if name in sys.modules}
     lines = [f"{name} was imported: memory inside {what} is not modeled" for name, what in imported.items()]
     if _launched and isinstance(sys.modules["triton"], FakeModule):
@@ -106,8 +111,10 @@ def modeling_notes(has_recurrent_layers: bool) -> list[str]:
         lines.append(f"triton is not installed: memory that its kernels allocate themselves is not counted ({names})")
     if "flash_attn" in sys.modules:
         lines.append("flash-attn was imported: functions with equal allocations replace those of version 2.8")
-    if has_recurrent_layers:
+    if model is not None and any(isinstance(part, RNNBase) for part in model.modules()):
         lines.append("LSTM and GRU layers: the memory of cuDNN's kernels is that of an H200")
+    if isinstance(model, DataParallel):
+        lines.append("DataParallel trained on one GPU, with the whole batch: torch.cuda.device_count() is 1")
     if uses_compiled_code():
         names = ", ".join(sorted(_compiled))
         lines.append(f"torch.compile was called ({names}): the prediction is for the uncompiled code")
@@ -170,9 +177,9 @@ def _prepare_bitsandbytes(phantom: Phantom) -> None:
 
 
 def _prepare_deepspeed(log: Callable[[str], None]) -> None:
-    from experiments.prediction.phantom.cpu_adam import skip_deepspeed_adam
+    from experiments.prediction.phantom.fake_deepspeed import replace_deepspeed_optimizers
 
-    skip_deepspeed_adam(log)
+    replace_deepspeed_optimizers(log)
 
 
 def _prepare_extensions() -> None:

@@ -2,10 +2,10 @@
 
     python -m experiments.prediction.script.traced.process JOB OUT
 
-JOB is a file with the JSON of a TraceJob. OUT gets a list with a ScriptPrediction for each GPU, or {"error": LINE} if
-the command cannot run. The process ends as soon as the training has taken enough steps; the rest of the script does
-not run. If the script fails, it prints its traceback, OUT gets {"failure": LINE}, and this process ends with its exit
-code.
+JOB is a file with the JSON of a TraceJob. OUT gets a list with a ScriptPrediction for each GPU, {"error": LINE} if the
+command cannot run, or {"fault": LINE} if the simulation cannot start. The process ends as soon as the training has
+taken enough steps; the rest of the script does not run. If the script fails, it prints its traceback, OUT gets
+{"failure": LINE}, and this process ends with its exit code.
 """
 
 import json
@@ -67,6 +67,10 @@ def main() -> int:
     except InputError as error:
         _write_error(out, str(error))
         return 2
+    except Exception as error:
+        traceback.print_exception(error)
+        _write_fault(out, error)
+        return 1
     code = _exit_code(program, out, phantom)
     if code:
         return code
@@ -105,22 +109,25 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Phantom, Any]:
     from experiments.prediction.phantom.ranks import simulate_ranks
     from experiments.prediction.script.traced import launchers
     from experiments.prediction.script.traced.build_prediction import Trace, build_prediction
+    from experiments.prediction.script.traced.started_ranks import StartedRanks
     from experiments.prediction.script.traced.watch import TrainingWatcher
     from experiments.prediction.times.record import StepRecorder
 
     if job.fake_weights:
         substitutes.allow()
-    world_size = 1
+    ranks = StartedRanks(
+        job.rank,
+        lambda devices, nodes: simulate_ranks(devices, nodes, phantom, job.exchange_folder, job.rank),
+    )
+    ranks.watch_script()
 
     def prepare(command: Command) -> Program:
         """Return the command's program; simulate the ranks that its launcher starts."""
-        nonlocal world_size
         if not isinstance(command, LaunchCommand):
             return command
-        program, ranks = launchers.parse_launch(command)
-        world_size = ranks.world_size
-        simulate_ranks(*ranks, phantom, job.exchange_folder, job.rank)
-        return program
+        launch = launchers.parse_launch(command, job.rank)
+        ranks.start(*launch.ranks, launch.note)
+        return launch.program
 
     def run_started_program(command: Command) -> int:
         code = _exit_code(prepare(command), out, phantom)
@@ -133,7 +140,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Phantom, Any]:
         simulate_gpus(phantom, job.gpus)
 
     def finish(ended: TraceEnd) -> None:
-        traced = Trace(phantom, job.cards, job.rank, world_size, started_s)
+        traced = Trace(phantom, job.cards, job.rank, ranks.world_size, started_s, ranks.notes)
         if watcher.tags.event_count:
             predictions = [build_prediction(traced, watcher, lines, ended, gpu, job.gpus) for gpu in range(job.gpus)]
             write_atomically(out, json.dumps([one.model_dump(mode="json") for one in predictions]))
@@ -200,6 +207,11 @@ def _write_failure(out: Path, line: str) -> None:
     """Write the cause of a failure, unless a program that the script started has already written its own."""
     if not out.exists():
         write_atomically(out, json.dumps({"failure": line}))
+
+
+def _write_fault(out: Path, error: BaseException) -> None:
+    name = traceback.format_exception_only(error)[-1].strip()
+    write_atomically(out, json.dumps({"fault": f"{name} (its traceback is above)"}))
 
 
 def _write_error(out: Path, line: str) -> None:

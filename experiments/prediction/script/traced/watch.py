@@ -81,7 +81,7 @@ class TrainingWatcher:
             }
             self.tags.tag_tensors(PARAMETERS.key, module.parameters())
         if id(module) not in self._parameter_counts:
-            self._parameter_counts[id(module)] = sum(one.numel() for one in module.parameters())
+            self._parameter_counts[id(module)] = sum(map(whole_size, module.parameters()))
         if self.model is None or self._model_priority(module) > self._model_priority(self.model):
             self.model = module
         self._begin_phase("forward")
@@ -158,6 +158,11 @@ class TrainingWatcher:
 def _extra_steps() -> int:
     """Return the number of further steps that warm up a CUDA graph: they run on another stream than the default one."""
     return MAX_WARM_UP_STEPS if torch.cuda.current_stream() != torch.cuda.default_stream() else 0
+
+
+def whole_size(parameter: torch.Tensor) -> int:
+    """Return the number of elements of a parameter on all ranks together; DeepSpeed's ZeRO-3 stores it separately."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def _find_tensors(value: Any) -> Iterator[torch.Tensor]:

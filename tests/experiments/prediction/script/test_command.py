@@ -6,7 +6,6 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.prediction.script.command import LaunchCommand, Program, parse_command
-from experiments.prediction.script.traced.launchers import parse_launch
 
 
 @pytest.fixture(autouse=True)
@@ -70,32 +69,3 @@ def test_a_command_that_runs_no_python_is_an_error_in_one_line(line, message):
         parse_command(line.split())
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("line", "ranks"),
-    [
-        ("torchrun --standalone --nproc_per_node=4 train.py a", (4, 1)),
-        ("torchrun --nnodes 2 --nproc-per-node 8 train.py a", (8, 2)),
-        ("accelerate launch --num_processes 2 --mixed_precision bf16 train.py a", (2, 1)),
-        (
-            "accelerate launch --num_processes 8 --num_machines 2 --machine_rank 0 --main_process_ip x train.py a",
-            (4, 2),
-        ),
-        ("accelerate launch --use_fsdp --num_processes 4 train.py a", (4, 1)),
-    ],
-)
-def test_the_command_line_of_a_launcher_is_parsed_by_the_launcher_s_own_parser(line, ranks, monkeypatch):
-    for name in [name for name in os.environ if name.startswith(("ACCELERATE", "FSDP"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(os, "environ", dict(os.environ))
-    command = parse_command(line.split())
-    assert isinstance(command, LaunchCommand)
-    program, found = parse_launch(command)
-    assert (program, tuple(found)) == (Program("file", "train.py", ("a",)), ranks)
-
-
-@pytest.mark.parametrize("count", ["gpu", "auto", "0"])
-def test_a_number_of_gpus_that_is_known_only_at_run_time_is_an_error(count):
-    with pytest.raises(InputError, match=f"--nproc-per-node {count}: not a number"):
-        parse_launch(LaunchCommand("torchrun", (f"--nproc-per-node={count}", "train.py")))

@@ -9,7 +9,7 @@ from experiments.errors import InputError
 from experiments.prediction.script import trace as tracing
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import CardPrediction, ScriptPrediction, smallest_card
-from experiments.prediction.script.trace import ScriptFailed, trace_script
+from experiments.prediction.script.trace import SIMULATION_FAULT, ScriptFailed, describe_command, trace_script
 from experiments.results.predictions import PeakParts
 from experiments.suites.attention_kernels import group_by_kernels
 from experiments.suites.cards import card_named, parse_card_list
@@ -118,6 +118,20 @@ def test_a_script_that_fails_has_its_own_traceback_and_exit_code(trace, capfd):
     assert caught.value.code == 7
     with pytest.raises(ScriptFailed, match="signal SIGKILL"):
         trace("import os\nos.kill(os.getpid(), 9)")
+
+
+def test_a_fault_of_the_simulation_is_not_said_to_be_one_of_the_script(trace, capfd):
+    with pytest.raises(ScriptFailed, match=r"^the simulation failed: AttributeError.*fault of testbed") as caught:
+        trace("import torch\ntorch.cuda.Stream().wait_event(None)\n")
+    assert caught.value.code == SIMULATION_FAULT
+    assert "in wait_event" in capfd.readouterr().err
+
+
+def test_a_progress_line_shows_a_command_up_to_the_name_of_its_program():
+    launcher = ["accelerate", "launch", "--num_processes", "2", "--use_fsdp"]
+    assert describe_command([*launcher, "train.py", "--lr", "1"]) == " ".join([*launcher, "train.py"])
+    assert describe_command([*launcher, "-m", "pkg.train", "--lr"]) == " ".join([*launcher, "-m", "pkg.train"])
+    assert describe_command(["python", "train.py", "a", "b", "c"]) == "python train.py a b"
 
 
 def test_a_script_that_uses_no_gpu_is_an_error_in_one_line(trace):

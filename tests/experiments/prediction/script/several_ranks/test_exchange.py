@@ -1,4 +1,4 @@
-"""What traced ranks send each other in host memory: objects, numbers, and the values of a store."""
+"""What traced ranks send each other: objects, numbers in host memory, integers on the GPU, the values of a store."""
 
 import textwrap
 
@@ -123,6 +123,47 @@ def test_tensors_in_host_memory_are_exchanged_with_values_between_all_ranks(trac
         dist.all_to_all_single(numbers, torch.full((6,), 1.0 + rank), [1 + rank] * size, [1, 2, 3])
         assert numbers[: 1 + rank].tolist() == [1.0] * (1 + rank)
         dist.all_to_all_single(torch.empty(6, device="cuda"), torch.empty(6, device="cuda"))
+        """)
+
+
+def test_small_integers_on_the_gpu_are_exchanged_and_a_higher_rank_s_leave_a_rank_s_own_unchanged(trace_ranks):
+    trace_ranks("""
+        def on_gpu(*values):
+            return torch.tensor(values, device="cuda")
+        known = [10 + min(other, rank) for other in range(size)]
+        for root in range(size):
+            found = on_gpu(10 + rank, 5)
+            dist.broadcast(found, root)
+            assert found.tolist() == [10 + root if root < rank else 10 + rank, 5]
+        found = on_gpu(10 + rank)
+        dist.all_reduce(found)
+        assert found.item() == sum(known)
+        rows = [on_gpu(0) for _ in range(size)]
+        dist.all_gather(rows, on_gpu(10 + rank))
+        assert [row.item() for row in rows] == known
+        rows = torch.zeros(size, dtype=torch.int64, device="cuda")
+        dist.all_gather_into_tensor(rows, on_gpu(10 + rank))
+        assert rows.tolist() == known
+        found = torch.zeros(size, dtype=torch.int64, device="cuda")
+        dist.all_to_all_single(found, on_gpu(*(10 * rank + receiver for receiver in range(size))))
+        assert found.tolist() == [10 * other + rank if other < rank else 10 * rank + other for other in range(size)]
+        """)
+
+
+def test_exchanging_integers_on_the_gpu_allocates_nothing_there_and_unknown_ones_are_not_exchanged(trace_ranks):
+    trace_ranks("""
+        known, unknown = torch.tensor([rank], device="cuda"), torch.randn(8, device="cuda").argmax()
+        large = torch.full((2**18,), rank, device="cuda")
+        allocated = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        for tensor in (known, unknown, large):
+            dist.all_reduce(tensor)
+            dist.broadcast(tensor, 0)
+        assert torch.cuda.max_memory_allocated() == allocated
+        assert known.item() == 0 and large[0].item() == rank
+        found = torch.tensor([rank], device="cuda")
+        dist.broadcast(found, 0)
+        assert found.item() == 0
         """)
 
 

@@ -1,0 +1,76 @@
+"""Scripts that start their ranks themselves, and notes on GPUs that a script does not use."""
+
+import pytest
+
+TRAIN = """
+import sys, torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+def train(rank, size, word="x"):
+    if not dist.is_initialized():
+        dist.init_process_group("nccl", rank=rank, world_size=size)
+    assert (dist.get_rank(), dist.get_world_size(), word) == (rank, size, "x")
+    torch.cuda.set_device(rank)
+    model = DistributedDataParallel(torch.nn.Linear(1024, 1024).to(rank), device_ids=[rank])
+    optimizer = torch.optim.SGD(model.parameters())
+    for _ in range(9):
+        model(torch.ones(1024 * (1 + rank), 1024, device=rank)).sum().backward()
+        optimizer.step()
+"""
+NOTEBOOK_LAUNCHER = """
+from accelerate import Accelerator, notebook_launcher
+
+def main():
+    train(Accelerator().process_index, 2)
+notebook_launcher(main, num_processes=2)
+"""
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "mp.spawn(train, args=(2, 'x'), nprocs=2)",
+        "assert mp.spawn(train, args=(2,), nprocs=2, join=False).join()",
+        "mp.start_processes(train, args=(2,), nprocs=2, start_method='fork')",
+    ],
+)
+def test_ranks_that_a_script_starts_itself_run_one_after_the_other(trace, start):
+    first, second = trace(TRAIN + start, all_ranks=True)
+    assert [(one.rank, one.ranks, one.steps) for one in (first, second)] == [(0, 2, 2), (1, 2, 2)]
+    assert second.peak_gib > first.peak_gib
+    for one in (first, second):
+        assert "the script itself starts 2 ranks; each predicted rank ran in one process" in one.notes
+
+
+def test_ranks_that_the_notebook_launcher_of_accelerate_starts_are_simulated(trace_in_new_process):
+    (one,) = trace_in_new_process(TRAIN + NOTEBOOK_LAUNCHER)
+    assert (one.ranks, one.steps) == (2, 2)
+
+
+def test_memory_of_a_rank_is_the_same_whether_the_script_or_a_launcher_starts_it(trace):
+    source = TRAIN + "if 'here' in sys.argv:\n    mp.spawn(train, args=(2,), nprocs=2)\nelse:\n    train(0, 2)\n"
+    (spawned,), (launched,) = trace(source, "here"), trace(source, before=("torchrun", "--nproc-per-node", "2"))
+    assert (spawned.peak_gib, spawned.cards[0].needed_gib) == (launched.peak_gib, launched.cards[0].needed_gib)
+
+
+def test_a_script_that_starts_a_rank_for_each_gpu_starts_one_and_a_note_says_so(traced):
+    one = traced(TRAIN + "mp.spawn(train, args=(torch.cuda.device_count(),), nprocs=torch.cuda.device_count())")
+    assert one.ranks == 1
+    assert "the script itself starts 1 rank, as torch.cuda.device_count() is 1; " in one.notes[0]
+
+
+def test_a_script_without_a_launcher_has_as_many_ranks_as_its_group_or_its_environment_states(traced, monkeypatch):
+    assert traced(TRAIN + "train(0, 2)").ranks == 2
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert traced(TRAIN + "dist.init_process_group()\ntrain(0, 3)").ranks == 3
+
+
+def test_a_note_says_that_data_parallel_trains_on_one_gpu(traced):
+    one = traced("""
+        import torch
+        model = torch.nn.DataParallel(torch.nn.Linear(8, 8).cuda())
+        model(torch.ones(4, 8, device="cuda")).sum().backward()
+        """)
+    assert any(note.startswith("DataParallel trained on one GPU, with the whole batch") for note in one.notes)
