@@ -1,5 +1,6 @@
 """Unchanged training scripts on the phantom device."""
 
+import os
 import sys
 
 import nbformat
@@ -9,7 +10,7 @@ from experiments.errors import InputError
 from experiments.prediction.script import trace as tracing
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import CardPrediction, ScriptPrediction, smallest_card
-from experiments.prediction.script.trace import SIMULATION_FAULT, ScriptFailed, describe_command, trace_script
+from experiments.prediction.script.trace import ScriptFailed, SimulationFailed, describe_command, trace_script
 from experiments.results.predictions import PeakParts
 from experiments.suites.attention_kernels import group_by_kernels
 from experiments.suites.cards import card_named, parse_card_list
@@ -120,11 +121,17 @@ def test_a_script_that_fails_has_its_own_traceback_and_exit_code(trace, capfd):
         trace("import os\nos.kill(os.getpid(), 9)")
 
 
-def test_a_fault_of_the_simulation_is_not_said_to_be_one_of_the_script(trace, capfd):
-    with pytest.raises(ScriptFailed, match=r"^the simulation failed: AttributeError.*fault of testbed") as caught:
+def test_an_error_raised_by_the_simulated_gpu_is_not_said_to_be_one_of_the_script(trace, capfd):
+    with pytest.raises(ScriptFailed, match=r"^the simulated GPU does not support this: AttributeError"):
         trace("import torch\ntorch.cuda.Stream().wait_event(None)\n")
-    assert caught.value.code == SIMULATION_FAULT
     assert "in wait_event" in capfd.readouterr().err
+
+
+def test_a_failure_before_the_script_starts_is_one_of_the_program(trace_in_new_process, tmp_path, monkeypatch):
+    (tmp_path / "accelerate.py").write_text("raise TypeError('broken package')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(SimulationFailed, match=r"^the simulation failed: TypeError: broken package.*fault of testbed"):
+        trace_in_new_process("import torch", before=("accelerate", "launch"))
 
 
 def test_a_progress_line_shows_a_command_up_to_the_name_of_its_program():
