@@ -37,6 +37,8 @@ MODEL_TASKS = (
     "AUDIO_CLASSIFICATION",
     "SEQUENCE_CLASSIFICATION",
     "ZERO_SHOT_IMAGE_CLASSIFICATION",
+    "SEMANTIC_SEGMENTATION",
+    "OBJECT_DETECTION",
 )
 """Tasks of model classes, in the order of the search for a class if the configuration names none."""
 LORA_DROPOUT = 0.05
@@ -95,7 +97,11 @@ def choose_class(config: PretrainedConfig, job: LoopJob) -> Any:
         )
     possible_names = class_names(config)
     if not possible_names:
-        raise InputError(f"model_type = {config.model_type!r}: transformers has no class that trains it")
+        tasks = ", ".join(task.lower().replace("_", " ") for task in MODEL_TASKS)
+        raise InputError(
+            f"model_type = {config.model_type!r}: transformers has no class for these tasks: {tasks}; "
+            "--model-class names another class"
+        )
     return getattr(transformers, possible_names[0])
 
 

@@ -28,6 +28,7 @@ from experiments.prediction.script.record import (
 )
 from experiments.prediction.script.traced import imports
 from experiments.prediction.script.traced.lines import LineTracker
+from experiments.prediction.script.traced.stated import stated_sample
 from experiments.prediction.script.traced.step_times import predict_step_times
 from experiments.prediction.script.traced.watch import TrainingWatcher
 from experiments.prediction.times.lag import set_clocks_of
@@ -77,6 +78,7 @@ def build_prediction(
         gpu=gpu,
         gpus=gpus,
         model=_class_name(model) if model else "",
+        sample=stated_sample(),
         parameters=sum(one.numel() for one in model_parameters),
         trainable_parameters=sum(one.numel() for one in model_parameters if one.requires_grad),
         optimizers=tuple(watcher.optimizers),
