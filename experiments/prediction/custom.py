@@ -86,7 +86,7 @@ class CustomTraining:
     )
     strategy: LoopStrategy = option(
         "auto",
-        "How GPUs share the work; auto: DDP on several GPUs; fsdp2: fully_shard of PyTorch, with --loop trainer, plain.",
+        "How GPUs share the work; auto: DDP on several GPUs; fsdp2: fully_shard, with --loop trainer or plain.",
     )
     clip_gradients: float | None = option(
         None,

@@ -39,9 +39,9 @@ BatchList = Annotated[
 
 
 def describes_model(context: typer.Context, rows: str | None, training: CustomTraining) -> bool:
-    """Return whether the command line describes a training with --model. Raises InputError for rows with it, or no card.
+    """Return whether --model describes a training, which runs as a separate program, not as a row of a suite.
 
-    The training runs as a separate program, not as a row of a suite.
+    Raises InputError for --model together with rows, or without --card.
     """
     options_set = options_given(context)
     if "model" not in options_set:

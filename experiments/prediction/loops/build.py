@@ -12,6 +12,7 @@ from transformers.quantizers import AutoHfQuantizer
 
 from experiments.errors import InputError
 from experiments.prediction.loops.job import LoopJob, LoopLora
+from experiments.training.failures import first_line
 from experiments.training.models.activation_offload import offload_activations
 from experiments.training.models.architecture import build_config, has_untied_output_head
 from experiments.training.models.chunked_loss import chunk_causal_loss
@@ -64,7 +65,7 @@ def build_model(job: LoopJob) -> Any:
         else:
             model = model_class._from_config(config, dtype=dtype, **options)
     except (ValueError, ImportError) as error:
-        raise InputError(f"{model_class.__name__}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{model_class.__name__}: {first_line(error)}") from None
     if has_untied_output_head(job.model):
         _untie_output_head(model)
     if job.checkpointing:
@@ -90,7 +91,7 @@ def choose_class(config: PretrainedConfig, job: LoopJob) -> Any:
             raise InputError(f"--model-class {name}: not a model class of transformers")
         if not isinstance(config, model_class.config_class):  # type: ignore[arg-type]
             raise InputError(f"--model-class {name}: does not support model_type {config.model_type}")
-        return model_class
+        return _reject_detector(model_class)
     if job.model_class:
         raise InputError(
             f"--model-class {name}: transformers has no such class; allowed: {', '.join(class_names(config))}"
@@ -102,7 +103,17 @@ def choose_class(config: PretrainedConfig, job: LoopJob) -> Any:
             f"model_type = {config.model_type!r}: transformers has no class for these tasks: {tasks}; "
             "--model-class names another class"
         )
-    return getattr(transformers, possible_names[0])
+    return _reject_detector(getattr(transformers, possible_names[0]))
+
+
+def _reject_detector(model_class: Any) -> Any:
+    """Return the class. Raises InputError if its loss depends on the values of boxes, which a phantom device lacks."""
+    if "ObjectDetection" in model_class.__name__:
+        raise InputError(
+            f"{model_class.__name__}: its loss checks and matches boxes by their values, which are unknown without a"
+            " GPU; allowed: classes for other tasks"
+        )
+    return model_class
 
 
 def class_names(config: PretrainedConfig) -> list[str]:

@@ -26,9 +26,9 @@ class LoopJob(BaseModel):
     """Settings of one training, or of one text generation.
 
     batch: samples per GPU and micro-step. seq, target_seq: tokens per text and per target text; None: a default.
-    clip_norm: norm at which gradients are clipped, 0: never; None: the default of the loop. fsdp: version of FSDP;
-    None: another strategy. offload: keep activations in host memory. chunked_loss: compute the output layer and the loss for a few tokens at a time.
-    step_in_backward: update each parameter in the backward pass.
+    clip_norm: norm at which gradients are clipped, 0: never; None: the default of the loop. offload: keep activations
+    in host memory. chunked_loss: compute the output layer and the loss for a few tokens at a time. step_in_backward:
+    update each parameter in the backward pass. fsdp: version of FSDP; None: another strategy.
 
     Three fields are for text generation only. gpus: number of GPUs that share the model's layers. new_tokens: tokens
     after a prompt of ``seq`` tokens. kv_cache: keep the keys and values of earlier tokens.

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from experiments.prediction.loops.build import AUTOCAST, build_model
 from experiments.prediction.loops.job import LoopJob, run_program
 from experiments.prediction.loops.optimizers import find_optimizer
-from experiments.prediction.loops.samples import collate, make_stated_sample, move_to_gpu
+from experiments.prediction.loops.samples import make_stated_sample
 from experiments.prediction.loops.sharding import clip_gradients, shard
 from experiments.training.models.backward_optimizer import BackwardOptimizer
 
@@ -42,7 +42,7 @@ def train(job: LoopJob) -> None:
     scaler = torch.amp.GradScaler(enabled=autocast is torch.float16)
     for _ in range(STEPS):
         for _ in range(job.accumulate):
-            batch = move_to_gpu(collate([sample] * job.batch))
+            batch = {name: torch.stack([value] * job.batch).to("cuda") for name, value in sample.items()}
             with torch.autocast("cuda", dtype=autocast) if autocast else nullcontext():
                 loss = model(**batch).loss / job.accumulate
             scaler.scale(loss).backward()

@@ -5,8 +5,13 @@
 SPEC: a RowSpec as JSON text. For several ranks, and for DeepSpeed, start this module with torchrun.
 """
 
+import logging
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 
 from experiments.prediction.peak import UNLIMITED
 from experiments.prediction.script.traced.stated import state_sample
@@ -31,10 +36,18 @@ def train(spec: RowSpec) -> None:
         host_cpus=os.cpu_count() or 1,
         host_memory_gib=0.0,
     )
-    with TemporaryFolder("row") as folder:
+    with TemporaryFolder("row") as folder, without_library_output():
         measured = run_rank(spec, folder, CudaMeter(process_gpus(spec.settings)), device)
     if measured.failure:
         raise RuntimeError(measured.reason)
+
+
+@contextmanager
+def without_library_output() -> Iterator[None]:
+    """Hide what Lightning and LitGPT print in the body of the with statement. Tracebacks of errors are shown."""
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings(action="ignore"), redirect_stdout(StringIO()):
+        yield
 
 
 def describe_row_sample(spec: RowSpec) -> str:

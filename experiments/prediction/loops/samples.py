@@ -1,10 +1,8 @@
 """Make a training sample for any model, with texts, images and sounds of the sizes in its configuration."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map
 
 from experiments.errors import InputError
 from experiments.prediction.custom import DEFAULT_TOKENS
@@ -17,10 +15,7 @@ SPECTRUM_FRAMES, TRANSCRIPT_TOKENS = 1000, 32
 FIRST_TOKEN_ID, LAST_TOKEN_ID = 5, 1000
 IMAGE_MODEL_TYPES = ("blip", "blip-2", "git")
 """Models of texts and images that need an image; other models are trained on texts only."""
-OBJECTS_PER_IMAGE = 5
-"""Objects in an image for object detection (assumed). COCO has 7 on average; they affect only the loss."""
-Sample = dict[str, Any]
-"""Tensors by the names of the model's inputs; the labels of object detection are a dictionary of tensors."""
+Sample = dict[str, torch.Tensor]
 
 
 def make_sample(model: Any, job: LoopJob) -> Sample:
@@ -33,9 +28,7 @@ def make_sample(model: Any, job: LoopJob) -> Sample:
             f"{class_name}: unknown inputs ({', '.join(names[:4])}); write a "
             "training script and trace it with `testbed predict -- python FILE`"
         )
-    if "ObjectDetection" in class_name:
-        inputs["labels"] = _make_objects()
-    elif "labels" in names:
+    if "labels" in names:
         inputs["labels"] = _make_labels(config, class_name, inputs, job)
     elif {"start_positions", "end_positions"} <= set(names):
         inputs |= {"start_positions": torch.tensor(1), "end_positions": torch.tensor(2)}
@@ -103,27 +96,6 @@ def _make_labels(config: Any, class_name: str, inputs: Sample, job: LoopJob) -> 
     return inputs["input_ids"].clone() if "input_ids" in inputs else torch.tensor(1)
 
 
-def _make_objects() -> Sample:
-    """Return the classes and boxes of the objects in an image; boxes as center, width and height, from 0 to 1."""
-    return {
-        "class_labels": torch.ones(OBJECTS_PER_IMAGE, dtype=torch.int64),
-        "boxes": torch.full((OBJECTS_PER_IMAGE, 4), 0.5),
-    }
-
-
-def collate(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Return a batch: stacked tensors, and a list of the labels of object detection."""
-    return {
-        name: [one[name] for one in samples] if isinstance(value, dict) else torch.stack([one[name] for one in samples])
-        for name, value in samples[0].items()
-    }
-
-
-def move_to_gpu(batch: dict[str, Any]) -> dict[str, Any]:
-    """Return the batch on the GPU."""
-    return tree_map(lambda tensor: tensor.to("cuda"), batch)
-
-
 def text_tokens(config: Any, job: LoopJob, reserved: int = 0) -> int:
     """Return the tokens of a text: those of the job, or the default, or fewer if the model has fewer positions.
 
@@ -152,9 +124,7 @@ def describe_sample(sample: Sample, config: Any, job: LoopJob) -> str:
         seconds = f"{len(sound)} values ({len(sound) / SOUND_SAMPLES_PER_S:g} s)"
         words.append("a spectrum of {} x {}".format(*sound.shape) if sound.dim() > 1 else f"a sound of {seconds}")
     labels = sample.get("labels")
-    if isinstance(labels, dict):
-        words.append(f"{len(labels['boxes'])} objects")
-    elif config.is_encoder_decoder and labels is not None and labels.dim():
+    if config.is_encoder_decoder and labels is not None and labels.dim():
         words.append(f"a text of {len(labels)} tokens for the decoder")
     elif "input_ids" not in sample and labels is not None and labels.dim() == 1:
         words.append(f"a transcript of {len(labels)} tokens")

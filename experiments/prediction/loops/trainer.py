@@ -14,14 +14,14 @@ from experiments.prediction.custom import TRAINER_MAX_GRADIENT_NORM
 from experiments.prediction.loops.build import build_model
 from experiments.prediction.loops.job import LoopJob, run_program
 from experiments.prediction.loops.optimizers import find_optimizer
-from experiments.prediction.loops.samples import collate, make_stated_sample
+from experiments.prediction.loops.samples import make_stated_sample
 from provision.temporary import TemporaryFolder
 
 STEPS = 10
 FSDP_CONFIGS: dict[int | None, dict[str, Any]] = {
     None: {},
     1: {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 1, "use_orig_params": True}},
-    2: {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 2}},
+    2: {"fsdp": True, "fsdp_config": {"version": 2}},
 }
 
 
@@ -49,11 +49,9 @@ def _train(job: LoopJob, folder: Path) -> None:
         **FSDP_CONFIGS[job.fsdp],
     )
     model = build_model(job)
-    sample = make_stated_sample(model, job)
-    data: Any = [sample] * (job.batch * job.accumulate * arguments.world_size * STEPS)
+    data: Any = [make_stated_sample(model, job)] * (job.batch * job.accumulate * arguments.world_size * STEPS)
     optimizer = find_optimizer(job.optimizer, "adamw_fused")
-    collator = collate if isinstance(sample.get("labels"), dict) else None
-    Trainer(model, arguments, collator, train_dataset=data, optimizer_cls_and_kwargs=optimizer).train()
+    Trainer(model, arguments, train_dataset=data, optimizer_cls_and_kwargs=optimizer).train()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from experiments.prediction.peak import (
     CATEGORIES,
@@ -109,8 +110,13 @@ def _class_name(model: torch.nn.Module) -> str:
         model = inner
     base: Any = getattr(model, "get_base_model", None)
     if base is not None:
-        return f"{type(base()).__name__} with adapters"
-    return type(model).__name__
+        return f"{_built_class(base()).__name__} with adapters"
+    return _built_class(model).__name__
+
+
+def _built_class(model: torch.nn.Module) -> type:
+    """Return the class of the model, without the one that fully_shard derives from it."""
+    return type(model).__bases__[1] if isinstance(model, FSDPModule) else type(model)
 
 
 def _card_prediction(
