@@ -95,7 +95,7 @@ def test_a_model_for_segmentation_is_trained_on_a_class_for_each_pixel():
 
 def test_a_detector_is_rejected_with_the_reason():
     model = {"family": "transformers", "architecture": {"model_type": "yolos"}}
-    with pytest.raises(InputError, match="^YolosForObjectDetection: its loss checks and matches boxes by"):
+    with pytest.raises(InputError, match=r"^YolosForObjectDetection: its loss checks and matches boxes by"):
         build_model(LoopJob.model_validate({"model": model}))
 
 
