@@ -30,7 +30,7 @@ LoopOptimizer = Literal[
     "deepspeed_cpu",
 ]
 LoopStrategy = Literal["auto", "ddp", "fsdp", "fsdp2", "deepspeed_stage_2_offload", "deepspeed_stage_3_offload"]
-Attention = Literal["sdpa", "eager"]
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
 QuantizedBits = Literal["4bit", "8bit"]
 LOOP_DESCRIPTIONS: dict[Loop, str] = {
     "trainer": "transformers' Trainer",
@@ -116,7 +116,9 @@ class CustomTraining:
         None, "Model class of transformers; default: the class that config.json names.", metavar="CLASS"
     )
     target_seq: int | None = option(None, "Tokens per target text of an encoder-decoder model; default: as --seq.")
-    attention: Attention | None = option(None, "Attention implementation; default: the model's own.")
+    attention: Attention | None = option(
+        None, "Attention implementation; flash_attention_2 needs a precision in 16 bit; default: the model's own."
+    )
     quantization: QuantizedBits | None = option(None, "Weights in 4 or 8 bit (bitsandbytes); training needs --lora-r.")
     lora_dropout: float | None = option(
         None, "Dropout of the adapters; default: 0.05, or 0 if the experts of the model share a tensor."

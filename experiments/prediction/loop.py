@@ -260,6 +260,9 @@ def _reject_unsupported(training: CustomTraining) -> None:
     if training.optim == "deepspeed_cpu" and not training.strategy.startswith("deepspeed"):
         allowed = "deepspeed_stage_2_offload, deepspeed_stage_3_offload"
         raise InputError(f"--optim deepspeed_cpu: needs --loop lightning and --strategy, one of {allowed}")
+    if training.attention == "flash_attention_2" and training.precision == "32-true":
+        allowed = "bf16-true, 16-true, bf16-mixed, 16-mixed"
+        raise InputError(f"--precision 32-true: with --attention flash_attention_2, allowed: {allowed}")
     if training.quantization and training.lora_r is None:
         raise InputError(f"--quantization {training.quantization}: needs --lora-r; quantized weights are not trained")
     _reject_unsupported_strategy(training)

@@ -1,6 +1,7 @@
 """Build the model of a training program: its class, precision, quantization and adapters."""
 
 import inspect
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,6 +73,8 @@ def build_model(job: LoopJob) -> Any:
         if not model.supports_gradient_checkpointing:
             raise InputError(f"--activation-checkpointing: {model_class.__name__} does not support it")
         model.gradient_checkpointing_enable()
+    if "return_loss" in input_names(model):
+        model.forward = partial(model.forward, return_loss=True)  # models of texts and images return no loss otherwise
     model_with_adapters = _add_adapters(model, job, job.lora) if job.lora else model
     if job.chunked_loss:
         chunk_causal_loss(model)

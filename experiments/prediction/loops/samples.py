@@ -111,9 +111,9 @@ def describe_sample(sample: Sample, config: Any, job: LoopJob) -> str:
     words = []
     if "input_ids" in sample:
         shortened = job.seq is None and text_tokens(config, job) < DEFAULT_TOKENS
-        limit = ", the model's maximum" if shortened else ""
+        limit = " (the model's maximum)" if shortened else ""
         role = " for the encoder" if config.is_encoder_decoder else ""
-        words.append(f"a text of {len(sample['input_ids'])} tokens{role}{limit}")
+        words.append(f"a text of {len(sample['input_ids'])} tokens{limit}{role}")
     if "pixel_values" in sample:
         height, width = sample["pixel_values"].shape[-2:]
         words.append(f"an image of {height} x {width} pixels")

@@ -51,6 +51,10 @@ def nothing_is_traced(monkeypatch):
         ),
         ((*MODEL, "--loop", "litgpt", "--devices", "2"), "--devices 2: with --loop litgpt, allowed: 1"),
         (("--model", "gpt-neo-1.3b", "--card", "24GiB", "--loop", "litgpt"), "with --loop litgpt, allowed: tiny-llama"),
+        (
+            (*MODEL, "--attention", "flash_attention_2"),
+            "--precision 32-true: with --attention flash_attention_2, allowed: bf16-true, 16-true, bf16-mixed, 16-mix",
+        ),
         ((*MODEL, "--clip-gradients", "-1"), "--clip-gradients -1.0: allowed: a number of at least 0"),
         (
             (*MODEL, "--loop", "lightning", "--clip-gradients", "1"),

@@ -35,6 +35,12 @@ MODELS: dict[str, Any] = {
     "gemma2": {**TEXT, "num_key_value_heads": 1, "head_dim": 8},
     "bloom": {"hidden_size": 16, "n_layer": 1, "n_head": 2, "vocab_size": 40},
     "vit": {**TEXT, "image_size": 32, "patch_size": 16},
+    "clip": {
+        "architectures": ["CLIPModel"],
+        "projection_dim": 16,
+        "text_config": {**TEXT, "max_position_embeddings": 16},
+        "vision_config": {**TEXT, "image_size": 32, "patch_size": 16},
+    },
     "blip": {
         "text_config": {**TEXT, "encoder_hidden_size": 16},
         "vision_config": {**TEXT, "image_size": 32, "patch_size": 16},
@@ -62,6 +68,7 @@ def test_a_model_of_any_kind_is_trained_on_its_sample(name):
         ("whisper", "a spectrum of 80 x 100 and a text of 6 tokens for the decoder"),
         ("audio-spectrogram-transformer", "a spectrum of 64 x 128"),
         ("blip", "a text of 12 tokens and an image of 32 x 32 pixels"),
+        ("clip", "a text of 12 tokens and an image of 32 x 32 pixels"),
     ],
 )
 def test_a_sample_is_described_by_what_it_is(name, words):
@@ -72,8 +79,13 @@ def test_a_sample_is_described_by_what_it_is(name, words):
 @pytest.mark.parametrize(
     ("name", "config", "words"),
     [
-        ("bert", {**TEXT, "max_position_embeddings": 77}, "a text of 77 tokens, the model's maximum"),
+        ("bert", {**TEXT, "max_position_embeddings": 77}, "a text of 77 tokens (the model's maximum)"),
         ("bert", TEXT, "a text of 512 tokens"),
+        (
+            "clip",
+            {"architectures": ["CLIPModel"]},
+            "a text of 77 tokens, the model's maximum and an image of 224 x 224",
+        ),
     ],
 )
 def test_a_text_has_by_default_at_most_as_many_tokens_as_the_model_has_positions(name, config, words):
