@@ -81,11 +81,7 @@ def test_a_sample_is_described_by_what_it_is(name, words):
     [
         ("bert", {**TEXT, "max_position_embeddings": 77}, "a text of 77 tokens (the model's maximum)"),
         ("bert", TEXT, "a text of 512 tokens"),
-        (
-            "clip",
-            {"architectures": ["CLIPModel"]},
-            "a text of 77 tokens, the model's maximum and an image of 224 x 224",
-        ),
+        ("clip", MODELS["clip"], "a text of 16 tokens (the model's maximum) and an image of 32 x 32 pixels"),
     ],
 )
 def test_a_text_has_by_default_at_most_as_many_tokens_as_the_model_has_positions(name, config, words):

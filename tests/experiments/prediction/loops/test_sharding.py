@@ -65,7 +65,7 @@ def test_fsdp_gathers_no_more_than_two_blocks_and_the_root_at_a_time(training, t
     assert sharded.peak_gib < 0.4 * ddp.peak_gib
 
 
-def test_clipping_needs_temporary_memory_only_if_it_is_on(training, traced):
+def test_a_plain_loop_clips_gradients_only_if_a_norm_above_zero_is_given(training, traced):
     options = {"loop": "plain", "optim": "sgd", "batch": 1, "seq": 8}
     off, on = traced(training(**options)), traced(training(clip_gradients=1.0, **options))
     assert off.peak_gib == traced(training(clip_gradients=0.0, **options)).peak_gib
