@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.output import console, print_json, progress, say
+from experiments.cli.output import console, print_json, progress
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json, OmitFields, SuiteFile, expand_options
 from experiments.cli.parsing.trainings import (
@@ -14,13 +14,12 @@ from experiments.cli.parsing.trainings import (
     RowsOrCommand,
     Training,
     command_after_dashes,
+    describes_model,
     exit_if_script_fails,
     optional_word,
-    options_given,
     parse_batches,
     reject_options_of_models,
     reject_options_of_scripts,
-    runs_as_program,
     specs_to_predict,
 )
 from experiments.errors import InputError
@@ -56,10 +55,10 @@ def fit(
         return
     reject_options_of_scripts(context)
     row = optional_word(rows, "fit", "SUITE/ROW")
-    if runs_as_program(context, row, training):
+    if describes_model(context, row, training):
         _fit_model(training, card, parse_batches(batch), as_json)
     else:
-        _fit_rows(context, row, training, card, batch, as_json)
+        _fit_rows(context, row, card, as_json)
 
 
 def _fit_model(training: CustomTraining, card: str, batches: list[int], as_json: bool) -> None:
@@ -80,10 +79,13 @@ def _fit_model(training: CustomTraining, card: str, batches: list[int], as_json:
             fit_result = fit_program(variant, show)
             tried = try_changes(variant, fit_result, show)
         changes, batches_per_step = attempts_as_data(tried), samples_of_step(replace(variant, batch=1))
-        data.append({**training_as_data(variant), **fit_as_data(fit_result, batches_per_step), "changes": changes})
+        sample = fit_result.sample
+        data.append(
+            {**training_as_data(variant, sample), **fit_as_data(fit_result, batches_per_step), "changes": changes}
+        )
         if not as_json:
             lines = (
-                describe_training(variant),
+                describe_training(variant, sample),
                 fit_view(fit_result, "--batch", batches_per_step),
                 *describe_fastest_change(tried),
             )
@@ -92,26 +94,19 @@ def _fit_model(training: CustomTraining, card: str, batches: list[int], as_json:
         print_json(data[0] if len(data) == 1 else data)
 
 
-def _fit_rows(
-    context: typer.Context, rows: str | None, training: CustomTraining, card: str, batch: str, as_json: bool
-) -> None:
-    from experiments.prediction.custom_tables import describe_custom_training
+def _fit_rows(context: typer.Context, rows: str | None, card: str, as_json: bool) -> None:
     from experiments.prediction.fit import fit_row
     from experiments.prediction.service import trace_rows
     from experiments.prediction.tables import fit_as_data, fit_view
 
-    is_custom = "model" in options_given(context)
-    if not is_custom and "/" not in (rows or ""):
+    if "/" not in (rows or ""):
         raise InputError("fit: SUITE/ROW or --model is required")
-    specs = specs_to_predict(context, rows, training, card, batch)
+    specs = specs_to_predict(context, rows, card)
     with progress() as show:
         fits = [fit_row(spec, lambda specs, failed: trace_rows(specs, show, failed)) for spec in specs]
     if as_json:
-        data = [fit_as_data(one) for one in fits]
-        print_json(data[0] if is_custom and len(data) == 1 else data)
+        print_json([*map(fit_as_data, fits)])
     else:
-        if is_custom:
-            say(describe_custom_training(fits[0].requested))
         console().print(*map(fit_view, fits), sep="\n")
 
 

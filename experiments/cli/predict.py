@@ -15,13 +15,13 @@ from experiments.cli.parsing.trainings import (
     RowsOrCommand,
     Training,
     command_after_dashes,
+    describes_model,
     exit_if_script_fails,
     optional_word,
     options_given,
     parse_batches,
     reject_options_of_models,
     reject_options_of_scripts,
-    runs_as_program,
     specs_to_predict,
 )
 from experiments.errors import InputError
@@ -55,34 +55,26 @@ def predict(
     if command := command_after_dashes(context):
         _predict_script(context, card, command, script, as_json)
         return
-    is_custom = "model" in options_given(context)
-    reject_options_of_scripts(context, [] if is_custom else ["all_ranks"])
+    reject_options_of_scripts(context, [] if "model" in options_given(context) else ["all_ranks"])
     rows = optional_word(words, "predict", "SUITE[/ROW]")
-    if runs_as_program(context, rows, training):
+    if describes_model(context, rows, training):
         _predict_model(training, card, parse_batches(batch), as_json)
     else:
-        specs = specs_to_predict(context, rows, training, card, batch)
-        _predict_rows(specs, is_custom, script.all_ranks, as_json)
+        _predict_rows(specs_to_predict(context, rows, card), script.all_ranks, as_json)
 
 
-def _predict_rows(specs: "Sequence[RowSpec]", is_custom: bool, all_ranks: bool, as_json: bool) -> None:
-    from experiments.prediction.custom_tables import custom_predictions_as_data, custom_predictions_view
-    from experiments.prediction.service import reject_if_parameters_exceed_card, trace_all_ranks, trace_rows
+def _predict_rows(specs: "Sequence[RowSpec]", all_ranks: bool, as_json: bool) -> None:
+    from experiments.prediction.service import trace_all_ranks, trace_rows
     from experiments.prediction.tables import prediction_as_data, prediction_tables
 
     failures: list[Exception] = []
     with progress() as show:
         trace = trace_all_ranks if all_ranks else trace_rows
         predictions = trace(specs, show, lambda spec, problem: failures.append(problem))
-    if is_custom and len(specs) == len(predictions) == 1:
-        reject_if_parameters_exceed_card(predictions[0])
     if as_json:
-        if is_custom and predictions:
-            print_json(custom_predictions_as_data(predictions))
-        else:
-            print_json([*map(prediction_as_data, predictions)])
+        print_json([*map(prediction_as_data, predictions)])
     elif predictions:
-        console().print(custom_predictions_view(predictions) if is_custom else prediction_tables(predictions))
+        console().print(prediction_tables(predictions))
     for problem in failures:
         say(str(problem), stderr=True)
     if failures:
@@ -102,12 +94,11 @@ def _predict_model(training: CustomTraining, card: str, batches: list[int], as_j
         with progress() as show, exit_if_script_fails():
             options = ScriptOptions(gpus=variant.gpus_per_process)
             predictions = trace_script(words, names, show, options, f"{variant.model}, batch {variant.batch}", smallest)
-        samples = samples_of_step(variant)
-        data.append({**training_as_data(variant), **script_predictions_as_data(predictions, samples)})
+        samples, sample = samples_of_step(variant), predictions[0].sample
+        data.append({**training_as_data(variant, sample), **script_predictions_as_data(predictions, samples)})
         if not as_json:
-            console().print(
-                describe_training(variant), script_predictions_view(predictions, variant.precision, samples), sep="\n"
-            )
+            view = script_predictions_view(predictions, variant.precision, samples)
+            console().print(describe_training(variant, sample), view, sep="\n")
     if as_json:
         print_json(data[0] if len(data) == 1 else data)
 

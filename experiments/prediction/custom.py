@@ -4,7 +4,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from experiments.suites.choices import Strategy
 from experiments.system.options import option
 
 if TYPE_CHECKING:
@@ -30,7 +29,8 @@ LoopOptimizer = Literal[
     "lion_8bit",
     "deepspeed_cpu",
 ]
-Attention = Literal["sdpa", "eager"]
+LoopStrategy = Literal["auto", "ddp", "fsdp", "fsdp2", "deepspeed_stage_2_offload", "deepspeed_stage_3_offload"]
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
 QuantizedBits = Literal["4bit", "8bit"]
 LOOP_DESCRIPTIONS: dict[Loop, str] = {
     "trainer": "transformers' Trainer",
@@ -38,6 +38,17 @@ LOOP_DESCRIPTIONS: dict[Loop, str] = {
     "lightning": "Lightning's Trainer",
     "litgpt": "LitGPT's model in a Fabric loop",
 }
+LOOP_STRATEGIES: dict[Loop, tuple[LoopStrategy, ...]] = {
+    "trainer": ("auto", "ddp", "fsdp", "fsdp2"),
+    "plain": ("auto", "ddp", "fsdp", "fsdp2"),
+    "lightning": ("auto", "ddp", "fsdp", "deepspeed_stage_2_offload", "deepspeed_stage_3_offload"),
+    "litgpt": ("auto",),
+}
+ROW_LOOPS = ("lightning", "litgpt")
+"""Loops whose trainings run with the code of the labs' rows, and have the settings of a row."""
+TRAINER_MAX_GRADIENT_NORM = 1.0
+"""The norm at which transformers' Trainer clips gradients by default (TrainingArguments.max_grad_norm)."""
+DEFAULT_TOKENS = 512
 DEFAULT_NEW_TOKENS = 128
 MODEL_HELP = (
     "a name that `testbed models` lists, the path of a config.json, or an id on the Hugging Face hub (org/name)"
@@ -48,13 +59,18 @@ MODEL_HELP = (
 class CustomTraining:
     """Options of one custom training or text generation.
 
-    batch: samples per GPU and micro-step, or prompts. seq: tokens per text, or per prompt.
+    batch: samples per GPU and micro-step, or prompts. seq: tokens per text, or per prompt; None: DEFAULT_TOKENS, or
+    fewer if the model has fewer positions.
     """
 
     model: str = option("", f"Model of a custom training: {MODEL_HELP}.", metavar="MODEL")
     card: str = option("", "GPU model; default for rows of a suite: all GPU models of the row.", metavar="CARD")
     batch: int = option(1, "Samples per GPU and micro-step.")
-    seq: int = option(512, "Tokens per text, or with --task generate, per prompt.")
+    seq: int | None = option(
+        None,
+        "Tokens per text (packed: per row of several texts), or with --task generate, per prompt; "
+        f"default: {DEFAULT_TOKENS}, or the model's maximum if it is smaller.",
+    )
     task: Task = option("train", "Training, or text generation by transformers' generate.")
     new_tokens: int | None = option(
         None, f"With --task generate: tokens after each prompt; default: {DEFAULT_NEW_TOKENS}."
@@ -68,7 +84,15 @@ class CustomTraining:
     optim: LoopOptimizer | None = option(
         None, "Optimizer; default: adamw (trainer: fused, other loops: foreach); with DeepSpeed: deepspeed_cpu."
     )
-    strategy: Strategy = option("auto", "How GPUs share the work; auto: DDP on several GPUs.")
+    strategy: LoopStrategy = option(
+        "auto",
+        "How GPUs share the work; auto: DDP on several GPUs; fsdp2: fully_shard, with --loop trainer or plain.",
+    )
+    clip_gradients: float | None = option(
+        None,
+        f"Norm at which gradients are clipped, 0: never; default: {TRAINER_MAX_GRADIENT_NORM} for --loop trainer, "
+        "else 0.",
+    )
     activation_checkpointing: bool = option(
         False, "Recompute activations in the backward pass.", flag="--activation-checkpointing"
     )
@@ -92,7 +116,9 @@ class CustomTraining:
         None, "Model class of transformers; default: the class that config.json names.", metavar="CLASS"
     )
     target_seq: int | None = option(None, "Tokens per target text of an encoder-decoder model; default: as --seq.")
-    attention: Attention | None = option(None, "Attention implementation; default: the model's own.")
+    attention: Attention | None = option(
+        None, "Attention implementation; flash_attention_2 needs a precision in 16 bit; default: the model's own."
+    )
     quantization: QuantizedBits | None = option(None, "Weights in 4 or 8 bit (bitsandbytes); training needs --lora-r.")
     lora_dropout: float | None = option(
         None, "Dropout of the adapters; default: 0.05, or 0 if the experts of the model share a tensor."
@@ -104,8 +130,17 @@ class CustomTraining:
         return self.devices if self.task == "generate" else 1
 
     @property
+    def optimizer(self) -> LoopOptimizer:
+        """Return the optimizer, with the variant of AdamW that the loop uses by default."""
+        if self.optim not in (None, "adamw"):
+            return self.optim
+        if self.optim is None and self.strategy.startswith("deepspeed"):
+            return "deepspeed_cpu"
+        return "adamw_fused" if self.loop == "trainer" else "adamw_foreach"
+
+    @property
     def spec(self) -> "RowSpec":
-        """Return the row to predict: two optimizer steps on texts of one length.
+        """Return the training as a row of two optimizer steps on texts of one length.
 
         Raises InputError if options contradict each other, or if the model cannot be read.
         """

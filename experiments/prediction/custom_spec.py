@@ -1,5 +1,6 @@
 """Build the row of a custom training. The model comes from models.yaml, a config.json or the Hugging Face hub."""
 
+import functools
 import json
 import re
 from collections.abc import Sequence
@@ -8,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from experiments.errors import InputError
-from experiments.prediction.custom import DEFAULT_NEW_TOKENS, MODEL_HELP, CustomTraining
+from experiments.prediction.custom import DEFAULT_NEW_TOKENS, DEFAULT_TOKENS, MODEL_HELP, CustomTraining
 from experiments.prediction.predict import CUSTOM_SUITE, peak_spec
 from experiments.suites.cards import supported_card
-from experiments.suites.choices import Optimizer, Precision, Strategy
+from experiments.suites.choices import Optimizer, Precision
 from experiments.suites.model_limits import impossible_size
 from experiments.suites.models import Model, models
 from experiments.suites.row_spec import RowSpec
@@ -42,6 +43,9 @@ def build_row_spec(training: CustomTraining) -> RowSpec:
     base_model = custom_model or models()[name]
     reject_invalid_numbers(training, base_model, name)
     _reject_options_without_setting(training)
+    if training.loop == "litgpt" and base_model.litgpt is None:
+        names = ", ".join(name for name, model in models().items() if model.litgpt)
+        raise InputError(f"--model {training.model}: with --loop litgpt, allowed: {names}")
     return peak_spec(CUSTOM_SUITE, name, training.card, _build_settings(training, name, base_model), model=custom_model)
 
 
@@ -63,7 +67,7 @@ def reject_invalid_numbers(training: CustomTraining, base_model: Model, name: st
 
 def _reject_options_without_setting(training: CustomTraining) -> None:
     """Raise InputError for an option or a value that the settings of a row do not have."""
-    for field in ("model_class", "target_seq", "attention", "quantization", "lora_dropout"):
+    for field in ("model_class", "target_seq", "attention", "quantization", "lora_dropout", "clip_gradients"):
         if (value := getattr(training, field)) is not None:
             flag = f"--{field.replace('_', '-')} {value}"
             raise InputError(f"{flag}: allowed with --loop trainer, plain; not with {training.loop}")
@@ -77,7 +81,8 @@ def _reject_options_without_setting(training: CustomTraining) -> None:
 
 
 def _build_settings(training: CustomTraining, name: str, base_model: Model) -> Settings:
-    strategy: Strategy = "ddp" if training.strategy == "auto" and training.devices > 1 else training.strategy
+    strategy = "ddp" if training.strategy == "auto" and training.devices > 1 else training.strategy
+    tokens = training.seq or min(DEFAULT_TOKENS, _position_count(base_model) or DEFAULT_TOKENS)
     values = {
         "engine": "litgpt" if training.loop == "litgpt" else "lightning",
         "model": name,
@@ -89,7 +94,7 @@ def _build_settings(training: CustomTraining, name: str, base_model: Model) -> S
         "lr": 1e-4,
         "warmup_steps": 1 if training.loop == "litgpt" else 0,  # LitGPT's schedule divides by it
         "max_epochs": 1,
-        "max_length": training.seq,
+        "max_length": tokens,
         "train_samples": OPTIMIZER_STEPS * training.batch * training.accumulate * training.devices,
         "devices": training.devices,
         "strategy": strategy,
@@ -162,17 +167,25 @@ def _reject_above(limit: int, what: str, training: CustomTraining, fields: Seque
 
 
 def _reject_long_texts(training: CustomTraining, base_model: Model, name: str) -> None:
-    """Raise InputError if a text has more tokens than the model has positions. T5 has no limit (relative positions)."""
-    if _language_model(base_model) == "t5":
-        return
-    options, tokens, allowed = f"--seq {training.seq}", training.seq, "1 to"
+    """Raise InputError if a text has more tokens than the model has positions."""
+    options, tokens, allowed = f"--seq {training.seq}", training.seq or 1, "1 to"
     if training.task == "generate":
         new_tokens = training.new_tokens or DEFAULT_NEW_TOKENS
-        options, tokens, allowed = f"{options} --new-tokens {new_tokens}", tokens + new_tokens, "together at most"
+        new_option = f"--new-tokens {new_tokens}"
+        options = f"{options} {new_option}" if training.seq else f"a prompt and {new_option}"
+        tokens, allowed = tokens + new_tokens, "together at most"
+    positions = _position_count(base_model)
+    if positions is not None and tokens > positions:
+        raise InputError(f"{options}: {name} has {positions} positions; allowed: {allowed} {positions}")
+
+
+def _position_count(base_model: Model) -> int | None:
+    """Return the number of positions that the configuration states; None: none. T5 has relative positions."""
+    if _language_model(base_model) == "t5":
+        return None
     inner = base_model.architecture.get("text_config") or base_model.architecture
     positions = inner.get("max_position_embeddings") or inner.get("n_positions")
-    if isinstance(positions, int) and tokens > positions:
-        raise InputError(f"{options}: {name} has {positions} positions; allowed: {allowed} {positions}")
+    return positions if isinstance(positions, int) else None
 
 
 def _resolve_model(model: str) -> tuple[Model | None, str]:
@@ -218,6 +231,7 @@ def _reject_duplicate_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+@functools.cache
 def _download_config(name: str) -> str:
     """Return the text of the model's config.json on the Hugging Face hub.
 

@@ -1,21 +1,39 @@
 """Describe custom trainings and text generations as small programs, which are traced like a user's script."""
 
 from dataclasses import replace
+from math import inf
+from typing import Literal
 
 from experiments.errors import InputError
-from experiments.prediction.custom import DEFAULT_NEW_TOKENS, LOOP_DESCRIPTIONS, CustomTraining
+from experiments.prediction.custom import (
+    DEFAULT_NEW_TOKENS,
+    LOOP_DESCRIPTIONS,
+    LOOP_STRATEGIES,
+    ROW_LOOPS,
+    TRAINER_MAX_GRADIENT_NORM,
+    CustomTraining,
+    LoopOptimizer,
+)
 from experiments.prediction.custom_spec import find_model, lora_targets, reject_invalid_numbers
 from experiments.prediction.fit import DEFAULT_LORA_RANK, FSDP_GPU_COUNTS
 from experiments.prediction.loops.job import LoopJob, LoopLora
 
 PROGRAMS_PACKAGE = "experiments.prediction.loops"
-ROW_LOOPS = ("lightning", "litgpt")
-"""Loops whose trainings run as rows, like those of the labs; the other loops run as programs."""
+FSDP_VERSIONS: dict[str, Literal[1, 2]] = {"fsdp": 1, "fsdp2": 2}
+OPTIMIZER_NAMES = {
+    "adamw_fused": "AdamW (fused)",
+    "adamw_foreach": "AdamW (foreach)",
+    "adamw_loop": "AdamW (neither fused nor foreach)",
+    "adamw_cpu": "AdamW on the host",
+    "deepspeed_cpu": "DeepSpeed's AdamW on the host",
+}
+"""Names of optimizers in the output if they say more than the value of --optim."""
 GENERATION_PRECISIONS = ("32-true", "bf16-true", "16-true")
 OPTIONS_OF_TRAINING = (
     "accumulate",
     "optim",
     "strategy",
+    "clip_gradients",
     "activation_checkpointing",
     "activation_offload",
     "chunked_loss",
@@ -34,11 +52,20 @@ def program_command(training: CustomTraining) -> list[str]:
 
     Raises InputError if options contradict each other, or if the model cannot be read.
     """
-    module = f"{PROGRAMS_PACKAGE}.{'generate' if training.task == 'generate' else training.loop}"
-    program = [module, build_job(training).model_dump_json(exclude_defaults=True)]
-    if training.devices > training.gpus_per_process:
-        return ["torchrun", "--nproc-per-node", str(training.devices), "-m", *program]
-    return ["python", "-m", *program]
+    program = ["-m", *_program(training)]
+    if training.devices > training.gpus_per_process or training.strategy.startswith("deepspeed"):
+        return ["torchrun", "--nproc-per-node", str(training.devices), *program]
+    return ["python", *program]
+
+
+def _program(training: CustomTraining) -> tuple[str, str]:
+    """Return the module of the program and its argument."""
+    if training.task == "train":
+        _reject_unsupported(training)
+    if training.task == "train" and training.loop in ROW_LOOPS:
+        return f"{PROGRAMS_PACKAGE}.row", training.spec.model_dump_json(exclude_defaults=True)
+    module = "generate" if training.task == "generate" else training.loop
+    return f"{PROGRAMS_PACKAGE}.{module}", build_job(training).model_dump_json(exclude_defaults=True)
 
 
 def build_job(training: CustomTraining) -> LoopJob:
@@ -47,8 +74,6 @@ def build_job(training: CustomTraining) -> LoopJob:
     reject_invalid_numbers(training, model, name)
     if training.task == "generate":
         _reject_options_of_training(training)
-    else:
-        _reject_unsupported(training)
     targets = lora_targets(model, training.lora_targets)
     adapters = LoopLora(r=training.lora_r, targets=targets, dropout=training.lora_dropout) if training.lora_r else None
     return LoopJob(
@@ -60,6 +85,7 @@ def build_job(training: CustomTraining) -> LoopJob:
         accumulate=training.accumulate,
         precision=training.precision,
         optimizer=training.optim or "adamw",
+        clip_norm=training.clip_gradients,
         attention=training.attention,
         quantization=training.quantization,
         checkpointing=training.activation_checkpointing,
@@ -67,29 +93,45 @@ def build_job(training: CustomTraining) -> LoopJob:
         chunked_loss=training.chunked_loss,
         step_in_backward=training.optimizer_in_backward,
         lora=adapters,
-        fsdp=training.strategy == "fsdp",
+        fsdp=FSDP_VERSIONS.get(training.strategy),
         gpus=training.gpus_per_process,
         new_tokens=training.new_tokens or DEFAULT_NEW_TOKENS,
         kv_cache=not training.no_kv_cache,
     )
 
 
-def describe_training(training: CustomTraining) -> str:
-    """Describe the predicted training in one line: loop, batch, precision, optimizer and more."""
+def describe_training(training: CustomTraining, sample: str) -> str:
+    """Describe the predicted training in one line: loop, batch, precision, optimizer and more.
+
+    sample: what a sample is, such as 'a text of 512 tokens'.
+    """
     if training.task == "generate":
-        return _describe_generation(training)
-    loop = LOOP_DESCRIPTIONS[training.loop]
-    words = [f"{training.batch} x {training.accumulate} samples of {training.seq} tokens", training.precision]
-    words.append(training.optim or "adamw")
+        return _describe_generation(training, sample)
+    words = [f"{training.batch} x {training.accumulate} samples, each {sample}", training.precision]
+    words.append(OPTIMIZER_NAMES.get(training.optimizer, training.optimizer))
+    words += [f"gradients clipped at norm {norm:g}"] if (norm := _clip_norm(training)) else []
     words += [f"{training.quantization} weights"] if training.quantization else []
     words += [f"LoRA rank {training.lora_r}"] if training.lora_r else []
+    words += [f"{training.attention} attention"] if training.attention else []
     words += ["activation checkpointing"] if training.activation_checkpointing else []
     words += ["activations on the host"] if training.activation_offload else []
     words += ["chunked loss"] if training.chunked_loss else []
     words += ["optimizer in backward"] if training.optimizer_in_backward else []
-    words += [f"{training.devices} GPUs, {training.strategy}"] if training.devices > 1 else []
+    words += _describe_gpus(training)
     others = ", ".join(name for name in LOOP_DESCRIPTIONS if name != training.loop)
-    return f"loop: {loop} (others: --loop {others}); {', '.join(words)}"
+    return f"loop: {LOOP_DESCRIPTIONS[training.loop]} (others: --loop {others}); {', '.join(words)}"
+
+
+def _clip_norm(training: CustomTraining) -> float:
+    """Return the norm at which the loop clips gradients; 0: it does not clip them."""
+    default = TRAINER_MAX_GRADIENT_NORM if training.loop == "trainer" else 0.0
+    return default if training.clip_gradients is None else training.clip_gradients
+
+
+def _describe_gpus(training: CustomTraining) -> list[str]:
+    if training.devices == 1:
+        return [training.strategy] if training.strategy != "auto" else []
+    return [f"{training.devices} GPUs, {'ddp' if training.strategy == 'auto' else training.strategy}"]
 
 
 def samples_of_step(training: CustomTraining) -> int | None:
@@ -97,15 +139,15 @@ def samples_of_step(training: CustomTraining) -> int | None:
     return training.batch * training.accumulate * training.devices if training.task == "train" else None
 
 
-def training_as_data(training: CustomTraining) -> dict[str, str]:
-    """Return the predicted training as a JSON-compatible object."""
+def training_as_data(training: CustomTraining, sample: str) -> dict[str, str]:
+    """Return the predicted training as a JSON-compatible object. sample: see ``describe_training``."""
     loop = {"loop": training.loop} if training.task == "train" else {}
-    return {"task": training.task, "assumed": describe_training(training), **loop}
+    return {"task": training.task, "assumed": describe_training(training, sample), **loop}
 
 
-def _describe_generation(training: CustomTraining) -> str:
+def _describe_generation(training: CustomTraining, sample: str) -> str:
     new_tokens = training.new_tokens or DEFAULT_NEW_TOKENS
-    words = [f"{training.batch} prompts of {training.seq} tokens and {new_tokens} new tokens each", training.precision]
+    words = [f"{training.batch} samples, each {sample} and {new_tokens} new tokens", training.precision]
     words += [f"{training.quantization} weights"] if training.quantization else []
     words.append("no key-value cache" if training.no_kv_cache else "key-value cache")
     words += [f"layers spread over {training.devices} GPUs"] if training.devices > 1 else []
@@ -113,8 +155,20 @@ def _describe_generation(training: CustomTraining) -> str:
 
 
 def single_changes(training: CustomTraining) -> list[tuple[str, CustomTraining]]:
-    """Return single changes that may save memory, cheapest first, as (description, changed training)."""
-    return _changes_of_generation(training) if training.task == "generate" else _changes_of_training(training)
+    """Return single changes that may save memory, cheapest first, as (description, changed training).
+
+    Changes that contradict the loop or the other options are left out.
+    """
+    changes = _changes_of_generation(training) if training.task == "generate" else _changes_of_training(training)
+    return [change for change in changes if _is_possible(change[1])]
+
+
+def _is_possible(training: CustomTraining) -> bool:
+    try:
+        program_command(training)
+    except InputError:
+        return False
+    return True
 
 
 def _changes_of_generation(training: CustomTraining) -> list[tuple[str, CustomTraining]]:
@@ -143,25 +197,29 @@ def _changes_of_training(training: CustomTraining) -> list[tuple[str, CustomTrai
         changes.append(("precision bf16-true", replace(training, precision="bf16-true")))
     if not training.activation_checkpointing:
         changes.append(("activation checkpointing", replace(training, activation_checkpointing=True)))
-    if (training.optim or "adamw").startswith("adamw") and training.optim != "adamw_8bit":
-        changes.append(("8-bit AdamW", replace(training, optim="adamw_8bit")))
+    has_adamw = training.optimizer.startswith("adamw") and training.optimizer != "adamw_8bit"
+    if has_adamw:
+        name: LoopOptimizer = "adam_8bit" if training.loop in ROW_LOOPS else "adamw_8bit"
+        changes.append(("8-bit Adam" if training.loop in ROW_LOOPS else "8-bit AdamW", replace(training, optim=name)))
     if training.optim not in ("sgd", "sgd_momentum"):
         changes.append(("SGD", replace(training, optim="sgd")))
     if training.lora_r is None:
         changes.append((f"LoRA, rank {DEFAULT_LORA_RANK}", replace(training, lora_r=DEFAULT_LORA_RANK)))
-    if (training.optim or "adamw").startswith("adamw") and training.optim not in ("adamw_8bit", "adamw_cpu"):
+    if has_adamw and training.optimizer != "adamw_cpu":
         changes.append(("AdamW on the host", replace(training, optim="adamw_cpu", optimizer_in_backward=False)))
     if not training.activation_offload:
         changes.append(("activations on the host", replace(training, activation_offload=True)))
     if training.quantization is None:
         quantized = replace(training, quantization="4bit", lora_r=training.lora_r or DEFAULT_LORA_RANK)
         changes.append((f"4-bit weights and LoRA, rank {quantized.lora_r}", quantized))
-    if training.loop == "trainer":
-        changes += [
-            (f"FSDP over {gpus} GPUs", replace(training, devices=gpus, strategy="fsdp"))
-            for gpus in FSDP_GPU_COUNTS
-            if gpus > training.devices and training.quantization is None
-        ]
+    if training.devices == 1 and not training.strategy.startswith("deepspeed"):
+        offload = replace(training, optim=None, strategy="deepspeed_stage_2_offload")
+        changes.append(("DeepSpeed optimizer offload", offload))
+    changes += [
+        (f"FSDP over {gpus} GPUs", replace(training, devices=gpus, strategy="fsdp"))
+        for gpus in FSDP_GPU_COUNTS
+        if gpus > training.devices
+    ]
     return changes
 
 
@@ -178,24 +236,53 @@ def _reject_options_of_training(training: CustomTraining) -> None:
 
 def _may_step_in_backward(training: CustomTraining) -> bool:
     """Return whether gradients are complete and unscaled in each backward pass of this training."""
-    steps_after_each_backward = training.loop == "plain" and training.devices == 1 and training.accumulate == 1
-    return steps_after_each_backward and not training.precision.startswith("16") and training.optim != "adamw_cpu"
+    steps_after_each_backward = training.devices == 1 and training.accumulate == 1 and not training.clip_gradients
+    return (
+        steps_after_each_backward
+        and training.loop != "trainer"
+        and not training.precision.startswith("16")
+        and training.optim not in ("adamw_cpu", "deepspeed_cpu")
+    )
 
 
 def _reject_unsupported(training: CustomTraining) -> None:
-    if training.optimizer_in_backward and not _may_step_in_backward(training):
+    if training.loop not in ROW_LOOPS and training.optimizer_in_backward and not _may_step_in_backward(training):
         raise InputError(
             "--optimizer-in-backward: allowed with --loop plain, lightning, litgpt; --loop plain needs --devices 1,"
-            " --accumulate 1, --precision 32-true, bf16-true or bf16-mixed, and another --optim than adamw_cpu"
+            " --accumulate 1, --precision 32-true, bf16-true or bf16-mixed, no --clip-gradients, and another --optim"
+            " than adamw_cpu"
         )
     if training.new_tokens is not None or training.no_kv_cache:
         option = "--no-kv-cache" if training.no_kv_cache else f"--new-tokens {training.new_tokens}"
         raise InputError(f"{option}: needs --task generate")
-    if training.strategy.startswith("deepspeed") or training.optim == "deepspeed_cpu":
-        raise InputError(f"--strategy {training.strategy}: allowed with --loop lightning only")
-    if training.strategy == "fsdp" and training.loop == "plain":
-        raise InputError("--strategy fsdp: allowed with --loop trainer, lightning, litgpt")
+    if training.clip_gradients is not None and not 0 <= training.clip_gradients < inf:
+        raise InputError(f"--clip-gradients {training.clip_gradients}: allowed: a number of at least 0")
+    if training.optim == "deepspeed_cpu" and not training.strategy.startswith("deepspeed"):
+        allowed = "deepspeed_stage_2_offload, deepspeed_stage_3_offload"
+        raise InputError(f"--optim deepspeed_cpu: needs --loop lightning and --strategy, one of {allowed}")
+    if training.attention == "flash_attention_2" and training.precision == "32-true":
+        allowed = "bf16-true, 16-true, bf16-mixed, 16-mixed"
+        raise InputError(f"--precision 32-true: with --attention flash_attention_2, allowed: {allowed}")
     if training.quantization and training.lora_r is None:
         raise InputError(f"--quantization {training.quantization}: needs --lora-r; quantized weights are not trained")
-    if training.quantization and training.strategy == "fsdp":
-        raise InputError(f"--quantization {training.quantization}: allowed with --strategy auto, ddp; not fsdp")
+    _reject_unsupported_strategy(training)
+
+
+def _reject_unsupported_strategy(training: CustomTraining) -> None:
+    strategy, allowed = training.strategy, LOOP_STRATEGIES[training.loop]
+    if strategy not in allowed:
+        loops = ", ".join(loop for loop, strategies in LOOP_STRATEGIES.items() if strategy in strategies)
+        raise InputError(
+            f"--strategy {strategy}: allowed with --loop {loops}; with {training.loop}, allowed: {', '.join(allowed)}"
+        )
+    if training.loop == "litgpt" and training.devices > 1:
+        raise InputError(f"--devices {training.devices}: with --loop litgpt, allowed: 1")
+    if strategy in ("ddp", *FSDP_VERSIONS) and training.devices == 1:
+        raise InputError(f"--strategy {strategy}: needs --devices 2 or more")
+    if strategy in FSDP_VERSIONS and training.quantization:
+        raise InputError(f"--quantization {training.quantization}: allowed with --strategy auto, ddp; not {strategy}")
+    if strategy in FSDP_VERSIONS and training.loop == "plain" and training.precision == "16-mixed":
+        raise InputError(
+            f"--precision 16-mixed: with --loop plain --strategy {strategy}, allowed: 32-true, bf16-true, 16-true,"
+            " bf16-mixed"
+        )

@@ -56,7 +56,7 @@ def try_changes(training: CustomTraining, fit: ScriptFit, print_line: PrintLine)
     """
     if fit.predictions[training.batch].card.outcome == "fits":
         return []
-    candidates = single_changes(training)
+    candidates = [*_accumulate_smaller_batches(training, fit.largest), *single_changes(training)]
     singles = [_try_change(change, print_line) for change in candidates]
     if any(one.fits for one in singles):
         return singles
@@ -70,6 +70,16 @@ def try_changes(training: CustomTraining, fit: ScriptFit, print_line: PrintLine)
         return [attempt for pair in pairs if (attempt := _try_change(pair, print_line)).fits]
 
     return [*singles, *cheapest_pairs(candidates, combine, try_pairs)]
+
+
+def _accumulate_smaller_batches(training: CustomTraining, largest: int) -> list[NamedChange]:
+    """Return gradient accumulation with a smaller batch: the batch is halved until it fits, or until it is odd."""
+    batch, accumulate = training.batch, training.accumulate
+    while batch % 2 == 0 and (batch > largest or batch == training.batch):
+        batch, accumulate = batch // 2, accumulate * 2
+    if training.task == "generate" or batch == training.batch:
+        return []
+    return [(f"batch {batch}, accumulated {accumulate} times", replace(training, batch=batch, accumulate=accumulate))]
 
 
 def _try_change(change: NamedChange, print_line: PrintLine) -> Attempt:

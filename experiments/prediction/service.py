@@ -124,16 +124,6 @@ class TraceProgress:
         self._print_line(f"predicted {what}: {outcome} ({self._done_count} of {self._total}{left})")
 
 
-def reject_if_parameters_exceed_card(prediction: Prediction) -> None:
-    """Raise InputError if the parameters by themselves exceed the card's capacity."""
-    parameters = prediction.memory.snapshots[0].params_gib
-    if parameters > prediction.usable_gib:
-        raise InputError(
-            f"--card {prediction.spec.card}: the parameters of {prediction.spec.row} take {parameters:.2f} GiB,"
-            f" the card has {prediction.usable_gib:.2f} GiB usable"
-        )
-
-
 def _specs_by_card(suite: Suite, card: str | None, row_id: str | None) -> list[RowSpec]:
     return [
         suite_row_spec(suite, row, name)

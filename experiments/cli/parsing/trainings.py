@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,13 +38,11 @@ BatchList = Annotated[
 ]
 
 
-def runs_as_program(context: typer.Context, rows: str | None, training: CustomTraining) -> bool:
-    """Return whether the training that --model describes is traced as a separate program, not as a row of a suite.
+def describes_model(context: typer.Context, rows: str | None, training: CustomTraining) -> bool:
+    """Return whether --model describes a training, which runs as a separate program, not as a row of a suite.
 
     Raises InputError for --model together with rows, or without --card.
     """
-    from experiments.prediction.loop import ROW_LOOPS
-
     options_set = options_given(context)
     if "model" not in options_set:
         return False
@@ -57,7 +54,7 @@ def runs_as_program(context: typer.Context, rows: str | None, training: CustomTr
         raise InputError(
             f"--model {training.model}: needs --card, one of {', '.join(cards())}, {MEMORY_SIZE_HELP}, or all"
         )
-    return training.task == "generate" or training.loop not in ROW_LOOPS
+    return True
 
 
 @contextmanager
@@ -122,22 +119,17 @@ def options_given(context: typer.Context, cls: type = CustomTraining) -> set[str
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
-def specs_to_predict(
-    context: typer.Context, rows: str | None, training: CustomTraining, card: str, batch: str
-) -> "list[RowSpec]":
-    """Return the rows to predict: rows of suites, or a row for each card and batch of a custom training."""
+def specs_to_predict(context: typer.Context, rows: str | None, card: str) -> "list[RowSpec]":
+    """Return the rows to predict. Raises InputError for options of a model, and for unknown rows and cards."""
     from experiments.prediction.service import select_rows
     from experiments.suites.cards import parse_card_list
     from experiments.suites.suite import user_suites
 
-    if "model" not in (options_set := options_given(context)):
-        if other := options_set - {"card"}:
-            raise InputError(f"--{min(other).replace('_', '-')}: needs --model; a row has its own settings")
-        chosen = parse_card_list(card) if card not in ("", "all") else [None]
-        targets = user_suites() if rows is None and context.params["suite_file"] else [rows]
-        return [spec for target in targets for one in chosen for spec in select_rows(target, one)]
-    batches = parse_batches(batch)
-    return [replace(training, card=name, batch=size).spec for name in parse_card_list(card) for size in batches]
+    if other := options_given(context) - {"card"}:
+        raise InputError(f"--{min(other).replace('_', '-')}: needs --model; a row has its own settings")
+    chosen = parse_card_list(card) if card not in ("", "all") else [None]
+    targets = user_suites() if rows is None and context.params["suite_file"] else [rows]
+    return [spec for target in targets for one in chosen for spec in select_rows(target, one)]
 
 
 def parse_batches(text: str) -> list[int]:

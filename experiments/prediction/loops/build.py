@@ -1,6 +1,7 @@
 """Build the model of a training program: its class, precision, quantization and adapters."""
 
 import inspect
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from transformers.quantizers import AutoHfQuantizer
 
 from experiments.errors import InputError
 from experiments.prediction.loops.job import LoopJob, LoopLora
+from experiments.training.failures import first_line
 from experiments.training.models.activation_offload import offload_activations
 from experiments.training.models.architecture import build_config, has_untied_output_head
 from experiments.training.models.chunked_loss import chunk_causal_loss
@@ -37,6 +39,8 @@ MODEL_TASKS = (
     "AUDIO_CLASSIFICATION",
     "SEQUENCE_CLASSIFICATION",
     "ZERO_SHOT_IMAGE_CLASSIFICATION",
+    "SEMANTIC_SEGMENTATION",
+    "OBJECT_DETECTION",
 )
 """Tasks of model classes, in the order of the search for a class if the configuration names none."""
 LORA_DROPOUT = 0.05
@@ -62,13 +66,15 @@ def build_model(job: LoopJob) -> Any:
         else:
             model = model_class._from_config(config, dtype=dtype, **options)
     except (ValueError, ImportError) as error:
-        raise InputError(f"{model_class.__name__}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{model_class.__name__}: {first_line(error)}") from None
     if has_untied_output_head(job.model):
         _untie_output_head(model)
     if job.checkpointing:
         if not model.supports_gradient_checkpointing:
             raise InputError(f"--activation-checkpointing: {model_class.__name__} does not support it")
         model.gradient_checkpointing_enable()
+    if "return_loss" in input_names(model):
+        model.forward = partial(model.forward, return_loss=True)  # models of texts and images return no loss otherwise
     model_with_adapters = _add_adapters(model, job, job.lora) if job.lora else model
     if job.chunked_loss:
         chunk_causal_loss(model)
@@ -88,15 +94,29 @@ def choose_class(config: PretrainedConfig, job: LoopJob) -> Any:
             raise InputError(f"--model-class {name}: not a model class of transformers")
         if not isinstance(config, model_class.config_class):  # type: ignore[arg-type]
             raise InputError(f"--model-class {name}: does not support model_type {config.model_type}")
-        return model_class
+        return _reject_detector(model_class)
     if job.model_class:
         raise InputError(
             f"--model-class {name}: transformers has no such class; allowed: {', '.join(class_names(config))}"
         )
     possible_names = class_names(config)
     if not possible_names:
-        raise InputError(f"model_type = {config.model_type!r}: transformers has no class that trains it")
-    return getattr(transformers, possible_names[0])
+        tasks = ", ".join(task.lower().replace("_", " ") for task in MODEL_TASKS)
+        raise InputError(
+            f"model_type = {config.model_type!r}: transformers has no class for these tasks: {tasks}; "
+            "--model-class names another class"
+        )
+    return _reject_detector(getattr(transformers, possible_names[0]))
+
+
+def _reject_detector(model_class: Any) -> Any:
+    """Return the class. Raises InputError if its loss depends on the values of boxes, which a phantom device lacks."""
+    if "ObjectDetection" in model_class.__name__:
+        raise InputError(
+            f"{model_class.__name__}: its loss checks and matches boxes by their values, which are unknown without a"
+            " GPU; allowed: classes for other tasks"
+        )
+    return model_class
 
 
 def class_names(config: PretrainedConfig) -> list[str]:

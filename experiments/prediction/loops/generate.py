@@ -10,7 +10,8 @@ import torch
 from experiments.errors import InputError
 from experiments.prediction.loops.build import build_on_gpus, choose_class
 from experiments.prediction.loops.job import LoopJob, run_program
-from experiments.prediction.loops.samples import make_text
+from experiments.prediction.loops.samples import make_text, text_tokens
+from experiments.prediction.script.traced.stated import state_sample
 from experiments.training.models.architecture import build_config
 
 PADDING_TOKEN = 0
@@ -25,7 +26,9 @@ def generate(job: LoopJob) -> None:
         raise InputError(f"{model_class.__name__}: generates no text; use --model-class with a class that does")
     model = build_on_gpus(model_class, config, job).eval()
     model.generation_config.eos_token_id = None
-    prompt = torch.stack([make_text(job.seq, config)] * job.batch).to("cuda")
+    tokens = text_tokens(config, job, job.new_tokens)
+    state_sample(f"a prompt of {tokens} tokens")
+    prompt = torch.stack([make_text(tokens, config)] * job.batch).to("cuda")
     model.generate(
         prompt,
         attention_mask=torch.ones_like(prompt),

@@ -25,9 +25,10 @@ class LoopLora(BaseModel):
 class LoopJob(BaseModel):
     """Settings of one training, or of one text generation.
 
-    batch: samples per GPU and micro-step. seq, target_seq: tokens per text and per target text. offload: keep
-    activations in host memory. chunked_loss: compute the output layer and the loss for a few tokens at a time.
-    step_in_backward: update each parameter in the backward pass.
+    batch: samples per GPU and micro-step. seq, target_seq: tokens per text and per target text; None: a default.
+    clip_norm: norm at which gradients are clipped, 0: never; None: the default of the loop. offload: keep activations
+    in host memory. chunked_loss: compute the output layer and the loss for a few tokens at a time. step_in_backward:
+    update each parameter in the backward pass. fsdp: version of FSDP; None: another strategy.
 
     Three fields are for text generation only. gpus: number of GPUs that share the model's layers. new_tokens: tokens
     after a prompt of ``seq`` tokens. kv_cache: keep the keys and values of earlier tokens.
@@ -37,11 +38,12 @@ class LoopJob(BaseModel):
     model: Model
     model_class: str | None = None
     batch: int = 1
-    seq: int = 512
+    seq: int | None = None
     target_seq: int | None = None
     accumulate: int = 1
     precision: LoopPrecision = "32-true"
     optimizer: LoopOptimizer = "adamw"
+    clip_norm: float | None = None
     attention: Attention | None = None
     quantization: QuantizedBits | None = None
     checkpointing: bool = False
@@ -49,7 +51,7 @@ class LoopJob(BaseModel):
     chunked_loss: bool = False
     step_in_backward: bool = False
     lora: LoopLora | None = None
-    fsdp: bool = False
+    fsdp: Literal[1, 2] | None = None
     gpus: int = 1
     new_tokens: int = 1
     kv_cache: bool = True

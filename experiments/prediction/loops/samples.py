@@ -5,8 +5,10 @@ from typing import Any
 import torch
 
 from experiments.errors import InputError
+from experiments.prediction.custom import DEFAULT_TOKENS
 from experiments.prediction.loops.build import input_names
 from experiments.prediction.loops.job import LoopJob
+from experiments.prediction.script.traced.stated import state_sample
 
 SOUND_SECONDS, SOUND_SAMPLES_PER_S = 10, 16_000
 SPECTRUM_FRAMES, TRANSCRIPT_TOKENS = 1000, 32
@@ -37,10 +39,17 @@ def make_sample(model: Any, job: LoopJob) -> Sample:
     return inputs
 
 
+def make_stated_sample(model: Any, job: LoopJob) -> Sample:
+    """Return the sample of ``make_sample``, and state in words what it is."""
+    sample = make_sample(model, job)
+    state_sample(describe_sample(sample, model.config, job))
+    return sample
+
+
 def _make_inputs(config: Any, names: list[str], job: LoopJob) -> Sample:
     inputs: Sample = {}
     if "input_ids" in names:
-        inputs["input_ids"] = make_text(job.seq, config)
+        inputs["input_ids"] = make_text(text_tokens(config, job), config)
     if "pixel_values" in names and "input_ids" not in names:
         inputs["pixel_values"] = _make_image(config)
     if "pixel_values" in names and ("return_loss" in names or config.model_type in IMAGE_MODEL_TYPES):
@@ -77,11 +86,49 @@ def _make_image(config: Any) -> torch.Tensor:
 
 
 def _make_labels(config: Any, class_name: str, inputs: Sample, job: LoopJob) -> torch.Tensor:
+    if "SemanticSegmentation" in class_name:
+        return torch.ones(inputs["pixel_values"].shape[-2:], dtype=torch.int64)
     if "Classification" in class_name and "Token" not in class_name:
         return torch.tensor(1)
     if config.is_encoder_decoder or class_name.endswith("ForCTC"):
-        return make_text(job.target_seq or (job.seq if "input_ids" in inputs else TRANSCRIPT_TOKENS), config)
+        own_tokens = text_tokens(config, job) if "input_ids" in inputs else TRANSCRIPT_TOKENS
+        return make_text(job.target_seq or own_tokens, config)
     return inputs["input_ids"].clone() if "input_ids" in inputs else torch.tensor(1)
+
+
+def text_tokens(config: Any, job: LoopJob, reserved: int = 0) -> int:
+    """Return the tokens of a text: those of the job, or the default, or fewer if the model has fewer positions.
+
+    reserved: positions of other tokens.
+    """
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    longest = positions - reserved if isinstance(positions, int) else DEFAULT_TOKENS
+    return job.seq or max(1, min(DEFAULT_TOKENS, longest))
+
+
+def describe_sample(sample: Sample, config: Any, job: LoopJob) -> str:
+    """Describe a sample in words, such as 'a text of 512 tokens' or 'an image of 224 x 224 pixels'."""
+    words = []
+    if "input_ids" in sample:
+        shortened = job.seq is None and text_tokens(config, job) < DEFAULT_TOKENS
+        limit = " (the model's maximum)" if shortened else ""
+        role = " for the encoder" if config.is_encoder_decoder else ""
+        words.append(f"a text of {len(sample['input_ids'])} tokens{limit}{role}")
+    if "pixel_values" in sample:
+        height, width = sample["pixel_values"].shape[-2:]
+        words.append(f"an image of {height} x {width} pixels")
+    if "input_features" in sample:
+        words.append("a spectrum of {} x {}".format(*sample["input_features"].shape))
+    if "input_values" in sample:
+        sound = sample["input_values"]
+        seconds = f"{len(sound)} values ({len(sound) / SOUND_SAMPLES_PER_S:g} s)"
+        words.append("a spectrum of {} x {}".format(*sound.shape) if sound.dim() > 1 else f"a sound of {seconds}")
+    labels = sample.get("labels")
+    if config.is_encoder_decoder and labels is not None and labels.dim():
+        words.append(f"a text of {len(labels)} tokens for the decoder")
+    elif "input_ids" not in sample and labels is not None and labels.dim() == 1:
+        words.append(f"a transcript of {len(labels)} tokens")
+    return " and ".join(words)
 
 
 def make_text(length: int, config: Any) -> torch.Tensor:

@@ -10,14 +10,19 @@ from typing import Any
 
 from transformers import Trainer, TrainingArguments
 
+from experiments.prediction.custom import TRAINER_MAX_GRADIENT_NORM
 from experiments.prediction.loops.build import build_model
 from experiments.prediction.loops.job import LoopJob, run_program
 from experiments.prediction.loops.optimizers import find_optimizer
-from experiments.prediction.loops.samples import make_sample
+from experiments.prediction.loops.samples import make_stated_sample
 from provision.temporary import TemporaryFolder
 
 STEPS = 10
-FSDP = {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 1, "use_orig_params": True}}
+FSDP_CONFIGS: dict[int | None, dict[str, Any]] = {
+    None: {},
+    1: {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 1, "use_orig_params": True}},
+    2: {"fsdp": True, "fsdp_config": {"version": 2}},
+}
 
 
 def train(job: LoopJob) -> None:
@@ -27,7 +32,6 @@ def train(job: LoopJob) -> None:
 
 
 def _train(job: LoopJob, folder: Path) -> None:
-    fsdp_options: dict[str, Any] = FSDP if job.fsdp else {}
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=job.batch,
@@ -41,10 +45,11 @@ def _train(job: LoopJob, folder: Path) -> None:
         logging_strategy="no",
         disable_tqdm=True,
         dataloader_pin_memory=False,
-        **fsdp_options,
+        max_grad_norm=TRAINER_MAX_GRADIENT_NORM if job.clip_norm is None else job.clip_norm,
+        **FSDP_CONFIGS[job.fsdp],
     )
     model = build_model(job)
-    data: Any = [make_sample(model, job)] * (job.batch * job.accumulate * arguments.world_size * STEPS)
+    data: Any = [make_stated_sample(model, job)] * (job.batch * job.accumulate * arguments.world_size * STEPS)
     optimizer = find_optimizer(job.optimizer, "adamw_fused")
     Trainer(model, arguments, train_dataset=data, optimizer_cls_and_kwargs=optimizer).train()
 

@@ -65,6 +65,11 @@ class ScriptFit(NamedTuple):
     largest_borderline: int
     predictions: dict[int, BatchPrediction]
 
+    @property
+    def sample(self) -> str:
+        """Return what a sample of a loop of --model is; '' for a script."""
+        return next(iter(self.predictions.values())).prediction.sample
+
 
 def read_batch(command: Sequence[str], flag: str) -> int | None:
     """Return the batch in a command, written `flag N` or `flag=N`; None if the command does not have the flag.

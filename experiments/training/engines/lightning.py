@@ -24,6 +24,11 @@ class TransformersModule(L.LightningModule):
         super().__init__()
         self.probe, self.model = probe, model
 
+    @property
+    def module(self) -> torch.nn.Module:
+        """The trained model, under the name that wrappers such as FSDP give to the model inside."""
+        return self.model
+
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         loss: torch.Tensor = self.model(**batch).loss
         self.probe.after_forward(loss)

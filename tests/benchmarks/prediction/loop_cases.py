@@ -93,7 +93,7 @@ CASES = (
     *(Case(f"{loop} {model}", program(loop, model)) for model in MODELS for loop in ("plain", "trainer")),
     Case("plain llama, DDP", program("plain", "llama"), 2),
     Case("trainer qwen2, DDP", program("trainer", "qwen2"), 2),
-    Case("trainer llama, FSDP", program("trainer", "llama", fsdp=True, optimizer="adamw"), 2),
+    Case("trainer llama, FSDP", program("trainer", "llama", fsdp=1, optimizer="adamw"), 2),
     Case("accelerated.py, DDP", (str(SCRIPTS / "accelerated.py"),), 2),
 )
 

@@ -43,6 +43,7 @@ from tests.support.results.handwritten import (
     write_run,
 )
 from tests.support.runners.fake_predictions import Predictor, stated
+from tests.support.runners.fake_traces import FakeTracer
 from tests.support.services.screens import SCREENS, WIDTHS, check_screen, session, shown
 from tests.support.services.sshd import new_key
 from tests.support.services.terminal import terminal_output
@@ -226,6 +227,7 @@ def test_a_command_shows_the_stored_screen(name, width, relative_folders, machin
     words = [{**relative_folders, "KEY": "key"}.get(word, word) for word in COMMAND_LINES[name].split()]
     if name.startswith(("fit", "predict-")):
         monkeypatch.setattr(service, "predict", Predictor(needed_gib, params_gib=5.0))
+        FakeTracer(needed_gib).install(monkeypatch)
     if name == "status":
         for lease, start in (("llm_a", "2026-11-21T13:00Z"), ("llm_b", "2026-11-22T12:00Z")):
             flags = ["--key", str(tmp_path / "key"), "--hours", "3", "--no-wait", "--yes"]

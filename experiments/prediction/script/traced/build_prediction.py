@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from experiments.prediction.peak import (
     CATEGORIES,
@@ -29,6 +30,7 @@ from experiments.prediction.script.record import (
 from experiments.prediction.script.traced import imports
 from experiments.prediction.script.traced.lines import LineTracker
 from experiments.prediction.script.traced.missing import substitutes
+from experiments.prediction.script.traced.stated import stated_sample
 from experiments.prediction.script.traced.step_times import predict_step_times
 from experiments.prediction.script.traced.watch import TrainingWatcher, whole_size
 from experiments.prediction.times.lag import set_clocks_of
@@ -78,6 +80,7 @@ def build_prediction(
         gpu=gpu,
         gpus=gpus,
         model=_class_name(model) if model else "",
+        sample=stated_sample(),
         parameters=sum(map(whole_size, model_parameters)),
         trainable_parameters=sum(whole_size(one) for one in model_parameters if one.requires_grad),
         optimizers=tuple(watcher.optimizers),
@@ -108,8 +111,13 @@ def _class_name(model: torch.nn.Module) -> str:
         model = inner
     base: Any = getattr(model, "get_base_model", None)
     if base is not None:
-        return f"{type(base()).__name__} with adapters"
-    return type(model).__name__
+        return f"{_built_class(base()).__name__} with adapters"
+    return _built_class(model).__name__
+
+
+def _built_class(model: torch.nn.Module) -> type:
+    """Return the class of the model, without the one that fully_shard derives from it."""
+    return type(model).__bases__[1] if isinstance(model, FSDPModule) else type(model)
 
 
 def _card_prediction(

@@ -1,0 +1,97 @@
+"""Options of `testbed predict --model` for several GPUs and for clipping, and the loops of the labs as programs."""
+
+import json
+from importlib.util import find_spec
+from shutil import which
+
+import pytest
+
+from experiments.prediction.custom import CustomTraining
+from experiments.prediction.loop import program_command
+from experiments.prediction.predict import predict
+from experiments.prediction.script.options import ScriptOptions
+from experiments.prediction.script.trace import trace_script
+from experiments.system.files import GIB
+from tests.experiments.prediction.loops.test_generate import CONFIG
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (find_spec("torch") and which("c++")), reason="needs torch and a C++ compiler"),
+]
+CARD = "a100_80gb"
+
+
+@pytest.fixture
+def training(tmp_path):
+    """Return a training of a tiny model with these options."""
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(CONFIG))
+
+    def build(**options):
+        return CustomTraining(str(path), CARD, **{"batch": 2, "seq": 64} | options)
+
+    return build
+
+
+@pytest.fixture
+def traced(capfd, traces_start_warm):
+    """Return the prediction of a training."""
+
+    def trace(training):
+        (found,) = trace_script(program_command(training), [training.card], lambda _: None, ScriptOptions())
+        capfd.readouterr()
+        return found
+
+    return trace
+
+
+@pytest.mark.parametrize("loop", ["plain", "trainer"])
+@pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
+def test_each_rank_of_fsdp_keeps_its_share_of_parameters_and_optimizer_state(training, traced, loop, strategy):
+    ranks = 4
+    whole = traced(training(loop=loop))
+    found = traced(training(loop=loop, strategy=strategy, devices=ranks, precision="bf16-mixed"))
+    share_gib = 4 * whole.parameters / GIB / ranks
+    assert found.at_peak.params_gib == pytest.approx(share_gib, rel=0.01)
+    assert found.at_peak.optimizer_gib == pytest.approx(2 * share_gib, rel=0.01)
+    assert (found.model, found.ranks) == ("LlamaForCausalLM", ranks)
+
+
+def test_fsdp_gathers_no_more_than_two_blocks_and_the_root_at_a_time(training, traced):
+    ddp, sharded = (
+        traced(training(loop="plain", devices=8, strategy=strategy, precision="bf16-mixed", batch=1, seq=8))
+        for strategy in ("ddp", "fsdp2")
+    )
+    assert sharded.peak_gib < 0.4 * ddp.peak_gib
+
+
+def test_a_plain_loop_clips_gradients_only_if_a_norm_above_zero_is_given(training, traced):
+    options = {"loop": "plain", "optim": "sgd", "batch": 1, "seq": 8}
+    off, on = traced(training(**options)), traced(training(clip_gradients=1.0, **options))
+    assert off.peak_gib == traced(training(clip_gradients=0.0, **options)).peak_gib
+    assert on.cards[0].time.step_s > off.cards[0].time.step_s
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loop": "lightning"},
+        {"loop": "lightning", "devices": 2, "strategy": "fsdp", "precision": "bf16-mixed"},
+        {"loop": "lightning", "strategy": "deepspeed_stage_2_offload", "precision": "bf16-mixed"},
+        {"loop": "litgpt", "model": "tiny-llama-1.1b"},
+    ],
+)
+def test_a_loop_of_the_labs_needs_the_memory_of_its_row_and_names_its_model_and_modules(
+    training, traced, library_cache, options
+):
+    changes = {name: value for name, value in options.items() if name != "model"}
+    asked = training(**changes)
+    if "model" in options:
+        asked = CustomTraining(options["model"], CARD, batch=2, seq=64, **changes)
+    found, (row,) = traced(asked), predict([asked.spec], library_cache)
+    assert (found.peak_gib, found.reserved_gib) == (row.peak_gib, row.reserved_gib)
+    assert found.cards[0].needed_gib == row.needed_gib
+    assert found.model == ("GPT" if asked.loop == "litgpt" else "LlamaForCausalLM")
+    assert found.sample == "a text of 64 tokens"
+    assert found.modules
+    assert found.host_gib >= (row.host_gib or 0.0)
