@@ -12,6 +12,7 @@
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/view_native.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/csrc/distributed/c10d/reducer_timer.hpp>
 
 #include <map>
 
@@ -63,7 +64,7 @@ struct Hooks final : at::CUDAHooksInterface {
   c10::DeviceIndex current_device() const override { return 0; }
   int getNumGPUs() const override { return 1; }
   bool compiledWithCuDNN() const override { return true; }
-  bool supportsBFloat16RNNWithCuDNN() const override { return true; }
+  bool supportsBFloat16RNNWithCuDNN() const { return true; }  // overrides since PyTorch 2.10
   // PyTorch's own kernels for the normalization of batches need the same memory as cuDNN's.
   double batchnormMinEpsilonCuDNN() const override { return std::numeric_limits<double>::infinity(); }
   bool isPinnedPtr(const void* data) const override { return is_pinned(data); }
@@ -163,6 +164,12 @@ void replace_writes_on_host() {
   library.impl("uniform_", TORCH_FN(phantom::uniform_on_host));
 }
 
+// Let DDP measure no times on the GPU, as in PyTorch's build without CUDA. The other build's timer needs a driver.
+void remove_timer_of_ddp() {
+  c10d::TimerRegistry()->Register(
+      c10::DeviceType::CUDA, [](c10::Device) { return std::unique_ptr<c10d::Timer>(); }, c10::REGISTRY_PREFERRED);
+}
+
 extern "C" {
 
 // Set the properties of the card: its attention kernels, the size of a cuBLAS workspace in bytes, its multiprocessors.
@@ -171,9 +178,10 @@ void phantom_install(
     int64_t workspace_bytes, int64_t multiprocessors) {
   static bool registered = false;
   if (!registered) {
-    c10::impl::registerDeviceGuard(c10::DeviceType::CUDA, new phantom::Guard());
+    c10::impl::DeviceGuardImplRegistrar(c10::DeviceType::CUDA, new phantom::Guard());
     replace_kernels("aten");
     add_operations();
+    remove_timer_of_ddp();
   }
   registered = true;
   phantom::card.flash = flash;
