@@ -120,7 +120,8 @@ def _describe_progress(
 def _traces_at_a_time() -> int:
     """Return how many traces run side by side: one for each CPU, if each may need as much memory as the largest yet."""
     largest_yet_bytes = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return max(1, min(len(os.sched_getaffinity(0)), psutil.virtual_memory().available // (largest_yet_bytes or 1)))
+    fitting = psutil.virtual_memory().available // max(1, largest_yet_bytes)
+    return max(1, min(os.cpu_count() or 1, int(fitting)))
 
 
 def _card_list(group: Sequence[str]) -> str:
@@ -176,13 +177,12 @@ def _start_trace(job: Job, place: ExecutionPlace, shown: bool) -> Iterator[Calla
     with TemporaryFolder("script") as folder:
         job_file, out = folder / "job.json", folder / "prediction.json"
         job_file.write_text(json.dumps(job), encoding="utf-8")
-        output = sys.stderr.fileno() if shown else subprocess.DEVNULL
         with process_group(
             [*place.command_prefix, sys.executable, "-m", TRACING_MODULE, str(job_file), str(out)],
             cwd=place.folder,
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
+            stdout=sys.stderr.fileno() if shown else subprocess.DEVNULL,
+            stderr=None if shown else subprocess.DEVNULL,
             env={**os.environ, **place.environment, "PYTHONPATH": _python_path()},
         ) as process:
             yield lambda: _read_result(process.wait(), out)

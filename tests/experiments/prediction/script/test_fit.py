@@ -90,7 +90,7 @@ def test_the_table_marks_the_largest_batch_that_fits_and_says_what_is_likely_if_
 
 
 def test_several_cards_are_shown_in_one_table_with_the_largest_batch_for_each(capsys):
-    traces = SharedTraces(["a100_80gb", "3GiB"], lambda batch, cards: [predicted(cards, 2.0 * batch + 1.0)])
+    traces = SharedTraces[int](["a100_80gb", "3GiB"], lambda batch, cards: [predicted(cards, 2.0 * batch + 1.0)])
     console().print(largest_batches_view(traces.fit_batches(8, lambda batch: batch), "--bs"))
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == "largest --bs that fits each card, GiB on one GPU"
