@@ -12,11 +12,11 @@
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/view_native.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
-#include <torch/csrc/distributed/c10d/reducer_timer.hpp>
 
 #include <map>
 
 #include "card.h"
+#include "ddp.h"
 #include "host.h"
 #include "operations.h"
 #include "recurrent.h"
@@ -164,12 +164,6 @@ void replace_writes_on_host() {
   library.impl("uniform_", TORCH_FN(phantom::uniform_on_host));
 }
 
-// Let DDP measure no times on the GPU, as in PyTorch's build without CUDA. The other build's timer needs a driver.
-void remove_timer_of_ddp() {
-  c10d::TimerRegistry()->Register(
-      c10::DeviceType::CUDA, [](c10::Device) { return std::unique_ptr<c10d::Timer>(); }, c10::REGISTRY_PREFERRED);
-}
-
 extern "C" {
 
 // Set the properties of the card: its attention kernels, the size of a cuBLAS workspace in bytes, its multiprocessors.
@@ -181,7 +175,7 @@ void phantom_install(
     c10::impl::DeviceGuardImplRegistrar(c10::DeviceType::CUDA, new phantom::Guard());
     replace_kernels("aten");
     add_operations();
-    remove_timer_of_ddp();
+    phantom::remove_timer_of_ddp();
   }
   registered = true;
   phantom::card.flash = flash;
