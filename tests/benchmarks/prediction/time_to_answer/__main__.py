@@ -4,8 +4,10 @@
 
 Two trainings are predicted: the loop of `--model` with transformers' Trainer, and a script whose weights are missing
 (`--fake-weights`). Each prediction follows a process that only imports the packages of the training. The overhead is
-the time of the whole prediction less that of the imports, which the training needs on a GPU, too. The library of the
-phantom device is compiled before. The host memory is the resident memory of the largest process.
+the time of the whole prediction less that of the imports, which the training needs on a GPU, too. On a machine with
+other programs, the CPU time varies less than the elapsed time. It can be shorter for a prediction, which ends its
+traced process without Python's clean-up. The library of the phantom device is compiled before. The host memory is the
+resident memory of the largest process.
 """
 
 import argparse
@@ -41,19 +43,14 @@ def measure(command: Sequence[str]) -> Cost:
 
 
 def compare(imports: Sequence[Cost], predictions: Sequence[Cost]) -> Cost:
-    """Return the medians over the rounds, and the largest host memory of a prediction."""
-
-    def overhead(name: str) -> float:
-        pairs = zip(imports, predictions, strict=True)
-        return median(whole[name] - alone[name] for alone, whole in pairs)
-
-    return {
-        "imports_s": median(one["elapsed_s"] for one in imports),
-        "prediction_s": median(one["elapsed_s"] for one in predictions),
-        "overhead_s": overhead("elapsed_s"),
-        "overhead_cpu_s": overhead("cpu_s"),
-        "host_gib": max(one["host_gib"] for one in predictions),
-    }
+    """Return the median seconds of the imports, the predictions and the difference, and the largest host memory."""
+    found = {}
+    for name in ("elapsed_s", "cpu_s"):
+        pairs = [(alone[name], whole[name]) for alone, whole in zip(imports, predictions, strict=True)]
+        found[f"imports_{name}"] = median(alone for alone, _ in pairs)
+        found[f"prediction_{name}"] = median(whole for _, whole in pairs)
+        found[f"overhead_{name}"] = median(whole - alone for alone, whole in pairs)
+    return found | {"host_gib": max(one["host_gib"] for one in predictions)}
 
 
 def write_config(folder: Path) -> str:
