@@ -68,28 +68,31 @@ def _fit_model(training: CustomTraining, card: str, batches: list[int], as_json:
         attempts_table,
         describe_fastest_change,
         fit_program,
+        trace_programs,
         try_changes,
     )
-    from experiments.prediction.script.fit import fit_as_data, fit_view
+    from experiments.prediction.script.fit import fit_as_data, fit_view, largest_batches_view
     from experiments.suites.cards import parse_card_list
 
-    data = []
-    for variant in (replace(training, card=name, batch=size) for name in parse_card_list(card) for size in batches):
+    names, data = parse_card_list(card), []
+    for variant in (replace(training, card=names[0], batch=size) for size in batches):
+        batches_per_step = samples_of_step(replace(variant, batch=1))
         with progress() as show, exit_if_script_fails():
-            fit_result = fit_program(variant, show)
-            tried = try_changes(variant, fit_result, show)
-        changes, batches_per_step = attempts_as_data(tried), samples_of_step(replace(variant, batch=1))
-        sample = fit_result.sample
-        data.append(
-            {**training_as_data(variant, sample), **fit_as_data(fit_result, batches_per_step), "changes": changes}
-        )
-        if not as_json:
-            lines = (
-                describe_training(variant, sample),
-                fit_view(fit_result, "--batch", batches_per_step),
-                *describe_fastest_change(tried),
-            )
-            console().print(*lines, attempts_table(tried), sep="\n")
+            traces = trace_programs(names, show)
+            fits = fit_program(variant, traces)
+            tried = [try_changes(variant, one, traces) for one in fits]
+        sample = fits[0].sample
+        for one, changes in zip(fits, tried, strict=True):
+            found = {**fit_as_data(one, batches_per_step), "changes": attempts_as_data(changes)}
+            data.append({**training_as_data(variant, sample), **found})
+        if as_json:
+            continue
+        console().print(describe_training(variant, sample))
+        if len(fits) > 1:
+            console().print(largest_batches_view(fits, "--batch"))
+        for one, changes in zip(fits, tried, strict=True):
+            lines = fit_view(one, "--batch", batches_per_step), *describe_fastest_change(changes)
+            console().print(*lines, attempts_table(changes), sep="\n")
     if as_json:
         print_json(data[0] if len(data) == 1 else data)
 
@@ -113,9 +116,17 @@ def _fit_rows(context: typer.Context, rows: str | None, card: str, as_json: bool
 def _fit_script(
     context: typer.Context, card: str, command: list[str], flag: str | None, script: ScriptOptions, as_json: bool
 ) -> None:
-    from experiments.prediction.script.fit import FIRST_BATCH, fit_as_data, fit_batches, fit_view, read_batch, set_batch
+    from experiments.prediction.script.fit import (
+        FIRST_BATCH,
+        SharedTraces,
+        fit_as_data,
+        fit_view,
+        largest_batches_view,
+        read_batch,
+        set_batch,
+    )
     from experiments.prediction.script.trace import trace_script
-    from experiments.suites.cards import MEMORY_SIZE_HELP, cards, supported_card
+    from experiments.suites.cards import MEMORY_SIZE_HELP, cards, parse_card_list
 
     reject_options_of_models(context)
     if flag is None:
@@ -123,16 +134,13 @@ def _fit_script(
             "fit -- COMMAND: needs --batch-flag, the script's option for its batch size, such as --batch-size"
         )
     if not card:
-        raise InputError(f"fit -- COMMAND: needs --card, one of {', '.join(cards())}, {MEMORY_SIZE_HELP}")
-    if card == "all":
-        raise InputError(f"fit -- COMMAND: --card all: needs one card of {', '.join(cards())}, {MEMORY_SIZE_HELP}")
-    supported_card(card, "--card")
-    first = read_batch(command, flag) or FIRST_BATCH
+        raise InputError(f"fit -- COMMAND: needs --card, one of {', '.join(cards())}, {MEMORY_SIZE_HELP}, or all")
+    names, first = parse_card_list(card), read_batch(command, flag) or FIRST_BATCH
     with progress() as show, exit_if_script_fails():
-        fit_result = fit_batches(
-            first, lambda batch: trace_script(set_batch(command, flag, batch), [card], show, script)
-        )
+        traces = SharedTraces[tuple[str, ...]](names, lambda words, group: trace_script(words, group, show, script))
+        fits = traces.fit_batches(first, lambda batch: tuple(set_batch(command, flag, batch)))
     if as_json:
-        print_json(fit_as_data(fit_result))
+        data = [fit_as_data(one) for one in fits]
+        print_json(data[0] if len(data) == 1 else data)
     else:
-        console().print(fit_view(fit_result, flag))
+        console().print(fit_view(fits[0], flag) if len(fits) == 1 else largest_batches_view(fits, flag))

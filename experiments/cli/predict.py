@@ -11,7 +11,7 @@ from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json, SuiteFile, expand_options
 from experiments.cli.parsing.trainings import (
     BatchList,
-    CardList,
+    CardsOrSmallest,
     RowsOrCommand,
     Training,
     command_after_dashes,
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from experiments.suites.row_spec import RowSpec
 
 app = Commands()
-SMALLEST = "smallest"
 
 
 @app.command()
@@ -42,7 +41,7 @@ def predict(
     training: Training,
     script: ScriptOptions,
     words: RowsOrCommand = None,
-    card: CardList = "",
+    card: CardsOrSmallest = "",
     batch: BatchList = "1",
     suite_file: SuiteFile = None,  # noqa: ARG001 - specs_to_predict reads it from the context
     as_json: Json = False,
@@ -85,10 +84,9 @@ def _predict_model(training: CustomTraining, card: str, batches: list[int], as_j
     from experiments.prediction.loop import describe_training, program_command, samples_of_step, training_as_data
     from experiments.prediction.script.trace import trace_script
     from experiments.prediction.script.view import script_predictions_as_data, script_predictions_view
-    from experiments.suites.cards import parse_card_list
+    from experiments.suites.cards import parse_cards_or_smallest
 
-    smallest = card == SMALLEST
-    names, data = parse_card_list("all" if smallest else card), []
+    (names, smallest), data = parse_cards_or_smallest(card), []
     for variant in (replace(training, card=names[0], batch=size) for size in batches):
         words = program_command(variant)
         with progress() as show, exit_if_script_fails():
@@ -108,12 +106,11 @@ def _predict_script(
 ) -> None:
     from experiments.prediction.script.trace import trace_script
     from experiments.prediction.script.view import script_predictions_as_data, script_predictions_view
-    from experiments.suites.cards import parse_card_list
+    from experiments.suites.cards import parse_cards_or_smallest
 
     reject_options_of_models(context)
-    smallest = card == SMALLEST
+    names, smallest = parse_cards_or_smallest(card)
     with progress() as show, exit_if_script_fails():
-        names = parse_card_list("all" if smallest or not card else card)
         predictions = trace_script(command, names, show, script, only_smallest_card=smallest)
     if as_json:
         print_json(script_predictions_as_data(predictions))

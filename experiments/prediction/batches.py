@@ -1,6 +1,6 @@
 """Search for the largest batch that fits a card, with few predictions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 LARGEST_BATCH = 4096
@@ -22,13 +22,20 @@ PredictionT = TypeVar("PredictionT", bound=HasMargin)
 class BatchSearch(Generic[PredictionT]):
     """Search over the batch size. The free memory falls approximately linearly with the batch size.
 
-    predictions: the predictions so far, by batch size.
+    predictions: the predictions so far, by batch size. The search begins with ``batch``, half of it and the batch sizes
+    ``known``.
     """
 
-    def __init__(self, batch: int, predict: Callable[[Sequence[int]], Sequence[PredictionT]]) -> None:
+    def __init__(
+        self,
+        batch: int,
+        predict: Callable[[Sequence[int]], Sequence[PredictionT]],
+        known: Iterable[int] = (),
+    ) -> None:
         self._predict = predict
-        first_two = (batch, batch // 2 or 2)
-        self.predictions = dict(zip(first_two, predict(first_two), strict=True))
+        first = tuple(dict.fromkeys((batch, batch // 2 or 2, *known)))
+        self.predictions = dict(zip(first, predict(first), strict=True))
+        self._max_interpolated = len(first) - 2 + MAX_INTERPOLATIONS
 
     def predict_batch(self, batch: int) -> PredictionT:
         """Return the prediction of a batch size; predict it if it is new."""
@@ -56,6 +63,6 @@ class BatchSearch(Generic[PredictionT]):
         (closest_batch, margin), (second_batch, second_margin) = by_distance[:2]
         slope = (second_margin - margin) / (second_batch - closest_batch)
         guess = int(closest_batch - margin / slope) if slope < 0 else MAX_GROWTH_FACTOR * max(low, 1)
-        if len(margins) > MAX_INTERPOLATIONS:
+        if len(margins) > self._max_interpolated:
             guess = (low + high) // 2
         return min(max(guess, low + 1), high - 1, MAX_GROWTH_FACTOR * max(margins))

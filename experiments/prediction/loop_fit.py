@@ -9,7 +9,7 @@ from experiments.prediction.custom import CustomTraining
 from experiments.prediction.fit import cheapest_pairs
 from experiments.prediction.loop import program_command, samples_of_step, single_changes
 from experiments.prediction.outcome_tables import outcome_cells, outcomes_table
-from experiments.prediction.script.fit import BatchPrediction, ScriptFit, fit_batches, prediction_with_highest_need
+from experiments.prediction.script.fit import BatchPrediction, ScriptFit, SharedTraces
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
 from experiments.prediction.script.speed import SAMPLES_COLUMN, STEP_COLUMN, describe_fastest, samples_per_s
@@ -39,25 +39,42 @@ class Attempt(NamedTuple):
         return self.batch_prediction is not None and self.batch_prediction.card.outcome == "fits"
 
 
-def fit_program(training: CustomTraining, print_line: PrintLine) -> ScriptFit:
-    """Return the largest batch of the training that fits its card. Raises InputError and ScriptFailed.
+def trace_programs(card_names: Sequence[str], print_line: PrintLine) -> SharedTraces[NamedChange]:
+    """Return the predictions of trainings for these cards, which are traced when they are needed.
 
     print_line: called with each line of progress.
     """
-    return fit_batches(
-        training.batch, lambda batch: _trace(replace(training, batch=batch), f"batch {batch}", print_line)
-    )
+
+    def trace(change: NamedChange, group: Sequence[str]) -> list[ScriptPrediction]:
+        name, training = change
+        options = ScriptOptions(gpus=training.gpus_per_process)
+        return trace_script(program_command(training), group, print_line, options, f"{training.model}, {name}")
+
+    return SharedTraces(card_names, trace)
 
 
-def try_changes(training: CustomTraining, fit: ScriptFit, print_line: PrintLine) -> list[Attempt]:
-    """Predict the training with each single change, cheapest first; return nothing if it fits unchanged.
+def fit_program(training: CustomTraining, traces: SharedTraces[NamedChange]) -> list[ScriptFit]:
+    """Return the largest batch of the training for each card of ``traces``. Raises InputError and ScriptFailed."""
+    return traces.fit_batches(training.batch, lambda batch: (f"batch {batch}", replace(training, batch=batch)))
 
-    If no single change fits, the cheapest pairs of changes that fit are added.
+
+def try_changes(training: CustomTraining, fit: ScriptFit, traces: SharedTraces[NamedChange]) -> list[Attempt]:
+    """Predict the training with each single change, cheapest first, on the card of ``fit``.
+
+    Return nothing if the training fits unchanged. If no single change fits, add the cheapest pairs of changes that fit.
     """
     if fit.predictions[training.batch].card.outcome == "fits":
         return []
+
+    def try_change(change: NamedChange) -> Attempt:
+        name, changed = change
+        try:
+            return Attempt(name, traces.predict(change, fit.card.card), samples_of_step(changed))
+        except (InputError, ScriptFailed) as problem:
+            return Attempt(name, None, reason=str(problem))
+
     candidates = [*_accumulate_smaller_batches(training, fit.largest), *single_changes(training)]
-    singles = [_try_change(change, print_line) for change in candidates]
+    singles = [try_change(change) for change in candidates]
     if any(one.fits for one in singles):
         return singles
     changed_once = [changed for _, changed in candidates]
@@ -67,7 +84,7 @@ def try_changes(training: CustomTraining, fit: ScriptFit, print_line: PrintLine)
         return None if changed is None or changed in changed_once else (f"{cheaper[0]}; {costlier[0]}", changed)
 
     def try_pairs(pairs: Sequence[NamedChange]) -> list[Attempt]:
-        return [attempt for pair in pairs if (attempt := _try_change(pair, print_line)).fits]
+        return [attempt for pair in pairs if (attempt := try_change(pair)).fits]
 
     return [*singles, *cheapest_pairs(candidates, combine, try_pairs)]
 
@@ -80,20 +97,6 @@ def _accumulate_smaller_batches(training: CustomTraining, largest: int) -> list[
     if training.task == "generate" or batch == training.batch:
         return []
     return [(f"batch {batch}, accumulated {accumulate} times", replace(training, batch=batch, accumulate=accumulate))]
-
-
-def _try_change(change: NamedChange, print_line: PrintLine) -> Attempt:
-    name, training = change
-    try:
-        predictions = _trace(training, name, print_line)
-    except (InputError, ScriptFailed) as problem:
-        return Attempt(name, None, reason=str(problem))
-    return Attempt(name, prediction_with_highest_need(predictions), samples_of_step(training))
-
-
-def _trace(training: CustomTraining, what: str, print_line: PrintLine) -> list[ScriptPrediction]:
-    options = ScriptOptions(gpus=training.gpus_per_process)
-    return trace_script(program_command(training), [training.card], print_line, options, f"{training.model}, {what}")
 
 
 def attempts_as_data(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:

@@ -241,10 +241,10 @@ def _describe_largest_batch(fit: Fit) -> str:
     if fit.largest_borderline is None:
         return "not even a batch of 1 fits"
     if fit.largest is None:
-        return f"no batch certainly fits; borderline up to {_batch_size(fit.largest_borderline)}"
+        return f"no batch certainly fits; borderline, probably fits: up to {_batch_size(fit.largest_borderline)}"
     words = f"largest batch that fits: {_batch_size(fit.largest)}, peak {fit.largest.peak_gib:.2f} GiB"
     if _batch_size(fit.largest_borderline) > _batch_size(fit.largest):
-        words += f"; borderline up to {_batch_size(fit.largest_borderline)}"
+        words += f"; borderline, probably fits: up to {_batch_size(fit.largest_borderline)}"
     return f"{words} (larger batches were not tried)" if _batch_size(fit.largest_borderline) == LARGEST_BATCH else words
 
 

@@ -21,6 +21,9 @@ MAX_CARD_GIB = 1024
 REFERENCE_CARD = "a100_80gb"
 """A card that is given only as a size is assumed to have the kernels and data types of this card."""
 MEMORY_SIZE_HELP = "or a size such as 24GiB"
+EVERY_CARD = "all"
+SMALLEST_CARD = "smallest"
+"""Word in place of a card: of the listed cards, or of all, only the smallest that fits is searched."""
 IMAGE_CUDA = "13.0"
 """CUDA version of PyTorch in the project's container image. A test compares it with containers/Dockerfile."""
 MIN_CAPABILITY = {"CUDA 13": 7.5, "CUDA 12.6": 5.0}
@@ -146,16 +149,32 @@ def supported_card(name: str, where: str) -> Card:
 
 
 def parse_card_list(text: str) -> list[str]:
-    """Return the names in a comma-separated list of cards, or for 'all' every card that PyTorch runs on.
+    """Return the names in a comma-separated list of cards; the word 'all' stands for every card that PyTorch runs on.
 
-    A name may be a size, such as 24GiB. Raises InputError for an unknown card and for a card that is too old.
+    A name may be a size, such as 24GiB. Raises InputError for an unknown card, for a card that is too old, and for the
+    word 'smallest'.
     """
-    if text == "all":
-        return [name for name, card in cards().items() if card.pytorch_build != "none"]
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        supported_card(name, "--card")
-    return list(dict.fromkeys(names))
+    words = [word.strip() for word in text.split(",")]
+    if SMALLEST_CARD in words:
+        raise InputError(
+            f"--card {text}: '{SMALLEST_CARD}' is allowed in testbed predict, for a script or for --model with --loop "
+            f"trainer or plain; allowed here: {', '.join(cards())}, {MEMORY_SIZE_HELP}, or {EVERY_CARD}"
+        )
+    for word in words:
+        if word != EVERY_CARD:
+            supported_card(word, "--card")
+    supported = [name for name, card in cards().items() if card.pytorch_build != "none"]
+    return list(dict.fromkeys(name for word in words for name in (supported if word == EVERY_CARD else [word])))
+
+
+def parse_cards_or_smallest(text: str) -> tuple[list[str], bool]:
+    """Return the cards in a comma-separated list, and whether only the smallest that fits is searched among them.
+
+    Without a card, the list contains every card. Raises the errors of ``parse_card_list``.
+    """
+    words = [word.strip() for word in text.split(",")]
+    others = ",".join(word for word in words if word != SMALLEST_CARD)
+    return parse_card_list(others or EVERY_CARD), SMALLEST_CARD in words
 
 
 def card_of_device(device_name: str, memory_gib: float | None = None) -> str | None:

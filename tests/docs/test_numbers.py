@@ -111,6 +111,19 @@ def test_the_page_states_the_stored_errors_of_host_times_in_forward_and_backward
     assert f"mean error is {forward} for a forward pass and {backward} for a backward pass." in page()
 
 
+def test_the_page_states_the_stored_time_and_memory_of_a_prediction() -> None:
+    costs = json.loads((EVIDENCE / "prediction_h200" / "time_to_answer.json").read_text())["costs"]
+
+    def both(name: str) -> tuple[str, str]:
+        return f"{costs['--model'][name]:.1f}", f"{costs['script'][name]:.1f}"
+
+    model, script = both("overhead_elapsed_s")
+    assert f"took {model} s longer than the imports of the training alone with `--model`, and {script} s for" in page()
+    predictions, imports = " and ".join(both("prediction_cpu_s")), " and ".join(both("imports_cpu_s"))
+    assert f"predictions needed {predictions} s of CPU time, the imports alone {imports} s." in page()
+    assert f"The largest process needed {' and '.join(both('host_gib'))} GiB of host memory" in page()
+
+
 def test_the_page_states_the_same_constants_for_host_times_as_the_code() -> None:
     assert f"In a backward pass, it is {HOST_FACTORS['backward']} times the sum" in page()
     assert f"the host also needs {1000 * HOST_FACTORS['kernel choices']} ms, in which cuBLAS or cuDNN" in page()

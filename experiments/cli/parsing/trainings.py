@@ -25,12 +25,15 @@ RowsOrCommand = Annotated[
     typer.Argument(metavar="SUITE[/ROW] | -- COMMAND", help="Rows of a suite, or a training script's command line."),
 ]
 Training = Annotated[CustomTraining, OmitFields("card", "batch")]
-CardList = Annotated[
+CARDS_HELP = "GPU models, or memory sizes such as 24GiB; all: every GPU model"
+CARDS_DEFAULT_HELP = "Default for rows: each row's GPU models."
+CardList = Annotated[str, typer.Option(metavar="CARD,...", help=f"{CARDS_HELP}. {CARDS_DEFAULT_HELP}")]
+CardsOrSmallest = Annotated[
     str,
     typer.Option(
         metavar="CARD,...",
-        help="GPU models, or memory sizes such as 24GiB; all: every GPU model; smallest: the smallest that fits. "
-        "Default for rows: each row's GPU models.",
+        help=f"{CARDS_HELP}; smallest: only the smallest that fits, of the listed ones or of all (scripts, and --model "
+        f"with --loop trainer or plain). {CARDS_DEFAULT_HELP}",
     ),
 ]
 BatchList = Annotated[
@@ -122,12 +125,12 @@ def options_given(context: typer.Context, cls: type = CustomTraining) -> set[str
 def specs_to_predict(context: typer.Context, rows: str | None, card: str) -> "list[RowSpec]":
     """Return the rows to predict. Raises InputError for options of a model, and for unknown rows and cards."""
     from experiments.prediction.service import select_rows
-    from experiments.suites.cards import parse_card_list
+    from experiments.suites.cards import EVERY_CARD, parse_card_list
     from experiments.suites.suite import user_suites
 
     if other := options_given(context) - {"card"}:
         raise InputError(f"--{min(other).replace('_', '-')}: needs --model; a row has its own settings")
-    chosen = parse_card_list(card) if card not in ("", "all") else [None]
+    chosen = parse_card_list(card) if card not in ("", EVERY_CARD) else [None]
     targets = user_suites() if rows is None and context.params["suite_file"] else [rows]
     return [spec for target in targets for one in chosen for spec in select_rows(target, one)]
 

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,8 @@ from experiments.results.provenance import versions
 from experiments.suites.attention_kernels import KernelProperties
 
 SOURCES = Path(__file__).parent
+OLDEST_VERSIONS = {"torch": ("PyTorch", 2, 9), "transformers": ("Transformers", 5, 0)}
+"""The name of a package, and its oldest version that predictions were tested with (older Transformers: the labs')."""
 CALLBACK_TYPE = ctypes.CFUNCTYPE(None)
 NO_CALLBACK = CALLBACK_TYPE()
 
@@ -233,17 +235,13 @@ def load(cache: Path) -> Phantom:
     """Return the device, compiled at first use and cached under ``cache``.
 
     Call this function before torch is imported. Raises InputError if PyTorch or a C++ compiler is missing, or if
-    Transformers has the labs' version 4.
+    PyTorch or Transformers is too old.
     """
     assert "torch" not in sys.modules, "the phantom device must exist before torch looks for one"
     found = importlib.util.find_spec("torch")
     if found is None or found.origin is None:
         raise InputError("predictions need PyTorch, which is not installed; install it with: pip install .[train]")
-    if (installed := versions().get("transformers", "")).startswith("4."):
-        raise InputError(
-            f"predictions need Transformers 5, but {installed} is installed; "
-            "install the versions of containers/current.txt"
-        )
+    reject_old_packages(versions())
     torch = Path(found.origin).parent
     for name in ("libtorch_cpu.so", "libtorch_cuda.so"):
         if (torch / "lib" / name).exists():
@@ -259,6 +257,17 @@ def load(cache: Path) -> Phantom:
     library.phantom_operation_key.restype = ctypes.c_char_p
     library.phantom_live_allocations.restype = ctypes.c_int64
     return Phantom(library)
+
+
+def reject_old_packages(installed: Mapping[str, str]) -> None:
+    """Raise InputError if the version of a package is older than predictions need. installed: version by package."""
+    for package, (name, *oldest) in OLDEST_VERSIONS.items():
+        version = installed.get(package)
+        if version and [int(number) for number in version.split(".")[:2]] < oldest:
+            raise InputError(
+                f"predictions need {name} {oldest[0]}.{oldest[1]} or newer, but {version} is installed; "
+                "install the versions of containers/current.txt"
+            )
 
 
 def compiled_library(cache: Path, torch: Path) -> Path:

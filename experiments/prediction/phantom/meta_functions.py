@@ -26,7 +26,7 @@ def register_meta_functions() -> None:
         ("unique_consecutive", _unique_consecutive),
         ("convolution", _convolution),
     ):
-        library.impl(name, function)
+        library.impl(name, function, allow_override=True)  # the default since PyTorch 2.13
     _library.append(library)
 
 

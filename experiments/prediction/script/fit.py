@@ -1,7 +1,8 @@
 """Find the largest batch with which a training script fits a card."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from rich.console import Group
 from rich.text import Text
@@ -20,12 +21,13 @@ from experiments.prediction.script.speed import (
     time_notes,
 )
 from experiments.results.predictions import BORDERLINE_SHARE
+from experiments.suites.attention_kernels import group_by_kernels
 from experiments.suites.cards import card_notes
 from experiments.system.tables import Column, Line
 
 FIRST_BATCH = 8
 """The batch that is tried first if the command does not name one."""
-TraceBatch = Callable[[int], list[ScriptPrediction]]
+TrainingT = TypeVar("TrainingT", bound=Hashable)
 
 
 class BatchPrediction(NamedTuple):
@@ -39,14 +41,14 @@ class BatchPrediction(NamedTuple):
         """Return the free memory of the card; negative if memory is missing."""
         return self.card.margin_gib
 
-    def cells(self, samples: int | None) -> tuple[str | Text, ...]:
+    def cells(self, samples: int | None, note: str = "") -> tuple[str | Text, ...]:
         """Return the cells of a row in a table of speeds and outcomes.
 
         samples: the number of samples in an optimizer step; None: unknown.
         """
         speed = step_cell(self.card), samples_cell(self.card, samples)
         peak, needed = self.prediction.peak_gib, self.card.needed_gib
-        return *speed, *outcome_cells(self.card.outcome, peak=peak, needed=needed, margin=self.margin_gib)
+        return *speed, *outcome_cells(self.card.outcome, note, peak=peak, needed=needed, margin=self.margin_gib)
 
     def speed_as_data(self, samples: int | None) -> dict[str, Any]:
         """Return the time of a step and the samples per second as a JSON-compatible object."""
@@ -55,10 +57,10 @@ class BatchPrediction(NamedTuple):
 
 
 class ScriptFit(NamedTuple):
-    """The result of a search for the largest batch.
+    """The result of a search for the largest batch on one card.
 
-    largest: the largest batch that fits. largest_borderline: the largest batch that fits or is borderline. Both are 0
-    if a batch of 1 is too large. predictions: all predictions, by batch.
+    largest: the largest batch that fits. largest_borderline: the largest batch that fits or is borderline, without
+    missing memory. Both are 0 if a batch of 1 is too large. predictions: all predictions, by batch.
     """
 
     largest: int
@@ -69,6 +71,55 @@ class ScriptFit(NamedTuple):
     def sample(self) -> str:
         """Return what a sample of a loop of --model is; '' for a script."""
         return next(iter(self.predictions.values())).prediction.sample
+
+    @property
+    def card(self) -> CardPrediction:
+        """Return the prediction of one of the batches for the card."""
+        return next(iter(self.predictions.values())).card
+
+    def describe_batch(self, batch: int) -> str:
+        """Return whether the batch is the largest that fits, and for a borderline one, what is more likely."""
+        if batch == self.largest:
+            return "largest that fits"
+        one = self.predictions[batch]
+        if one.card.outcome != "borderline":
+            return ""
+        return "probably fits" if one.margin_gib >= 0 else "probably does not fit"
+
+
+class SharedTraces(Generic[TrainingT]):
+    """Predictions of trainings for several cards; cards with the same kernels share the trace of a training."""
+
+    def __init__(
+        self,
+        card_names: Sequence[str],
+        trace: Callable[[TrainingT, tuple[str, ...]], list[ScriptPrediction]],
+    ) -> None:
+        """Share the traces that ``trace`` makes of a training for a group of cards. It predicts each rank and GPU."""
+        self._card_names = tuple(card_names)
+        self._groups = [tuple(group) for group in group_by_kernels(card_names)]
+        self._trace = functools.cache(trace)
+
+    def predict(self, training: TrainingT, card: str) -> BatchPrediction:
+        """Return the prediction for one card, of the rank and GPU that needs the most memory."""
+        (group,) = (group for group in self._groups if card in group)
+        predictions = self._trace(training, group)
+        found = (BatchPrediction(one, on_card) for one in predictions for on_card in one.cards if on_card.card == card)
+        return max(found, key=lambda one: one.card.needed_gib)
+
+    def fit_batches(self, first: int, with_batch: Callable[[int], TrainingT]) -> list[ScriptFit]:
+        """Return the largest batch for each card, beginning with ``first``. with_batch: the training with a batch."""
+        fits: dict[str, ScriptFit] = {}
+        for group in self._groups:
+            known: set[int] = set()
+            for card in group:
+
+                def predict(batch: int, card: str = card) -> BatchPrediction:
+                    return self.predict(with_batch(batch), card)
+
+                fits[card] = _fit_card(first, predict, known)
+                known |= fits[card].predictions.keys()
+        return [fits[card] for card in self._card_names]
 
 
 def read_batch(command: Sequence[str], flag: str) -> int | None:
@@ -100,19 +151,11 @@ def set_batch(command: Sequence[str], flag: str, batch: int) -> list[str]:
     return [*changed, flag, str(batch)]
 
 
-def fit_batches(first: int, trace: TraceBatch) -> ScriptFit:
-    """Search for the largest batch, beginning with ``first``, with few calls of ``trace``.
-
-    ``trace`` predicts one batch for one card and returns a prediction for each rank.
-    """
-    batches = BatchSearch(first, lambda sizes: [prediction_with_highest_need(trace(batch)) for batch in sizes])
+def _fit_card(first: int, predict: Callable[[int], BatchPrediction], known: Iterable[int]) -> ScriptFit:
+    """Search for the largest batch on one card with few predictions. known: batches that were traced already."""
+    batches = BatchSearch(first, lambda sizes: [predict(batch) for batch in sizes], known)
     usable = batches.predictions[first].card.usable_gib
     return ScriptFit(batches.largest_batch(BORDERLINE_SHARE * usable), batches.largest_batch(0.0), batches.predictions)
-
-
-def prediction_with_highest_need(predictions: Sequence[ScriptPrediction]) -> BatchPrediction:
-    """Return the prediction of the rank and GPU that needs the most memory."""
-    return max((BatchPrediction(one, one.cards[0]) for one in predictions), key=lambda one: one.card.needed_gib)
 
 
 def fit_as_data(fit: ScriptFit, batches_per_step: int | None = None) -> dict[str, Any]:
@@ -121,7 +164,7 @@ def fit_as_data(fit: ScriptFit, batches_per_step: int | None = None) -> dict[str
     batches_per_step: the number of batches in an optimizer step over all GPUs; None if it is unknown.
     """
     return {
-        "card": next(iter(fit.predictions.values())).card.card,
+        "card": fit.card.card,
         "largest_batch": fit.largest or None,
         "largest_batch_borderline": fit.largest_borderline or None,
         "batches": [
@@ -143,12 +186,46 @@ def fit_view(fit: ScriptFit, flag: str, batches_per_step: int | None = None) -> 
     columns = Column("batch", number=True), STEP_COLUMN, SAMPLES_COLUMN
     table = outcomes_table(*columns, title="GiB on one GPU, traced batches")
     for batch, one in sorted(fit.predictions.items()):
-        table.add(str(batch), *one.cells(batches_per_step and batch * batches_per_step))
-    lines = [_describe_largest_batch(fit, flag), *_describe_fastest(fit, flag, batches_per_step)]
-    notes = dict.fromkeys(note for one in fit.predictions.values() for note in one.prediction.notes)
-    notes |= dict.fromkeys(card_notes(one.card.card for one in fit.predictions.values()))
-    notes |= dict.fromkeys(time_notes([one.prediction for one in fit.predictions.values()]))
-    return Group(*(Text(line, "bold") for line in lines), table, *(Line(f"note: {note}", "yellow") for note in notes))
+        table.add(str(batch), *one.cells(batches_per_step and batch * batches_per_step, fit.describe_batch(batch)))
+    largest = [f"largest batch that fits: {flag} {fit.largest}"] if fit.largest else []
+    words = "; ".join([*largest, *_remarks(fit, flag)])
+    lines = [
+        f"{fit.card.card}, {fit.card.usable_gib:.2f} GiB usable: {words}",
+        *_describe_fastest(fit, flag, batches_per_step),
+    ]
+    return Group(*(Text(line, "bold") for line in lines), table, *_note_lines([fit]))
+
+
+def largest_batches_view(fits: Sequence[ScriptFit], flag: str) -> Group:
+    """Return the results for several cards for the terminal: the largest batch for each, with its prediction.
+
+    Without a batch that fits, the smallest traced batch is shown.
+    """
+    table = outcomes_table(
+        "card", Column(flag, number=True), STEP_COLUMN, title=f"largest {flag} that fits each card, GiB on one GPU"
+    )
+    for fit in sorted(fits, key=lambda one: one.card.usable_gib):
+        batch = fit.largest or min(fit.predictions)
+        step, _, *sizes = fit.predictions[batch].cells(None, "; ".join(_remarks(fit, flag)))
+        table.add(fit.card.card, str(batch), step, *sizes)
+    return Group(table, *_note_lines(fits))
+
+
+def _remarks(fit: ScriptFit, flag: str) -> list[str]:
+    """Return remarks on the largest batch that fits."""
+    if not fit.largest_borderline:
+        return [f"not even {flag} 1 fits"]
+    remarks = [] if fit.largest else [f"no {flag} certainly fits"]
+    if fit.largest_borderline > fit.largest:
+        remarks.append(f"borderline, probably fits: up to {fit.largest_borderline}")
+    return [*remarks, *(["larger batches were not tried"] if fit.largest == LARGEST_BATCH else [])]
+
+
+def _note_lines(fits: Sequence[ScriptFit]) -> list[Line]:
+    predictions = [one.prediction for fit in fits for one in fit.predictions.values()]
+    notes = dict.fromkeys(note for one in predictions for note in one.notes)
+    notes |= dict.fromkeys(card_notes(fit.card.card for fit in fits)) | dict.fromkeys(time_notes(predictions))
+    return [Line(f"note: {note}", "yellow") for note in notes]
 
 
 def _describe_fastest(fit: ScriptFit, flag: str, batches_per_step: int | None) -> list[str]:
@@ -162,15 +239,3 @@ def _describe_fastest(fit: ScriptFit, flag: str, batches_per_step: int | None) -
         if one.card.time and one.card.outcome == "fits"
     }
     return describe_fastest("traced batch", speeds, "samples/s" if batches_per_step else f"x {flag} per second")
-
-
-def _describe_largest_batch(fit: ScriptFit, flag: str) -> str:
-    card = next(iter(fit.predictions.values())).card
-    where = f"{card.card}, {card.usable_gib:.2f} GiB usable"
-    if not fit.largest_borderline:
-        return f"{where}: not even {flag} 1 fits"
-    borderline = f"; borderline up to {fit.largest_borderline}" if fit.largest_borderline > fit.largest else ""
-    if not fit.largest:
-        return f"{where}: no {flag} certainly fits{borderline}"
-    end = " (larger batches were not tried)" if fit.largest == LARGEST_BATCH else ""
-    return f"{where}: largest batch that fits: {flag} {fit.largest}{borderline}{end}"

@@ -2,14 +2,17 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from math import inf
 from pathlib import Path
+
+import psutil
 
 from experiments.errors import InputError
 from experiments.prediction.script.command import parse_command
@@ -30,6 +33,8 @@ SHOWN_WORDS = 4
 SIMULATION_FAULT = 3
 """Exit code if the simulation fails."""
 TRACING_MODULE = "experiments.prediction.script.traced.process"
+Job = dict[str, object]
+"""The fields of a TraceJob."""
 
 
 class ScriptFailed(Exception):
@@ -63,9 +68,11 @@ def trace_script(
     """Return predictions of the script that ``command`` runs: one for each rank, GPU of the rank, and group of cards.
 
     only_smallest_card: trace only until the smallest card that fits is known. Cards whose kernels need the same memory
-    form a group, which needs one trace. The script runs in this working directory with this environment. Unless
-    options.sandbox is set, it works on the real files and can use the network. The script's output goes to stderr.
-    Progress lines show ``name``, by default the first words of the command and the place where it runs.
+    form a group, which needs one trace. The first group is traced alone. The others are traced side by side, as many at
+    a time as there are CPUs and free memory. The script runs in this working directory with this environment. Unless
+    options.sandbox is set, it works on the real files and can use the network. The script's output goes to stderr, for
+    other groups than the first only if the script fails. Progress lines show ``name``, by default the first words of
+    the command and the place where it runs.
 
     Raises InputError for a command that cannot run, ScriptFailed if the script fails, and SimulationFailed if the
     simulated GPU fails.
@@ -79,18 +86,17 @@ def trace_script(
         job |= {"command": place.translate_command(command), "cache": str(cache_folder())}
         predictions: list[ScriptPrediction] = []
         started_s, traced = time.monotonic(), 0
-        for number, group in enumerate(groups, 1):
-            if only_smallest_card and predictions and not _may_contain_smallest_card(group, predictions):
-                continue
-            left = _time_left(time.monotonic() - started_s, traced, len(groups) - number + 1)
-            progress = (
-                f" ({number} of {len(groups)}{left}{_describe_smallest_card_so_far(predictions)})"
-                if len(groups) > 1
-                else ""
-            )
-            traced += 1
-            print_line(f"tracing {what} for {_card_list(group)}{progress}")
-            predictions += _trace_ranks({**job, "cards": group}, place, options.all_ranks, print_line)
+        while groups:
+            count = _traces_at_a_time() if predictions else 1
+            together, groups = groups[:count], groups[count:]
+            took_s = time.monotonic() - started_s
+            progress = _describe_progress(predictions, traced, len(together), len(groups), took_s)
+            print_line(f"tracing {what} for {'; '.join(map(_card_list, together))}{progress}")
+            jobs = [{**job, "cards": group} for group in together]
+            predictions += _trace_groups(jobs, place, options.all_ranks, print_line)
+            traced += len(together)
+            if only_smallest_card:
+                groups = [group for group in groups if _may_contain_smallest_card(group, predictions)]
     return predictions
 
 
@@ -121,9 +127,27 @@ def _describe_smallest_card_so_far(predictions: Sequence[ScriptPrediction]) -> s
     return f", smallest that fits so far: {best}" if best else ""
 
 
-def _time_left(took_s: float, traced: int, left: int) -> str:
-    """Return in words the time for at most ``left`` further groups; the ``traced`` groups took ``took_s`` seconds."""
-    return f", at most {format_duration(left * took_s / traced)} left" if traced else ""
+def _describe_progress(
+    predictions: Sequence[ScriptPrediction], traced: int, together: int, waiting: int, took_s: float
+) -> str:
+    """Return which groups of cards are traced, the time for all others at most, and the smallest card so far.
+
+    traced, together, waiting: the numbers of groups that were traced in ``took_s`` seconds, that are traced now, and
+    that follow. '' for a single group.
+    """
+    count = traced + together + waiting
+    if count == 1:
+        return ""
+    numbers = f"{traced + 1}" if together == 1 else f"{traced + 1} to {traced + together}"
+    left = f", at most {format_duration((together + waiting) * took_s / traced)} left" if traced else ""
+    return f" ({numbers} of {count}{left}{_describe_smallest_card_so_far(predictions)})"
+
+
+def _traces_at_a_time() -> int:
+    """Return how many traces run side by side: one for each CPU, if each may need as much memory as the largest yet."""
+    largest_yet_bytes = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    fitting = psutil.virtual_memory().available // max(1, largest_yet_bytes)
+    return max(1, min(os.cpu_count() or 1, int(fitting)))
 
 
 def _card_list(group: Sequence[str]) -> str:
@@ -135,20 +159,47 @@ def _card_list(group: Sequence[str]) -> str:
     )
 
 
+def _trace_groups(
+    jobs: Sequence[Job], place: ExecutionPlace, all_ranks: bool, print_line: Callable[[str], None]
+) -> list[ScriptPrediction]:
+    """Return the predictions of jobs for different cards, which run side by side.
+
+    If one of several jobs fails, all run once more, one after the other: scripts that write the same files can disturb
+    each other. Several jobs that run side by side do not show the output of the script.
+    """
+    if len(jobs) > 1:
+        try:
+            return _trace_ranks(jobs, place, all_ranks, print_line, shown=False)
+        except (InputError, ScriptFailed):
+            print_line("a trace failed beside others; tracing one after the other")
+    return [one for job in jobs for one in _trace_ranks([job], place, all_ranks, print_line)]
+
+
 def _trace_ranks(
-    job: dict[str, object], place: ExecutionPlace, all_ranks: bool, print_line: Callable[[str], None]
+    jobs: Sequence[Job], place: ExecutionPlace, all_ranks: bool, print_line: Callable[[str], None], shown: bool = True
 ) -> list[ScriptPrediction]:
     """Return the prediction of each GPU of the first rank, or of all ranks. A rank reads what lower ranks have sent."""
-    with TemporaryFolder("ranks") as folder:
-        predictions = _trace_rank({**job, "rank": 0, "exchange_folder": str(folder)}, place)
-        for rank in range(1, predictions[0].ranks if all_ranks else 1):
-            print_line(f"tracing rank {rank} (ranks 0 to {predictions[0].ranks - 1})")
-            predictions += _trace_rank({**job, "rank": rank, "exchange_folder": str(folder)}, place)
+    with ExitStack() as stack:
+        folders = [stack.enter_context(TemporaryFolder("ranks")) for _ in jobs]
+        jobs = [{**job, "exchange_folder": str(folder)} for job, folder in zip(jobs, folders, strict=True)]
+        predictions = _trace_rank([{**job, "rank": 0} for job in jobs], place, shown)
+        ranks = predictions[0].ranks
+        for rank in range(1, ranks if all_ranks else 1):
+            print_line(f"tracing rank {rank} (ranks 0 to {ranks - 1})")
+            predictions += _trace_rank([{**job, "rank": rank} for job in jobs], place, shown)
     return predictions
 
 
-def _trace_rank(job: dict[str, object], place: ExecutionPlace) -> list[ScriptPrediction]:
-    """Return the prediction of each GPU of a rank."""
+def _trace_rank(jobs: Sequence[Job], place: ExecutionPlace, shown: bool) -> list[ScriptPrediction]:
+    """Return the prediction of each GPU of a rank, for each job. shown: show the output of the script."""
+    with ExitStack() as stack:
+        results = [stack.enter_context(_start_trace(job, place, shown)) for job in jobs]
+        return [prediction for wait_for_result in results for prediction in wait_for_result()]
+
+
+@contextmanager
+def _start_trace(job: Job, place: ExecutionPlace, shown: bool) -> Iterator[Callable[[], list[ScriptPrediction]]]:
+    """Start a trace; yield a function that waits for it and returns the prediction of each GPU of the rank."""
     with TemporaryFolder("script") as folder:
         job_file, out = folder / "job.json", folder / "prediction.json"
         job_file.write_text(json.dumps(job), encoding="utf-8")
@@ -156,14 +207,18 @@ def _trace_rank(job: dict[str, object], place: ExecutionPlace) -> list[ScriptPre
             [*place.command_prefix, sys.executable, "-m", TRACING_MODULE, str(job_file), str(out)],
             cwd=place.folder,
             stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno(),
+            stdout=sys.stderr.fileno() if shown else subprocess.DEVNULL,
+            stderr=None if shown else subprocess.DEVNULL,
             env={**os.environ, **place.environment, "PYTHONPATH": _python_path()},
         ) as process:
-            code = process.wait()
-        if not out.exists():
-            raise ScriptFailed(code or 1)
-        text = out.read_text()
-    if isinstance(content := json.loads(text), dict):
+            yield lambda: _read_result(process.wait(), out)
+
+
+def _read_result(code: int, out: Path) -> list[ScriptPrediction]:
+    """Return the predictions in ``out``, or raise the error that it names. code: exit code of the trace."""
+    if not out.exists():
+        raise ScriptFailed(code or 1)
+    if isinstance(content := json.loads(out.read_text()), dict):
         if "failure" in content:
             raise ScriptFailed(code, content["failure"])
         if "fault" in content:

@@ -79,8 +79,7 @@ def script_predictions_view(
     if len(names) > 1:
         parts.append(Text(f"smallest card that fits: {smallest}" if smallest else "fits none of these cards", "bold"))
     shown = _prediction_to_show(predictions, smallest)
-    on_card = f" on {smallest or shown.cards[0].card}" if len(names) > 1 else ""
-    parts += [Text(line) for line in _summary_lines(shown, on_card)]
+    parts += [Text(line) for line in _summary_lines(shown, _card_to_show(shown, smallest).card)]
     parts += [Text(line)] if (line := describe_time(shown, _card_to_show(shown, smallest), samples)) else []
     parts += [_cards_table(predictions, samples), _modules_table(shown.modules)]
     lines = [one for one in shown.lines if not one.line.startswith(NO_FILE_PREFIX)]
@@ -103,7 +102,7 @@ def _card_to_show(prediction: ScriptPrediction, smallest: str | None) -> CardPre
     return next((card for card in prediction.cards if card.card == smallest), prediction.cards[0])
 
 
-def _summary_lines(prediction: ScriptPrediction, on_card: str) -> list[str]:
+def _summary_lines(prediction: ScriptPrediction, card: str) -> list[str]:
     model = (
         f"{prediction.model}, {format_parameter_count(prediction.parameters)} parameters"
         if prediction.model
@@ -124,7 +123,7 @@ def _summary_lines(prediction: ScriptPrediction, on_card: str) -> list[str]:
     return [
         f"{rank}{model}; {optimizers}",
         f"{END_DESCRIPTIONS[prediction.ended]} {steps}; the trace took {prediction.elapsed_s:.0f} s",
-        f"peak {prediction.peak_gib:.2f} GiB{on_card} in {point}: {shares}",
+        f"peak {prediction.peak_gib:.2f} GiB on {card} in {point}: {shares}",
         f"reserved {prediction.reserved_gib:.2f} GiB; tensors in host memory {prediction.host_gib:.2f} GiB",
     ]
 

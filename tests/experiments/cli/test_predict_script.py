@@ -11,6 +11,7 @@ from experiments.prediction.script import trace
 from experiments.prediction.script.record import CardPrediction, LineMemory, ModuleLineMemory, ScriptPrediction
 from experiments.prediction.script.view import script_predictions_view
 from experiments.results.predictions import PeakParts
+from experiments.suites.cards import parse_card_list
 
 
 def card_prediction(card: str, usable_gib: float, needed_gib: float) -> CardPrediction:
@@ -70,7 +71,7 @@ def requested_traces(monkeypatch):
     asked: list[Any] = []
 
     def trace_script(words, cards, say, options, only_smallest_card):
-        asked.append((words, cards, options))
+        asked.append((words, cards, options, only_smallest_card))
         return [prediction(40.0)]
 
     monkeypatch.setattr(trace, "trace_script", trace_script)
@@ -81,7 +82,7 @@ def test_everything_after_two_dashes_is_the_command_of_the_script(requested_trac
     assert (
         main(["predict", "--card", "a100_80gb,v100_32gb", "--steps", "3", "--", "python", "x.py", "--card", "y"]) == 0
     )
-    ((words, cards, options),) = requested_traces
+    ((words, cards, options, _),) = requested_traces
     assert (words, cards, options.steps) == (["python", "x.py", "--card", "y"], ["a100_80gb", "v100_32gb"], 3)
     out = capsys.readouterr().out
     assert "smallest card that fits: a100_80gb" in out
@@ -89,6 +90,22 @@ def test_everything_after_two_dashes_is_the_command_of_the_script(requested_trac
     lines = [line.split() for line in out.splitlines()]
     assert ["v100_32gb", "10.00", "40.00", "31.19", "-8.81", "oom"] in lines
     assert ["a100_80gb", "10.00", "40.00", "78.60", "+38.60", "fits"] in lines
+
+
+def test_the_smallest_card_is_searched_among_the_listed_cards_and_among_all_without_a_list(requested_traces):
+    for cards in ("24GiB,h200_141gb,smallest", "smallest", "24GiB,all", "a100_80gb"):
+        assert main(["predict", "--card", cards, "--", "python", "x.py"]) == 0
+    listed, every, with_size, one = ((cards, smallest) for _, cards, _, smallest in requested_traces)
+    assert listed == (["24GiB", "h200_141gb"], True)
+    assert every == (parse_card_list("all"), True)
+    assert with_size == (["24GiB", *parse_card_list("all")], False)
+    assert one == (["a100_80gb"], False)
+
+
+def test_the_line_of_the_peak_names_the_card_also_if_there_is_only_one(capsys):
+    alone = prediction(40.0).model_copy(update={"cards": (card_prediction("a100_80gb", 78.6, 40.0),)})
+    console().print(script_predictions_view([alone]))
+    assert "peak 10.00 GiB on a100_80gb in backward, step 1" in capsys.readouterr().out
 
 
 def test_every_card_is_predicted_unless_cards_are_given_and_json_names_the_smallest_that_fits(requested_traces, capsys):
@@ -146,6 +163,7 @@ def test_the_page_of_a_prediction_is_one_file_without_javascript(requested_trace
         ),
         (["--card", "a100", "--", "python", "x.py"], "unknown card 'a100'"),
         (["--card", "24GiB", "--"], "the command after -- is missing, as in -- python train.py"),
+        (["single_gpu_blip2/xxl", "--card", "a100_80gb,smallest"], "'smallest' is allowed in testbed predict, for a"),
         (["--steps", "0", "--", "python", "x.py"], "--steps 0: allowed: whole numbers from 1"),
     ],
 )

@@ -12,7 +12,7 @@ from experiments.prediction import loop_fit
 from experiments.prediction.custom import LOOP_DESCRIPTIONS, CustomTraining
 from experiments.prediction.fit import DEFAULT_LORA_RANK
 from experiments.prediction.loop import describe_training, program_command, single_changes
-from experiments.prediction.loop_fit import fit_program, try_changes
+from experiments.prediction.loop_fit import fit_program, trace_programs, try_changes
 from experiments.prediction.script import trace
 from experiments.prediction.script.record import CardPrediction
 
@@ -121,9 +121,10 @@ def traced_jobs(monkeypatch):
 @pytest.mark.parametrize("loop", ["trainer", "plain"])
 def test_the_largest_batch_of_a_loop_is_found_and_changes_are_tried_only_for_a_larger_batch(traced_jobs, loop):
     training = CustomTraining(model="tiny-llama-1.1b", card="a100_80gb", batch=12, loop=loop)
-    found = fit_program(training, lambda _: None)
+    traces = trace_programs([training.card], lambda _: None)
+    (found,) = fit_program(training, traces)
     assert (found.largest, found.largest_borderline) == (7, 7)
-    tried = {one.change: one for one in try_changes(training, found, lambda _: None)}
+    tried = {one.change: one for one in try_changes(training, found, traces)}
     assert tried["precision bf16-true"].batch_prediction.card.outcome == "fits"
     assert tried["precision bf16-mixed"].batch_prediction.card.outcome == "oom"
     assert "the script itself failed" in tried[f"LoRA, rank {DEFAULT_LORA_RANK}"].reason
@@ -135,7 +136,7 @@ def test_the_largest_batch_of_a_loop_is_found_and_changes_are_tried_only_for_a_l
     assert any(job.get("offload") for job in traced_jobs)
     assert any(job.get("chunked_loss") for job in traced_jobs)
     assert any(job.get("step_in_backward") for job in traced_jobs) == (loop == "plain")
-    assert try_changes(CustomTraining(model=training.model, card=training.card, batch=7), found, lambda _: None) == []
+    assert try_changes(CustomTraining(model=training.model, card=training.card, batch=7), found, traces) == []
 
 
 def test_the_command_fit_for_a_model_prints_the_batches_and_the_changes_of_its_loop(traced_jobs, capsys):

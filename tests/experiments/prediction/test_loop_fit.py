@@ -26,7 +26,9 @@ def tried_changes(monkeypatch):
 
         monkeypatch.setattr(loop_fit, "trace_script", trace)
         messages: list[str] = []
-        return loop_fit.try_changes(TRAINING, loop_fit.fit_program(TRAINING, messages.append), messages.append)
+        traces = loop_fit.trace_programs([TRAINING.card], messages.append)
+        (fit,) = loop_fit.fit_program(TRAINING, traces)
+        return loop_fit.try_changes(TRAINING, fit, traces)
 
     return run
 

@@ -88,7 +88,7 @@ def test_predictions_with_transformers_4_are_rejected_in_one_line(python):
     done = python("-m", "experiments", "predict", "slurm_hf_trainer/neo-1gpu", "--card", "v100_32gb")
     assert (done.returncode, done.stdout) == (2, "")
     message = (
-        "testbed: predictions need Transformers 5, but 4.47.1 is installed; install the versions of "
+        "testbed: predictions need Transformers 5.0 or newer, but 4.47.1 is installed; install the versions of "
         "containers/current.txt"
     )
     assert done.stderr.splitlines() == [message]

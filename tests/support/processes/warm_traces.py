@@ -1,5 +1,7 @@
 """Traces of scripts that start as forks of a warm process."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,5 +36,7 @@ def start_warm(socket: str, command: Sequence[str], env: Mapping[str, str], **op
             yield process
         return
     assert options["cwd"] == Path.cwd()
-    outputs = (options["stdout"], sys.__stderr__.fileno())
-    yield start_in_warm_process(RANK_SOCKET, command[2:], {**env, RANK_SOCKET: socket}, outputs)
+    with open(os.devnull, "wb") as nothing:
+        hidden = options["stderr"] == subprocess.DEVNULL
+        outputs = (nothing.fileno(),) * 2 if hidden else (options["stdout"], sys.__stderr__.fileno())
+        yield start_in_warm_process(RANK_SOCKET, command[2:], {**env, RANK_SOCKET: socket}, outputs)

@@ -290,7 +290,42 @@ def convolution_order(phantom: Any) -> Any:
     return [is_last(contiguous, contiguous), is_last(last, contiguous), is_last(contiguous, last)]
 
 
+def cross_entropy(phantom: Any) -> Any:
+    """Return the bytes that the loss of 512 tokens keeps, and the most that its backward pass allocates meanwhile."""
+    import torch
+
+    logits = torch.empty(512, 151_936, device="cuda", requires_grad=True)
+    tokens = torch.zeros(512, dtype=torch.int64, device="cuda")
+    before = phantom.stats()[0]
+    forward_scratch, loss = scratch(phantom, lambda: torch.nn.functional.cross_entropy(logits, tokens))
+    kept = phantom.stats()[0] - before
+    phantom.reset_peaks()
+    loss.backward()
+    return {"scratch": forward_scratch, "kept": kept, "backward": phantom.stats()[2] - before - kept}
+
+
+def adam_in_8_bits(phantom: Any) -> Any:
+    """Return the bytes that stay allocated after each of two steps of 16 Mi weights, and their temporary memory."""
+    import torch
+
+    from experiments.prediction.phantom.fake_bitsandbytes import import_bitsandbytes
+
+    import_bitsandbytes(phantom)
+    import bitsandbytes
+
+    weights = torch.empty(4096, 4096, dtype=torch.bfloat16, device="cuda", requires_grad=True)
+    weights.grad = torch.empty_like(weights)
+    optimizer = bitsandbytes.optim.AdamW8bit([weights])
+    before = phantom.stats()[0]
+    found = []
+    for _ in range(2):
+        temporary, _ = scratch(phantom, optimizer.step)
+        found.append([phantom.stats()[0] - before, temporary])
+    return found
+
+
 PROBES = (
+    *(cross_entropy, adam_in_8_bits),
     *(bias_workspace, recurrent, convolutions, other_scratch, dropout_order),
     *(copied_inputs, searched_convolution, memory_of_the_search, convolution_order, normalizations),
     *(segments_of_equal_blocks, history_with_equal_blocks, history_with_large_first_segments, masks_of_ones),

@@ -115,3 +115,23 @@ def test_the_search_for_the_fastest_convolution_also_tries_the_one_that_needs_th
 
 def test_a_convolution_returns_the_order_channels_last_if_an_operand_has_this_order(probe_results):
     assert probe_results["convolution_order"] == [False, True, True]
+
+
+def test_cross_entropy_of_a_large_vocabulary_needs_no_scratch_memory_beside_its_log_probabilities_and_gradients(
+    probe_results,
+):
+    """The peaks of models with 151,936 tokens, measured on an H200, have errors of 0.00 % (`scripts.md`)."""
+    probabilities = 512 * 151_936 * 4
+    found = probe_results["cross_entropy"]
+    assert found["scratch"] < MIB
+    assert found["kept"] == pytest.approx(probabilities, abs=MIB)
+    assert found["backward"] == pytest.approx(2 * probabilities, abs=MIB)
+
+
+def test_a_step_of_adam_in_8_bits_allocates_its_state_once_and_no_scratch_memory(probe_results):
+    """The kernel of bitsandbytes works in place: two bytes for each weight, two 32-bit scales for each 256 weights."""
+    weights, tables = 4096**2, 2 * 256 * 4
+    first, second = probe_results["adam_in_8_bits"]
+    assert first[0] == 2 * weights + 2 * 4 * weights // 256 + tables
+    assert second[0] == first[0]
+    assert first[1] == second[1] == 0

@@ -371,7 +371,10 @@ def test_the_smallest_card_that_fits_is_found_with_few_traces(monkeypatch, tmp_p
     monkeypatch.chdir(tmp_path)
     traced = []
 
-    def fake_traced(job, place):
+    def fake_traces(jobs, place, shown):
+        return [fake_traced(job) for job in jobs]
+
+    def fake_traced(job):
         traced.extend(job["cards"])
         cards = [
             CardPrediction(
@@ -381,9 +384,9 @@ def test_the_smallest_card_that_fits_is_found_with_few_traces(monkeypatch, tmp_p
             for name in job["cards"]
         ]  # fmt: skip
         shares = PeakParts(params_gib=20.0, grads_gib=15.0, optimizer_gib=15.0, buffers_gib=0.0, activations_gib=5.0)
-        return [ScriptPrediction.model_construct(cards=tuple(cards), ranks=1, at_peak=shares)]
+        return ScriptPrediction.model_construct(cards=tuple(cards), ranks=1, at_peak=shares)
 
-    monkeypatch.setattr(tracing, "_trace_rank", fake_traced)
+    monkeypatch.setattr(tracing, "_trace_rank", fake_traces)
     messages: list[str] = []
     found = trace_script(
         ["python", "train.py"], list(GROUPS), messages.append, ScriptOptions(), only_smallest_card=True

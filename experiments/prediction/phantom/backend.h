@@ -1,0 +1,61 @@
+// The device, its streams and its properties, as PyTorch's backend for CUDA states them.
+#pragma once
+
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+
+#include "host.h"
+#include "operations.h"
+#include "run.h"
+
+namespace phantom {
+
+struct Guard final : c10::impl::DeviceGuardImplInterface {
+  DeviceType type() const override { return DeviceType::CUDA; }
+  Device exchangeDevice(Device) const override { return kDevice; }
+  Device getDevice() const override { return kDevice; }
+  void setDevice(Device) const override {}
+  void uncheckedSetDevice(Device) const noexcept override {}
+  Stream stream(int64_t id) const { return Stream(Stream::UNSAFE, kDevice, id); }
+  Stream getStream(Device) const override { return stream(current_stream); }
+  Stream getDefaultStream(Device) const override { return stream(0); }
+  Stream getStreamFromGlobalPool(Device, bool) const override { return stream(1); }
+  Stream getNewStream(Device, int) const override { return stream(1); }
+  Stream exchangeStream(Stream next) const override {
+    const int64_t before = current_stream;
+    current_stream = next.id();
+    return stream(before);
+  }
+  c10::DeviceIndex deviceCount() const noexcept override { return 1; }
+  void destroyEvent(void*, const c10::DeviceIndex) const noexcept override {}
+  void record(void**, const Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {}
+  void block(void*, const Stream& waiting) const override { make_stream_wait(waiting.id(), started_operations()); }
+  bool queryEvent(void*) const override { return true; }
+  bool queryStream(const Stream&) const override { return true; }
+  void synchronizeStream(const Stream&) const override {}
+  void synchronizeEvent(void*) const override {}
+  void synchronizeDevice(const c10::DeviceIndex) const override {}
+  void recordDataPtrOnStream(const c10::DataPtr& data, const Stream& stream) const override { record_use(data, stream.id()); }
+};
+
+struct Hooks final : at::CUDAHooksInterface {
+  explicit Hooks(at::CUDAHooksArgs) {}
+  void init() const override {}
+  bool hasCUDA() const override { return true; }
+  bool isBuilt() const override { return true; }
+  bool isAvailable() const override { return true; }
+  bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
+  c10::DeviceIndex deviceCount() const override { return 1; }
+  c10::DeviceIndex getCurrentDevice() const override { return 0; }
+  c10::DeviceIndex current_device() const override { return 0; }
+  int getNumGPUs() const override { return 1; }
+  bool compiledWithCuDNN() const override { return true; }
+  bool supportsBFloat16RNNWithCuDNN() const { return true; }  // overrides since PyTorch 2.10
+  // PyTorch's own kernels for the normalization of batches need the same memory as cuDNN's.
+  double batchnormMinEpsilonCuDNN() const override { return std::numeric_limits<double>::infinity(); }
+  bool isPinnedPtr(const void* data) const override { return is_pinned(data); }
+  c10::Allocator* getPinnedMemoryAllocator() const override { return &pinned_allocator; }
+  void deviceSynchronize(c10::DeviceIndex) const override {}
+};
+
+}  // namespace phantom
