@@ -207,7 +207,7 @@ def largest_batches_view(fits: Sequence[ScriptFit], flag: str) -> Group:
     for fit in sorted(fits, key=lambda one: one.card.usable_gib):
         batch = fit.largest or min(fit.predictions)
         step, _, *sizes = fit.predictions[batch].cells(None, "; ".join(_remarks(fit, flag)))
-        table.add(fit.card.card, str(batch), step, *sizes)
+        table.add(fit.card.card, str(fit.largest or "none"), step, *sizes)
     return Group(table, *_note_lines(fits))
 
 

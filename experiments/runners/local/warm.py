@@ -24,6 +24,7 @@ MODULE = "experiments.system.warm_process"
 WORKER_MODULE = "experiments.training.worker"
 RANK_MODULE = "experiments.training.rank"
 LAUNCHER_MODULE = "experiments.training.distributed.launcher"
+PROCESSOR_MODULE = "experiments.training.models.processor"
 ENGINE_MODULE = "experiments.training.engines.{}"
 """Module of an engine. No module here may import bitsandbytes or deepspeed, which open GPUs when they are imported."""
 TRAINER_WITHOUT_PEFT = (
@@ -129,4 +130,5 @@ def rank_modules(specs: Sequence[RowSpec]) -> list[str]:
     for engine in sorted({spec.settings.engine for spec in specs}):
         modules += TRAINER_WITHOUT_PEFT if engine == "hf_trainer" else [ENGINE_MODULE.format(engine)]
     launcher = [LAUNCHER_MODULE] if any(spec.settings.ranks > 1 for spec in specs) else []
-    return [*modules, RANK_MODULE, *launcher]
+    processor = [PROCESSOR_MODULE] if any(spec.settings.optimizer == "deepspeed_cpu" for spec in specs) else []
+    return [*modules, RANK_MODULE, *launcher, *processor]

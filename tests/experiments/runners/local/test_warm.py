@@ -140,6 +140,7 @@ def test_if_the_runner_is_killed_the_warm_process_and_its_rows_end(tmp_path):
 def test_imports_of_a_warm_process_start_no_thread_and_open_no_gpu(socket):
     """The process has one thread, and has not imported modules that initialize CUDA."""
     specs = [sample_rows.spec(size="tiny", engine=engine, devices=2) for engine in ENGINES]
+    specs.append(sample_rows.spec(size="tiny", optimizer="deepspeed_cpu"))
     modules = modules_to_import(specs, WORKER_MODULE)[socket]
     program = (
         "import sys; from experiments.system.warm_process import find_fork_obstacles, import_modules;"
@@ -158,6 +159,9 @@ def test_the_warm_process_imports_only_modules_that_the_rows_need():
     assert warm.ENGINE_MODULE.format("lightning") in one[RANK_SOCKET]
     assert warm.ENGINE_MODULE.format("litgpt") not in one[RANK_SOCKET]
     assert warm.LAUNCHER_MODULE not in one[RANK_SOCKET]
+    assert warm.PROCESSOR_MODULE not in one[RANK_SOCKET]
+    offloaded = [sample_rows.spec("a", optimizer="deepspeed_cpu")]
+    assert warm.PROCESSOR_MODULE in modules_to_import(offloaded, WORKER_MODULE)[RANK_SOCKET]
     assert modules_to_import([sample_rows.spec("a")], "some.other.worker") == {
         ROW_SOCKET: [*warm.NOTEBOOK_MODULES, "some.other.worker"]
     }
