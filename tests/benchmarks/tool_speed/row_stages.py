@@ -3,7 +3,7 @@
     python -m tests.benchmarks.tool_speed.row_stages FILE RUN STORED
 
 RUN: the folder of a run whose rows ran one after another. STORED: an earlier run of the same rows, in any form; its
-outcomes and peaks are compared with those of RUN.
+outcomes and peaks are compared with those of RUN. The GPU seconds of the rows as taught are computed (see run_length).
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Result
 from experiments.system.files import write_atomically
+from tests.benchmarks.tool_speed.run_length import as_taught_gpu_s
 from tests.benchmarks.tool_speed.shared_gpu import largest_peak_difference_gib, wall_s
 
 
@@ -38,6 +39,8 @@ def stages_of(folder: RunFolder, stored: RunFolder) -> dict[str, Any]:
         "on": folder.read_run().host,
         "code": next(iter(results.values())).code,
         "seconds": wall_s(folder),
+        "gpu_s": sum(one.gpu_s or 0.0 for one in results.values()),
+        "as_taught_gpu_s": sum(map(as_taught_gpu_s, results.values())),
         "between_rows_s": median(gaps),
         "outside_training_s": median(one["start_s"] + one["build_s"] + one["end_s"] for one in stages.values()),
         "outcomes_differ": [row for row, one in results.items() if one.outcome != before[row].outcome],
