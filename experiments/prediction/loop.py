@@ -60,6 +60,9 @@ def program_command(training: CustomTraining) -> list[str]:
 
 def _program(training: CustomTraining) -> tuple[str, str]:
     """Return the module of the program and its argument."""
+    if training.attention == "flash_attention_2" and training.precision == "32-true":
+        allowed = "bf16-true, 16-true" if training.task == "generate" else "bf16-true, 16-true, bf16-mixed, 16-mixed"
+        raise InputError(f"--precision 32-true: with --attention flash_attention_2, allowed: {allowed}")
     if training.task == "train":
         _reject_unsupported(training)
     if training.task == "train" and training.loop in ROW_LOOPS:
@@ -149,6 +152,7 @@ def _describe_generation(training: CustomTraining, sample: str) -> str:
     new_tokens = training.new_tokens or DEFAULT_NEW_TOKENS
     words = [f"{training.batch} samples, each {sample} and {new_tokens} new tokens", training.precision]
     words += [f"{training.quantization} weights"] if training.quantization else []
+    words += [f"{training.attention} attention"] if training.attention else []
     words.append("no key-value cache" if training.no_kv_cache else "key-value cache")
     words += [f"layers spread over {training.devices} GPUs"] if training.devices > 1 else []
     return f"text generation: {', '.join(words)}"
@@ -260,9 +264,6 @@ def _reject_unsupported(training: CustomTraining) -> None:
     if training.optim == "deepspeed_cpu" and not training.strategy.startswith("deepspeed"):
         allowed = "deepspeed_stage_2_offload, deepspeed_stage_3_offload"
         raise InputError(f"--optim deepspeed_cpu: needs --loop lightning and --strategy, one of {allowed}")
-    if training.attention == "flash_attention_2" and training.precision == "32-true":
-        allowed = "bf16-true, 16-true, bf16-mixed, 16-mixed"
-        raise InputError(f"--precision 32-true: with --attention flash_attention_2, allowed: {allowed}")
     if training.quantization and training.lora_r is None:
         raise InputError(f"--quantization {training.quantization}: needs --lora-r; quantized weights are not trained")
     _reject_unsupported_strategy(training)
@@ -281,6 +282,9 @@ def _reject_unsupported_strategy(training: CustomTraining) -> None:
         raise InputError(f"--strategy {strategy}: needs --devices 2 or more")
     if strategy in FSDP_VERSIONS and training.quantization:
         raise InputError(f"--quantization {training.quantization}: allowed with --strategy auto, ddp; not {strategy}")
+    has_adapters_in_32_bit = training.lora_r is not None and training.precision in ("bf16-true", "16-true")
+    if strategy == "fsdp" and training.loop == "plain" and has_adapters_in_32_bit:
+        raise InputError(f"--strategy fsdp: with --lora-r and --precision {training.precision}, allowed: fsdp2")
     if strategy in FSDP_VERSIONS and training.loop == "plain" and training.precision == "16-mixed":
         raise InputError(
             f"--precision 16-mixed: with --loop plain --strategy {strategy}, allowed: 32-true, bf16-true, 16-true,"

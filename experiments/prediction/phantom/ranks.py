@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.fsdp._init_utils as fsdp
 from torch._C import _distributed_c10d as c10d
+from torch.distributed import device_mesh
 from torch.distributed.constants import default_pg_timeout
 from torch.futures import Future
 
@@ -249,6 +250,12 @@ def _simulate_groups(phantom: Phantom) -> None:
     dist.is_nccl_available = lambda: True
 
 
+def replace_init_process_group(function: Callable[..., None]) -> None:
+    """Replace the function in each module of PyTorch that has it by name."""
+    for module in (dist, dist.distributed_c10d, device_mesh):
+        setattr(module, "init_process_group", function)  # noqa: B010 - not in the stubs
+
+
 def _share_store(store: RankStore, rank: int, world: int) -> None:
     """Make all stores and the default group use ``store``, whatever their arguments."""
     start = dist.init_process_group
@@ -256,8 +263,7 @@ def _share_store(store: RankStore, rank: int, world: int) -> None:
     def init_process_group(backend: str | None = None, *_: Any, **__: Any) -> None:
         start(backend=backend, store=store, rank=rank, world_size=world)
 
-    dist.init_process_group = init_process_group
-    dist.distributed_c10d.init_process_group = init_process_group
+    replace_init_process_group(init_process_group)
     dist.rendezvous = lambda *_, **__: iter([(store, rank, world)])
     for kind in ("TCPStore", "FileStore"):
         setattr(dist, kind, functools.partial(_named_store, store, kind))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from math import inf
 from pathlib import Path
+from typing import cast
 
 import psutil
 
@@ -72,7 +73,7 @@ def trace_script(
     a time as there are CPUs and free memory. The script runs in this working directory with this environment. Unless
     options.sandbox is set, it works on the real files and can use the network. The script's output goes to stderr, for
     other groups than the first only if the script fails. Progress lines show ``name``, by default the first words of
-    the command and the place where it runs.
+    the command and the place where it runs. A group that fails after another one succeeded is left out, with a line.
 
     Raises InputError for a command that cannot run, ScriptFailed if the script fails, and SimulationFailed if the
     simulated GPU fails.
@@ -93,7 +94,7 @@ def trace_script(
             progress = _describe_progress(predictions, traced, len(together), len(groups), took_s)
             print_line(f"tracing {what} for {'; '.join(map(_card_list, together))}{progress}")
             jobs = [{**job, "cards": group} for group in together]
-            predictions += _trace_groups(jobs, place, options.all_ranks, print_line)
+            predictions += _trace_groups(jobs, place, options.all_ranks, print_line, bool(predictions))
             traced += len(together)
             if only_smallest_card:
                 groups = [group for group in groups if _may_contain_smallest_card(group, predictions)]
@@ -147,7 +148,7 @@ def _traces_at_a_time() -> int:
     """Return how many traces run side by side: one for each CPU, if each may need as much memory as the largest yet."""
     largest_yet_bytes = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     fitting = psutil.virtual_memory().available // max(1, largest_yet_bytes)
-    return max(1, min(os.cpu_count() or 1, int(fitting)))
+    return max(1, min(len(os.sched_getaffinity(0)), int(fitting)))
 
 
 def _card_list(group: Sequence[str]) -> str:
@@ -160,19 +161,28 @@ def _card_list(group: Sequence[str]) -> str:
 
 
 def _trace_groups(
-    jobs: Sequence[Job], place: ExecutionPlace, all_ranks: bool, print_line: Callable[[str], None]
+    jobs: Sequence[Job], place: ExecutionPlace, all_ranks: bool, print_line: Callable[[str], None], may_fail: bool
 ) -> list[ScriptPrediction]:
     """Return the predictions of jobs for different cards, which run side by side.
 
     If one of several jobs fails, all run once more, one after the other: scripts that write the same files can disturb
-    each other. Several jobs that run side by side do not show the output of the script.
+    each other. Several jobs that run side by side do not show the output of the script. may_fail: whether a job that
+    fails alone is left out, with a line, because others have succeeded.
     """
     if len(jobs) > 1:
         try:
             return _trace_ranks(jobs, place, all_ranks, print_line, shown=False)
         except (InputError, ScriptFailed):
             print_line("a trace failed beside others; tracing one after the other")
-    return [one for job in jobs for one in _trace_ranks([job], place, all_ranks, print_line)]
+    predictions: list[ScriptPrediction] = []
+    for job in jobs:
+        try:
+            predictions += _trace_ranks([job], place, all_ranks, print_line)
+        except (InputError, ScriptFailed) as problem:
+            if not may_fail:
+                raise
+            print_line(f"not predicted for {_card_list(cast(Sequence[str], job['cards']))}: {problem}")
+    return predictions
 
 
 def _trace_ranks(

@@ -109,8 +109,10 @@ def modeling_notes(model: "torch.nn.Module | None") -> list[str]:
     if _launched and isinstance(sys.modules["triton"], FakeModule):
         names = ", ".join(sorted(_launched))
         lines.append(f"triton is not installed: memory that its kernels allocate themselves is not counted ({names})")
-    if "flash_attn" in sys.modules:
-        lines.append("flash-attn was imported: functions with equal allocations replace those of version 2.8")
+    if flash_attn := sys.modules.get("flash_attn"):
+        installed = len(flash_attn.__path__) > 1
+        where = "functions with equal allocations replace its kernels" if installed else "it is not installed here"
+        lines.append(f"flash-attn was imported ({where}): the prediction is for a machine with flash-attn 2.8")
     if model is not None and any(isinstance(part, RNNBase) for part in model.modules()):
         lines.append("LSTM and GRU layers: the memory of cuDNN's kernels is that of an H200")
     if isinstance(model, DataParallel):

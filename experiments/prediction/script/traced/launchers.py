@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+from yaml import YAMLError
+
 from experiments.errors import InputError
 from experiments.prediction.script.command import LaunchCommand, Launcher, Program, parse_command
 from provision.words import number_with_noun
@@ -56,7 +58,7 @@ def parse_launch(launch: LaunchCommand, rank: int = 0) -> Launch:
         raise InputError(f"{launch.launcher}: rejects its arguments, see above") from end
     except ImportError as error:
         raise InputError(f"{launch.launcher} is not installed ({error})") from error
-    except (AssertionError, ValueError) as error:
+    except (AssertionError, ValueError, OSError, YAMLError) as error:
         raise InputError(f"{launch.launcher}: {' '.join(str(error).split())}") from error
     if not found.passes_local_rank:
         return found

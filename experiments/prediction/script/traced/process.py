@@ -12,6 +12,7 @@ import json
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -87,14 +88,14 @@ def _exit_code(program: Program, out: Path, phantom: Phantom) -> int:
             print(end.code, file=sys.stderr)
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if code:
-            _write_failure(out, describe_failure(end, code, phantom))
+            _write_failure(out, end, code, phantom)
         return code
     except InputError as error:
         _write_error(out, str(error))
         return 2
     except BaseException as error:
         traceback.print_exception(_cut_traceback(error))
-        _write_failure(out, describe_failure(error, 1, phantom))
+        _write_failure(out, error, 1, phantom)
         return 1
     return 0
 
@@ -144,7 +145,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Phantom, Any]:
         if watcher.tags.event_count:
             predictions = [build_prediction(traced, watcher, lines, ended, gpu, job.gpus) for gpu in range(job.gpus)]
             write_atomically(out, json.dumps([one.model_dump(mode="json") for one in predictions]))
-        else:
+        elif not out.exists():
             _write_error(out, f"the script {END_DESCRIPTIONS[ended]} and allocated nothing on the GPU")
         sys.stdout.flush()
         sys.stderr.flush()
@@ -203,10 +204,10 @@ def _cut_traceback(error: BaseException) -> BaseException:
     return error.with_traceback(frame)
 
 
-def _write_failure(out: Path, line: str) -> None:
-    """Write the cause of a failure, unless a program that the script started has already written its own."""
-    if not out.exists():
-        write_atomically(out, json.dumps({"failure": line}))
+def _write_failure(out: Path, error: BaseException, code: int, phantom: Phantom) -> None:
+    """Write the cause of a failure, unless it is that a program failed which has already written its own cause."""
+    if not (out.exists() and isinstance(error, SystemExit | subprocess.CalledProcessError)):
+        write_atomically(out, json.dumps({"failure": describe_failure(error, code, phantom)}))
 
 
 def _write_fault(out: Path, error: BaseException) -> None:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import multiprocessing
 from torch.distributed.launcher.api import elastic_launch
 
+from experiments.prediction.phantom.ranks import replace_init_process_group
 from provision.words import number_with_noun
 
 run_command_in_processes: Any = elastic_launch.__call__
@@ -33,7 +34,7 @@ class StartedRanks:
         Processes are started by torch.multiprocessing, or by accelerate's notebook_launcher. Their function runs for
         this rank, in this process.
         """
-        dist.init_process_group = dist.distributed_c10d.init_process_group = self._init_process_group
+        replace_init_process_group(self._init_process_group)
         for module in (multiprocessing, importlib.import_module("torch.multiprocessing.spawn")):
             setattr(module, "start_processes", self._start_processes)  # noqa: B010 - mypy rejects the assignment
         setattr(elastic_launch, "__call__", lambda *given: self._start_elastic(*given))  # noqa: B010 - the same
@@ -41,14 +42,24 @@ class StartedRanks:
     def start(self, devices: int, nodes: int, note: str) -> None:
         """Simulate the ranks of ``nodes`` nodes with ``devices`` GPUs each, unless ranks are simulated already."""
         if self._make_first_group is None:
+            if devices * nodes != self.world_size:
+                self.notes.append(f"a later start of {devices * nodes} ranks ran as one of {self.world_size} ranks")
             return
-        dist.init_process_group = dist.distributed_c10d.init_process_group = self._make_first_group
+        replace_init_process_group(self._make_first_group)
         self._make_first_group = None
         self.world_size = devices * nodes
         self.notes += [note] if note else []
         self._simulate(devices, nodes)
 
-    def _init_process_group(self, backend: str | None = None, *_: Any, world_size: int = -1, **__: Any) -> None:
+    def _init_process_group(
+        self,
+        backend: str | None = None,
+        init_method: str | None = None,  # noqa: ARG002 - PyTorch's arguments, by position
+        timeout: Any = None,  # noqa: ARG002
+        world_size: int = -1,
+        *_: Any,
+        **__: Any,
+    ) -> None:
         self.start(world_size if world_size > 0 else int(os.environ.get("WORLD_SIZE", 1)), 1, "")
         dist.init_process_group(backend)
 
@@ -57,7 +68,7 @@ class StartedRanks:
     ) -> Any:
         self.start(nprocs, 1, _describe(nprocs))
         function(self._rank, *args)
-        return None if join else SimpleNamespace(join=lambda *_: True)
+        return None if join else SimpleNamespace(join=lambda timeout=None, grace_period=None: True, processes=[])
 
     def _start_elastic(self, launcher: Any, *args: Any) -> Any:
         config, function = launcher._config, launcher._entrypoint

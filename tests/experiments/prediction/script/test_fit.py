@@ -94,7 +94,7 @@ def test_several_cards_are_shown_in_one_table_with_the_largest_batch_for_each(ca
     console().print(largest_batches_view(traces.fit_batches(8, lambda batch: batch), "--bs"))
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == "largest --bs that fits each card, GiB on one GPU"
-    assert lines[3] == "3GiB 1 3.00 3.00 -0.55 oom not even --bs 1 fits"
+    assert lines[3] == "3GiB none 3.00 3.00 -0.55 oom not even --bs 1 fits"
     assert lines[4] == "a100_80gb 38 77.00 77.00 +1.60 fits"
 
 

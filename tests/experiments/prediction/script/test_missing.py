@@ -1,6 +1,7 @@
 """What a script needs and this computer lacks: weights, tokenizers, files, data sets, the hub."""
 
 import socket
+import subprocess
 from typing import Any
 
 import pytest
@@ -241,6 +242,25 @@ def test_the_last_line_states_whether_something_is_missing_or_unsupported_or_the
     except BaseException as error:
         found = describe_failure(error, 1, device)
     assert found.startswith(line)
+
+
+def test_a_missing_program_is_named_as_a_program():
+    no_reads: Any = NoReads()
+    with pytest.raises(FileNotFoundError) as caught:
+        subprocess.run(["no-such-program"], check=False)
+    assert describe_failure(caught.value, 1, no_reads) == "missing: the program no-such-program; install it"
+
+
+def test_a_library_that_needs_cuda_is_a_limit_of_the_simulated_gpu():
+    no_reads: Any = NoReads()
+    error = ImportError("libcudart.so.12: cannot open shared object file: No such file or directory")
+    line = describe_failure(error, 1, no_reads)
+    assert line.startswith("the simulated GPU does not support this: ImportError: libcudart.so.12")
+
+
+def test_the_line_of_a_program_that_fails_without_consequence_is_not_the_cause_of_a_later_failure(failure):
+    check = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import not_there'])\n"
+    assert failure(check + "raise ValueError('own')").startswith("the script itself failed with exit code 1")
 
 
 def test_a_missing_file_of_the_hub_is_named_with_its_repository():

@@ -131,3 +131,14 @@ def flash_attn_with_kvcache(*_: Any, **__: Any) -> Any:
     raise InputError(
         "flash_attn_with_kvcache is not modeled on the simulated GPU; generate with attn_implementation='sdpa'"
     )
+
+
+def __getattr__(name: str) -> Any:
+    """Return a function that raises InputError, in place of a private function of flash-attn."""
+    if not name.startswith("_flash_attn"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def not_modeled(*_: Any, **__: Any) -> Any:
+        raise InputError(f"flash_attn_interface.{name} is not modeled on the simulated GPU")
+
+    return not_modeled

@@ -1,6 +1,9 @@
 """Why a script failed: something is missing, the simulated GPU has a limit, or the script has an error of its own."""
 
+import os
 import re
+import subprocess
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ LIMITS = re.compile(
             r"module 'torch\._C[\w.]*' has no attribute",
             "0 active drivers",
             "libcuda|libcudart|CUDA driver",
+            "undefined symbol|cannot open shared object file",
             r"Could not run '\S+' with arguments from the 'CUDA",
         )
     )
@@ -68,14 +72,20 @@ def _missing(error: BaseException) -> str:
     names = {one.__name__ for one in type(error).__mro__}
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"missing: the Python module '{error.name}'; install its package, or add its folder to PYTHONPATH"
-    if isinstance(error, ImportError) and not error.__cause__ and not str(error).startswith("cannot import name"):
+    is_known = str(error).startswith("cannot import name") or LIMITS.search(str(error))
+    if isinstance(error, ImportError) and not error.__cause__ and not is_known:
         return f"missing: a Python package: {_first_line(error)}"
     if names & NETWORK_ERRORS:
         if file := _hub_file(error):
             return f"missing: {file} ({_first_line(error)}); download it once with network"
         return f"missing: a server or the network ({_first_line(error)}), which the script needs"
-    if isinstance(error, FileNotFoundError) and error.filename and Path(error.filename).name not in GPU_PROGRAMS:
-        return f"missing: the file {error.filename}; create it, or run the command in the folder that has it"
+    if isinstance(error, FileNotFoundError) and error.filename:
+        file = os.fsdecode(error.filename)
+        if Path(file).name in GPU_PROGRAMS:
+            return ""
+        if _raised_in(error) == Path(subprocess.__file__):
+            return f"missing: the program {file}; install it"
+        return f"missing: the file {file}; create it, or run the command in the folder that has it"
     return ""
 
 
@@ -99,10 +109,13 @@ def _limit(error: BaseException) -> str:
 
 
 def _raised_by_simulation(error: BaseException) -> bool:
-    frame = error.__traceback__
-    while frame and frame.tb_next:
-        frame = frame.tb_next
-    return frame is not None and Path(frame.tb_frame.f_code.co_filename).is_relative_to(PREDICTION_CODE)
+    return _raised_in(error).is_relative_to(PREDICTION_CODE)
+
+
+def _raised_in(error: BaseException) -> Path:
+    """Return the file with the code that raised the error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return Path(frames[-1].filename if frames else "")
 
 
 def _first_line(error: BaseException) -> str:

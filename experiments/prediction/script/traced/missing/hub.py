@@ -1,5 +1,6 @@
 """The Hugging Face hub: a script uploads nothing, and the error of a missing data set names it."""
 
+import errno
 import re
 from concurrent.futures import Future
 from functools import wraps
@@ -47,6 +48,8 @@ def prepare_datasets() -> None:
         try:
             return load(path, *arguments, **options)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+                raise
             substitutes.explain(
                 error,
                 f"the data set '{path}', or a file of it; download it once with network, or let the script read files "

@@ -13,6 +13,7 @@ CHAT_TEMPLATE = (
 )
 NO_FILES = "Couldn't instantiate the backend tokenizer"
 """What the ValueError of transformers says if no file of a tokenizer was found. Other errors are of type OSError."""
+PLACE_OPTIONS = ("cache_dir", "revision", "subfolder", "token")
 PASSED_OPTIONS = ("padding_side", "truncation_side", "model_max_length", *(f"{name}_token" for name in SPECIAL_TOKENS))
 
 
@@ -76,7 +77,7 @@ def _make_tokenizer(name: Any, options: Mapping[str, Any]) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    config = _local_configuration(name)
+    config = _local_configuration(name, options)
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     size = getattr(config, "vocab_size", None) or len(letters) + len(SPECIAL_TOKENS)
     if size < len(letters) + len(SPECIAL_TOKENS):
@@ -104,12 +105,17 @@ def _make_tokenizer(name: Any, options: Mapping[str, Any]) -> Any:
     )
 
 
-def _local_configuration(name: Any) -> Any:
+def _local_configuration(name: Any, options: Mapping[str, Any]) -> Any:
     """Return the configuration of the language model ``name`` if it is on this computer, else None."""
     from transformers import AutoConfig
 
+    if config := options.get("config"):
+        return config
+    places = {key: options[key] for key in PLACE_OPTIONS if key in options}
+    trusted = bool(options.get("trust_remote_code"))
     try:
-        return AutoConfig.from_pretrained(name, local_files_only=True).get_text_config()
+        config = AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=trusted, **places)
+        return config.get_text_config()
     except (OSError, ValueError):
         return None
 

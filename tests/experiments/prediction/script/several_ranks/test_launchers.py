@@ -115,3 +115,11 @@ def test_arguments_that_a_launcher_rejects_are_an_error_in_one_line(line, messag
         parse(line)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [None, "distributed_type: [\n"])
+def test_a_configuration_file_that_cannot_be_read_is_an_error_of_the_command(tmp_path, text):
+    if text:
+        (tmp_path / "broken.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"^accelerate: .*broken\.yaml"):
+        parse("accelerate launch --config_file broken.yaml train.py")

@@ -67,6 +67,20 @@ def test_a_script_without_a_launcher_has_as_many_ranks_as_its_group_or_its_envir
     assert traced(TRAIN + "dist.init_process_group()\ntrain(0, 3)").ranks == 3
 
 
+def test_a_device_mesh_makes_the_simulated_group(traced):
+    one = traced(
+        TRAIN + "torch.distributed.device_mesh.init_device_mesh('cuda', (2,))\ntrain(0, 2)",
+        before=("torchrun", "--nproc-per-node", "2"),
+    )
+    assert (one.ranks, one.steps) == (2, 2)
+
+
+def test_a_note_says_that_a_later_start_has_the_ranks_of_the_first_one(traced):
+    one = traced(TRAIN + "mp.spawn(print, nprocs=3)\nmp.spawn(train, args=(3,), nprocs=2)")
+    assert one.ranks == 3
+    assert "a later start of 2 ranks ran as one of 3 ranks" in one.notes
+
+
 def test_a_note_says_that_data_parallel_trains_on_one_gpu(traced):
     one = traced("""
         import torch
