@@ -31,10 +31,10 @@ def test_traces_side_by_side_predict_the_same_as_traces_alone(trace, monkeypatch
 
 
 class FakeTraces:
-    """Traces of a script that fails if it starts while its trace for another card runs. Fake: the processes."""
+    """Traces of a script that fails on a card, or if it starts beside another trace. Fake: the processes."""
 
-    def __init__(self, fails_beside_others=False):
-        self._fails_beside_others = fails_beside_others
+    def __init__(self, fails_beside_others=False, fails_on=""):
+        self._fails_beside_others, self._fails_on = fails_beside_others, fails_on
         self._running = 0
         self.events: list[str] = []
 
@@ -43,7 +43,7 @@ class FakeTraces:
         (card,) = job["cards"]
         self.events.append(f"start {card}")
         self._running += 1
-        fails = self._fails_beside_others and self._running > 1
+        fails = card == self._fails_on or (self._fails_beside_others and self._running > 1)
 
         def wait():
             self.events.append(f"wait {card}")
@@ -63,7 +63,7 @@ def fake_traces(monkeypatch, tmp_path):
     (tmp_path / "train.py").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tracing, "smallest_card", lambda predictions: None)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
 
     def run(available_share=100.0, **options):
         fake, messages = FakeTraces(**options), list[str]()
@@ -102,3 +102,13 @@ def test_traces_that_disturb_each_other_run_once_more_one_after_the_other(fake_t
     assert [event.split()[0] for event in events[-4:]] == ["start", "wait"] * 2
     assert found == THREE_KERNELS
     assert messages[-1] == "a trace failed beside others; tracing one after the other"
+
+
+def test_a_card_on_which_the_script_fails_is_left_out_with_a_line(fake_traces):
+    first = fake_traces()[0][0].removeprefix("start ")
+    failing = next(card for card in THREE_KERNELS if card != first)
+    _, found, messages = fake_traces(fails_on=failing)
+    assert found == [card for card in THREE_KERNELS if card != failing]
+    assert messages[-1].startswith(f"not predicted for {failing}: the script itself failed with exit code 1")
+    with pytest.raises(ScriptFailed):
+        fake_traces(fails_on=first)
