@@ -157,8 +157,8 @@ def parse_card_list(text: str) -> list[str]:
     words = [word.strip() for word in text.split(",")]
     if SMALLEST_CARD in words:
         raise InputError(
-            f"--card {text}: '{SMALLEST_CARD}' is allowed in testbed predict, for a script or for --model with --loop "
-            f"trainer or plain; allowed here: {', '.join(cards())}, {MEMORY_SIZE_HELP}, or {EVERY_CARD}"
+            f"--card {text}: '{SMALLEST_CARD}' is allowed in testbed predict, for a script or for --model; allowed "
+            f"here: {', '.join(cards())}, {MEMORY_SIZE_HELP}, or {EVERY_CARD}"
         )
     for word in words:
         if word != EVERY_CARD:

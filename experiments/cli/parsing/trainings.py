@@ -32,8 +32,8 @@ CardsOrSmallest = Annotated[
     str,
     typer.Option(
         metavar="CARD,...",
-        help=f"{CARDS_HELP}; smallest: only the smallest that fits, of the listed ones or of all (scripts, and --model "
-        f"with --loop trainer or plain). {CARDS_DEFAULT_HELP}",
+        help=f"{CARDS_HELP}; smallest: only the smallest that fits, of the listed ones or of all (scripts and "
+        f"--model). {CARDS_DEFAULT_HELP}",
     ),
 ]
 BatchList = Annotated[

@@ -79,14 +79,16 @@ def _missing(error: BaseException) -> str:
         if file := _hub_file(error):
             return f"missing: {file} ({_first_line(error)}); download it once with network"
         return f"missing: a server or the network ({_first_line(error)}), which the script needs"
-    if isinstance(error, FileNotFoundError) and error.filename:
-        file = os.fsdecode(error.filename)
-        if Path(file).name in GPU_PROGRAMS:
-            return ""
+    if (file := _missing_file(error)) and Path(file).name not in GPU_PROGRAMS:
         if _raised_in(error) == Path(subprocess.__file__):
             return f"missing: the program {file}; install it"
         return f"missing: the file {file}; create it, or run the command in the folder that has it"
     return ""
+
+
+def _missing_file(error: BaseException) -> str:
+    """Return the path that the error names as missing, "" if there is none."""
+    return os.fsdecode(error.filename) if isinstance(error, FileNotFoundError) and error.filename else ""
 
 
 def _hub_file(error: BaseException) -> str:
@@ -102,8 +104,7 @@ def _hub_file(error: BaseException) -> str:
 
 def _limit(error: BaseException) -> str:
     """Return that the simulated GPU does not support what the script does, "" if the error has another cause."""
-    needs_program = isinstance(error, FileNotFoundError) and Path(str(error.filename)).name in GPU_PROGRAMS
-    if needs_program or LIMITS.search(str(error)) or _raised_by_simulation(error):
+    if Path(_missing_file(error)).name in GPU_PROGRAMS or LIMITS.search(str(error)) or _raised_by_simulation(error):
         return f"the simulated GPU does not support this: {type(error).__name__}: {_first_line(error)}"
     return ""
 
