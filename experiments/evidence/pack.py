@@ -25,7 +25,7 @@ def pack(folder: Path, target: Path) -> None:
     """Write the compact form of a run's folder to ``target``. Raises InputError if ``folder`` is not a run."""
     run = RunFolder(folder).read_run()
     found = [path for row in run.rows if (path := folder / run.suite / row / RESULT_FILE).exists()]
-    _copy(folder, target)
+    _copy_run_files(folder, target)
     lines = [json.dumps(json.loads(path.read_text()), separators=(",", ":"), ensure_ascii=False) for path in found]
     (target / RESULTS_FILE).write_text("".join(f"{line}\n" for line in lines))
     for row in run.rows:
@@ -35,7 +35,7 @@ def pack(folder: Path, target: Path) -> None:
 def unpack(folder: Path, target: Path) -> None:
     """Write a compact run to ``target``, with a folder for each row. Raises InputError if ``folder`` is not a run."""
     suite = RunFolder(folder).read_run().suite
-    _copy(folder, target)
+    _copy_run_files(folder, target)
     for line in (folder / RESULTS_FILE).read_text().splitlines():
         result = json.loads(line)
         row = target / suite / result["spec"]["row"]
@@ -44,7 +44,7 @@ def unpack(folder: Path, target: Path) -> None:
         _copy_file(folder / TELEMETRY_FOLDER / f"{row.name}.csv", row / TELEMETRY_FILE)
 
 
-def _copy(folder: Path, target: Path) -> None:
+def _copy_run_files(folder: Path, target: Path) -> None:
     for name in COPIED_FILES:
         _copy_file(folder / name, target / name)
 

@@ -34,7 +34,7 @@ PREDICTION_FOLDER = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "lightning", "peft", "bitsandbytes", "deepspeed", "litgpt", "accelerate")
 
 CUSTOM_SUITE = "question"
-"""Suite of the rows of custom trainings."""
+"""Stands in place of a suite's name in the specification of a custom training, which belongs to no suite."""
 
 OnPrediction = Callable[[RowSpec, Prediction, bool], None]
 """Is called with a row, its prediction, and whether the prediction was cached."""

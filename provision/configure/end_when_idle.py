@@ -2,12 +2,13 @@
 
 from provision.configure.playbook import configure_end_when_idle
 from provision.errors import BadKey, LeaseGone, NotReached, RequestRejected
+from provision.leasing.account import credential_issuer
 from provision.leasing.journal import Operation
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.release import get_active_lease
 from provision.leasing.request import EndWhenIdle, end_when_idle_data, find_lease
 from provision.models import LeaseCredential
-from provision.sites.base import CredentialIssuer, LeasingSite
+from provision.sites.base import LeasingSite
 from provision.ssh.known_hosts import pinned_lines
 
 ROLE = "end_when_idle"
@@ -21,10 +22,7 @@ def set_up_end_when_idle(site: LeasingSite, reconciler: Reconciler, name: str, e
     the results, RequestRejected for a lease of several nodes, NotReached if no node has answered yet, and LeaseGone for
     a lease that is over.
     """
-    if not isinstance(site, CredentialIssuer):
-        raise RequestRejected(
-            f"--end-when-idle: {site.name} cannot limit a credential to one lease; lease without --end-when-idle"
-        )
+    issuer = credential_issuer(site)
     active_lease = get_active_lease(reconciler, name)
     if (count := len(active_lease.machines)) > 1:
         raise RequestRejected(f"lease {name} has {count} nodes; --end-when-idle is allowed with one node")
@@ -39,7 +37,7 @@ def set_up_end_when_idle(site: LeasingSite, reconciler: Reconciler, name: str, e
             active_lease,
             Operation.CREATE_CREDENTIAL,
             lambda: None,
-            lambda: site.create_lease_credential(active_lease.tag, lease),
+            lambda: issuer.create_lease_credential(active_lease.tag, lease),
             lambda created: {"id": created.id},
             **end_when_idle_data(end_when_idle),
         )

@@ -52,7 +52,7 @@ class AmdGpu:
 
         Values that the driver does not report are left out.
         """
-        readings: dict[str, Callable[[], float]] = {
+        readers: dict[str, Callable[[], float]] = {
             "gpu_util_percent": lambda: self._number("gpu_busy_percent"),
             "gpu_memory_gib": lambda: self.used_gib,
             "gpu_power_w": lambda: self._number("hwmon/hwmon*/power1_average", "hwmon/hwmon*/power1_input") / 1e6,
@@ -60,7 +60,7 @@ class AmdGpu:
             "gpu_temperature_c": lambda: self._number("hwmon/hwmon*/temp1_input", "hwmon/hwmon*/temp2_input") / 1e3,
         }
         sample = {}
-        for field, read in readings.items():
+        for field, read in readers.items():
             with suppress(OSError):
                 sample[field] = read()
         return sample

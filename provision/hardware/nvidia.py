@@ -53,7 +53,7 @@ class NvidiaGpu:
 
         Values that the GPU does not report are left out.
         """
-        readings: dict[str, Callable[[], float]] = {
+        readers: dict[str, Callable[[], float]] = {
             "gpu_util_percent": self.utilization,
             "gpu_memory_gib": lambda: self.used_gib,
             "gpu_power_w": lambda: pynvml.nvmlDeviceGetPowerUsage(self.handle) / 1000,
@@ -62,7 +62,7 @@ class NvidiaGpu:
             "gpu_processes": lambda: len(pynvml.nvmlDeviceGetComputeRunningProcesses(self.handle)),
         }
         sample = {}
-        for field, read in readings.items():
+        for field, read in readers.items():
             with suppress(pynvml.NVMLError):
                 sample[field] = float(read())
         return sample

@@ -52,13 +52,19 @@ def require_lasting_credential(site: LeasingSite, reconciler: Reconciler, requir
         )
 
 
-def require_lease_credentials(site: LeasingSite, reconciler: Reconciler) -> None:
-    """Raise RequestRejected if the site cannot limit a credential to one lease."""
+def credential_issuer(site: LeasingSite) -> CredentialIssuer:
+    """Return the site. Raises RequestRejected if it cannot limit a credential to one lease."""
     if not isinstance(site, CredentialIssuer):
         raise RequestRejected(
-            f"--end-when-idle: {site.name} cannot limit a credential to one lease; lease without --end-when-idle"
+            "--end-when-idle: the node would need a credential that can end only its own lease, and"
+            f" {site.name} cannot limit a credential to one lease; omit --end-when-idle"
         )
-    reconciler.query(site.try_lease_credential)
+    return site
+
+
+def require_lease_credentials(site: LeasingSite, reconciler: Reconciler) -> None:
+    """Try to get a credential for one lease. Raises RequestRejected if the site cannot limit a credential so."""
+    reconciler.query(credential_issuer(site).try_lease_credential)
 
 
 def early_expiry_message(expires_at: datetime, lease_end: datetime) -> str:

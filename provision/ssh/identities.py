@@ -67,7 +67,7 @@ def _agent(path: str) -> Iterator[AgentSSH]:
 
 
 def _public_key(file: Path) -> str:
-    """Return the encoded public key of a private or public key's file, or '' if it cannot be read."""
+    """Return the public key that a file of a private or a public key has, in base64; '' if it cannot be read."""
     for public in (file.with_name(f"{file.name}.pub"), file):
         with suppress(OSError, ValueError):
             fields = read_text(public).split()

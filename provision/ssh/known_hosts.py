@@ -1,4 +1,4 @@
-"""Find the host keys that the user has accepted, so that a leased node can verify the same host."""
+"""Find the keys of a host that the user has accepted. A leased node that connects to this host checks it with them."""
 
 import subprocess
 from pathlib import Path

@@ -74,7 +74,7 @@ class ScriptFit(NamedTuple):
 
     @property
     def card(self) -> CardPrediction:
-        """Return the prediction of one of the batches for the card."""
+        """Return the prediction for the card with one of the tried batches, for what does not depend on the batch."""
         return next(iter(self.predictions.values())).card
 
     def describe_batch(self, batch: int) -> str:

@@ -95,8 +95,8 @@ def _require_working_gpu(key: str) -> None:
     except RuntimeError:
         name = parse(key).name
         raise InputError(
-            f"{name} failed on this GPU, which rejects all other work of this process now; the table has all measured"
-            " times: run the command again to measure the operations after it"
+            f"the operation {name} failed, and the GPU now rejects all other work of this process; the times measured"
+            f" so far are saved; to measure the operations that follow {name}, run the command again"
         ) from None
 
 

@@ -138,7 +138,7 @@ class StopAfterTokens(BaseStreamer):
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Run the row. Raises InputError for an unsupported strategy, and every error of the training.
+    """Run the row. Raises InputError for an unsupported strategy. Errors of the training are not caught.
 
     A model for text generation is distributed over all GPUs of the row, which this process controls alone.
     """

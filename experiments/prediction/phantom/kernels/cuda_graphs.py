@@ -21,7 +21,10 @@ class GeneratorState:
 
 
 class CUDAGraph:
-    """A captured graph. The memory of its pool stays reserved while a graph exists that uses the pool."""
+    """Replacement of torch.cuda.CUDAGraph.
+
+    The memory of a captured graph's pool stays reserved while a graph exists that uses the pool.
+    """
 
     phantom: ClassVar[Phantom]
     capturing: ClassVar[bool] = False
