@@ -2,13 +2,14 @@
 
 import json
 import re
-from statistics import fmean
+from statistics import fmean, median
 from typing import NamedTuple
 
 import pytest
 
 from experiments.history.lease_record import read_records
 from experiments.prediction.times.phase import HOST_FACTORS, LINK_SHARE, RANK_SPREAD, PhaseTime, slowest_host
+from tests.benchmarks.prediction.host_times.checkpointing import additional_s
 from tests.benchmarks.training.rank_hosts.fitting import fit_hooks, hook_times, pairs, spread_of_ranks
 from tests.docs.blocks import ROOT
 from tests.support.results.semesters import time_noise
@@ -127,6 +128,28 @@ def test_the_page_states_the_stored_time_and_memory_of_a_prediction() -> None:
 def test_the_page_states_the_same_constants_for_host_times_as_the_code() -> None:
     assert f"In a backward pass, it is {HOST_FACTORS['backward']} times the sum" in page()
     assert f"the host also needs {1000 * HOST_FACTORS['kernel choices']} ms, in which cuBLAS or cuDNN" in page()
+
+
+def test_the_host_time_of_checkpointing_is_that_of_the_stored_measurements() -> None:
+    folder = EVIDENCE / "prediction_h200"
+    lines = [json.loads(line) for line in (folder / "checkpointing.jsonl").read_text().splitlines()]
+    constant = median(additional_s(one["without"], one["with"]) / one["layers"] for one in lines)
+    assert json.loads((folder / "checkpointing.json").read_text())["checkpoints_s"] == constant
+    assert pytest.approx(constant, rel=0.005) == HOST_FACTORS["checkpoints"]
+    stated = f"For each checkpointed layer, the host also needs {1000 * HOST_FACTORS['checkpoints']:.2f} ms,"
+    assert stated in page()
+
+
+def test_the_page_states_the_stored_errors_of_rows_that_were_measured_again() -> None:
+    folder = EVIDENCE / "prediction_h200" / "repeated"
+    found = json.loads((folder / "step_times.json").read_text())
+    errors = f"{100 * found['mean_error']:.1f} % and a largest error of {100 * found['errors']['worst']:.1f} %"
+    assert (
+        f"Compared with {len(found['rows'])} steps on a third machine, the predictions have a mean error of" in page()
+    )
+    assert errors in page()
+    seconds = [one["measured_s"] for one in found["rows"] if one["row"] == "single_gpu_blip2/xxl-sgd"]
+    assert f"T5-XXL with SGD took {' s and '.join(f'{each:.2f}' for each in seconds)} s" in page()
 
 
 def test_the_page_states_the_stored_time_errors_of_the_scripts() -> None:

@@ -14,6 +14,7 @@ import torch.nn.parallel.comm
 
 from experiments.prediction.phantom.cuda_memory import replace_memory_functions
 from experiments.prediction.phantom.cuda_random import make_no_operation, replace_random_functions
+from experiments.prediction.phantom.host_work import log_checkpoints
 from experiments.prediction.phantom.kernels.cuda_graphs import replace_cuda_graphs
 from experiments.prediction.phantom.library import Phantom
 from experiments.prediction.phantom.meta_functions import register_meta_functions
@@ -185,6 +186,7 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
     replace_memory_functions(phantom, properties.total_memory)
     replace_random_functions()
     replace_cuda_graphs(phantom)
+    log_checkpoints(phantom)
     register_meta_functions()
     _place_loaded_storages()
     torch.distributions.Distribution.set_default_validate_args(False)

@@ -16,8 +16,8 @@ from torch.distributed.constants import default_pg_timeout
 from torch.futures import Future
 
 from experiments.prediction.phantom.exchange import HostExchange, RankStore, receive_unknown_objects_as_none
+from experiments.prediction.phantom.host_work import log_view_replacements_of_fsdp
 from experiments.prediction.phantom.library import Phantom
-from experiments.prediction.phantom.views import log_view_replacements_of_fsdp
 
 _create_work: Any = getattr(c10d, "_create_work_from_future")  # noqa: B009 - not in the stubs
 NO_OP_COLLECTIVES = """

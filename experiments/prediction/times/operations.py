@@ -20,9 +20,12 @@ Family = Literal[
     "communication",
     "CPU optimizer",
     "views",
+    "checkpoints",
     "waiting",
 ]
-FAMILIES_WITHOUT_KERNEL: frozenset[Family] = frozenset({"communication", "CPU optimizer", "views", "waiting"})
+FAMILIES_WITHOUT_KERNEL: frozenset[Family] = frozenset(
+    {"communication", "CPU optimizer", "views", "checkpoints", "waiting"}
+)
 """Families whose operations are in no table, because they run no kernel that computes."""
 
 ELEMENT_BYTES = {
@@ -50,7 +53,8 @@ OUTPUT_OVERLOAD = re.compile(r"out$|^(output|grad_input|values|dim_max|dim_min|U
 """Overloads of operations whose last arguments are their outputs."""
 OUTPUT_COUNTS = {"aten::nll_loss_forward.output": 2, "aten::topk.values": 2, "aten::sort.values": 2}
 """Numbers of outputs among the arguments, if not 1."""
-COMMUNICATION, CPU_ADAM, VIEWS, WAIT = "communication::", "host::adam", "host::views", "host::wait"
+COMMUNICATION, CPU_ADAM, WAIT = "communication::", "host::adam", "host::wait"
+VIEWS, CHECKPOINT = "host::views", "host::checkpoint"
 HOST_READS = re.compile(r"^aten::(_local_scalar_dense|nonzero|masked_select|equal|_?unique\w*|bincount)\b")
 """Operations whose result, or its size, the host reads from the GPU before it goes on."""
 INDEXING_BY_MASK = re.compile(r"^aten::_?index(_put_impl_|_put_?)?\.")
@@ -119,6 +123,8 @@ class Operation(NamedTuple):
             return "CPU optimizer"
         if self.name == VIEWS:
             return "views"
+        if self.name == CHECKPOINT:
+            return "checkpoints"
         if self.name.startswith("bitsandbytes::") and "optimizer" not in self.name:
             return "quantization"
         for pattern, family in FAMILIES:

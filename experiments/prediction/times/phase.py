@@ -10,7 +10,7 @@ from experiments.prediction.times.table import Table
 from experiments.results.schema import Phase
 from experiments.suites.cards import Card
 
-HostWork = Phase | Literal["layers", "kernel choices", "shards", "views"]
+HostWork = Phase | Literal["layers", "kernel choices", "shards", "views", "checkpoints"]
 HOST_FACTORS: Mapping[HostWork, float] = {
     "forward": 1.0,
     "backward": 1.75,
@@ -19,6 +19,7 @@ HOST_FACTORS: Mapping[HostWork, float] = {
     "kernel choices": 1.25e-3,
     "shards": 0.88e-3,
     "views": 17.5e-6,
+    "checkpoints": 1.57e-3,
 }
 """Seconds of the host for each unit of its work.
 
@@ -27,7 +28,8 @@ needs additional time. These factors were fitted to passes of trainings whose ho
 layers: for each matrix product of a forward pass, which stands for the Python code of a layer. kernel choices: for each
 product of new sizes. These two were fitted to the same passes and to the rows of the benchmark step_times. shards: for
 each gather or reduce-scatter, with the hooks of FSDP or ZeRO around it. views: for each parameter whose view FSDP
-replaces. These two were fitted to units of FSDP around small layers (benchmark rank_hosts)."""
+replaces. These two were fitted to units of FSDP around small layers (benchmark rank_hosts). checkpoints: for each
+checkpointed function, in addition to its repetition (benchmark host_times.checkpointing)."""
 RANK_SPREAD = 0.107
 """Standard deviation of the host's time between ranks that do the same work on one machine, relative to its mean
 (benchmark rank_hosts)."""
@@ -60,11 +62,11 @@ class PhaseTime(NamedTuple):
     """Seconds that a phase, or a part of it, needs: of the host, of the GPU by family of operations, and of the links.
 
     host_work: units of the host's work (see HOST_FACTORS): for each phase, seconds of the operations alone; and numbers
-    of layers, of kernel choices, of shards and of views. link_s: seconds of the links between GPUs. cpu_optimizer_s:
-    seconds in which the optimizer works on the CPU while the GPU waits. unmeasured_s: those seconds of ``device_s``
-    that were estimated from similar operations. host_waits: whether the host waits at the end until the GPU has done
-    all its work. gathers: whether the GPU waits for the links at the end, because later operations need what they
-    transfer.
+    of layers, of kernel choices, of shards, of views and of checkpoints. link_s: seconds of the links between GPUs.
+    cpu_optimizer_s: seconds in which the optimizer works on the CPU while the GPU waits. unmeasured_s: those seconds of
+    ``device_s`` that were estimated from similar operations. host_waits: whether the host waits at the end until the
+    GPU has done all its work. gathers: whether the GPU waits for the links at the end, because later operations need
+    what they transfer.
     """
 
     host_work: Mapping[HostWork, float]
@@ -132,6 +134,8 @@ def phase_time(recorded: RecordedPhase, table: Table, card: Card, new_keys: Coll
             host_work["shards"] += count * operation.moves_shards
         elif operation.family == "views":
             host_work["views"] += count * operation.arguments[0]
+        elif operation.family == "checkpoints":
+            host_work["checkpoints"] += count
         elif operation.family == "CPU optimizer":
             cpu_optimizer_s += count * operation.elements / ADAM_PARAMETERS_PER_S
         elif operation.family != "waiting":

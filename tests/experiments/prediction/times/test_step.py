@@ -269,6 +269,11 @@ def test_a_unit_of_fsdp_needs_the_host_for_the_views_of_its_parameters():
     assert (time.host_s, time.gpu_s) == (pytest.approx(50 * HOST_FACTORS["views"]), 0.0)
 
 
+def test_checkpointing_needs_the_host_for_each_checkpointed_function():
+    time = phase_time(RecordedPhase("forward", 0, {json.dumps(["host::checkpoint"]): 24}), Table(MACHINE, {}), H100)
+    assert (time.host_s, time.gpu_s) == (pytest.approx(24 * HOST_FACTORS["checkpoints"]), 0.0)
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
 def test_ranks_wait_for_the_slowest_host(ranks, monkeypatch):
     """The expected maximum of random times is that of a simulation, and only the host of several ranks is slower."""

@@ -1,4 +1,4 @@
-"""FSDP's views of parameters are logged each time that FSDP replaces them."""
+"""FSDP's views of parameters are logged each time that FSDP replaces them, and each checkpointed function."""
 
 import json
 from contextlib import nullcontext
@@ -12,9 +12,10 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils.checkpoint import checkpoint
 
 from experiments.prediction.phantom import ranks
-from experiments.prediction.phantom.views import log_view_replacements_of_fsdp
+from experiments.prediction.phantom.host_work import log_checkpoints, log_view_replacements_of_fsdp
 from experiments.prediction.times.operations import parse
 from tests.benchmarks.forks import run_in_fork
 from tests.benchmarks.training.rank_hosts.fitting import VIEWS
@@ -68,3 +69,24 @@ def views_of_simulated_ranks(folder: Path) -> bool:
 
 def test_simulated_ranks_log_the_views(tmp_path: Path) -> None:
     assert run_in_fork(views_of_simulated_ranks, tmp_path)
+
+
+def logged_checkpoints(use_reentrant: bool) -> list[str]:
+    """Return the keys that the last of two devices logs in a step in which two of three layers are checkpointed."""
+    log: Any = Log()
+    log_checkpoints(Log())  # type: ignore[arg-type]
+    log_checkpoints(log)
+    layers = [nn.Linear(4, 4) for _ in range(3)]
+    result = layers[0](torch.ones(2, 4))
+    for layer in layers[1:]:
+        result = checkpoint(layer, result, use_reentrant=use_reentrant)
+    result.sum().backward()
+    assert all(layer.weight.grad is not None for layer in layers)
+    return list(log.keys)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_each_checkpointed_function_is_logged_once(use_reentrant: bool) -> None:
+    keys = run_in_fork(logged_checkpoints, use_reentrant)
+    assert keys == [json.dumps(["host::checkpoint"])] * 2
+    assert parse(keys[0]).family == "checkpoints"

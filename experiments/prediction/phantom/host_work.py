@@ -1,0 +1,54 @@
+"""Log work of the host that starts no operation: the views that FSDP replaces, and activation checkpointing."""
+
+import functools
+import inspect
+import json
+from collections.abc import Callable
+from typing import Any
+
+from torch.utils import checkpoint
+
+from experiments.prediction.phantom.library import Phantom
+from experiments.prediction.times.operations import CHECKPOINT, VIEWS
+
+VIEW_METHODS = ("_use_unsharded_views", "_use_sharded_views", "_use_unsharded_grad_views", "_use_sharded_grad_views")
+"""Methods with which FSDP (version 1) replaces the views of all parameters of a unit, or of their gradients: after a
+gather, after it has freed the gathered parameters, and after the backward pass."""
+
+
+def log_view_replacements_of_fsdp(phantom: Phantom) -> None:
+    """Patch FSDP: each time it replaces the views of a unit's parameters, their number is logged."""
+    from torch.distributed.fsdp._flat_param import FlatParamHandle
+
+    for name in VIEW_METHODS:
+        _log_before(
+            phantom,
+            FlatParamHandle,
+            name,
+            lambda handle, *_, **__: json.dumps([VIEWS, len(handle.flat_param._param_infos)]),
+        )
+
+
+def log_checkpoints(phantom: Phantom) -> None:
+    """Patch PyTorch's activation checkpointing: each forward pass of a checkpointed function is logged."""
+    for owner, name in (
+        (checkpoint, "_checkpoint_without_reentrant_generator"),
+        (checkpoint.CheckpointFunction, "forward"),
+    ):
+        _log_before(phantom, owner, name, lambda *_, **__: json.dumps([CHECKPOINT]))
+
+
+def _log_before(phantom: Phantom, owner: Any, name: str, key: Callable[..., str]) -> None:
+    """Patch a function of ``owner``: before each call, it logs the key that ``key`` returns for the arguments.
+
+    A further patch replaces the earlier one, so that each call is logged once.
+    """
+    function = inspect.unwrap(getattr(owner, name))
+
+    @functools.wraps(function)
+    def logged(*arguments: Any, **options: Any) -> Any:
+        phantom.log_operation(key(*arguments, **options))
+        return function(*arguments, **options)
+
+    is_static = isinstance(vars(owner)[name], staticmethod)
+    setattr(owner, name, staticmethod(logged) if is_static else logged)
