@@ -5,7 +5,8 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 Family = Literal[
     "matrix products",
@@ -61,18 +62,22 @@ INDEXING_BY_MASK = re.compile(r"^aten::_?index(_put_impl_|_put_?)?\.")
 """Indexing. If a mask selects the elements, the host waits, because it reads their number."""
 
 
-class Operation(NamedTuple):
-    """A logged operation. arguments: tensors are mappings with type, sizes and strides; other values are unchanged."""
+@dataclass(frozen=True)
+class Operation:
+    """A logged operation. arguments: tensors are mappings with type, sizes and strides; other values are unchanged.
+
+    Properties that estimates use many times are computed once.
+    """
 
     name: str
     arguments: tuple[Any, ...]
 
-    @property
-    def tensors(self) -> Iterator[dict[str, Any]]:
-        """Yield the tensors in the arguments and in their lists; a long list of tensors is a single mapping."""
-        return _tensors(self.arguments)
+    @functools.cached_property
+    def tensors(self) -> tuple[dict[str, Any], ...]:
+        """Return the tensors in the arguments and in their lists; a long list of tensors is a single mapping."""
+        return tuple(_tensors(self.arguments))
 
-    @property
+    @functools.cached_property
     def copies_between_host_and_gpu(self) -> bool:
         """Return whether the operation copies between host and GPU."""
         sides = {bool(tensor.get("host")) for tensor in self.tensors}
@@ -85,7 +90,7 @@ class Operation(NamedTuple):
         The host does not wait for a copy to the GPU: CUDA first copies the values to memory of its own.
         """
         if self.copies_between_host_and_gpu:
-            return "host" in next(self.tensors) and self.arguments[2] is False
+            return "host" in self.tensors[0] and self.arguments[2] is False
         if INDEXING_BY_MASK.match(self.name):
             return any(tensor["type"] == "Bool" for tensor in _tensors(self.arguments[1]))
         return self.name == WAIT or HOST_READS.match(self.name) is not None
@@ -111,7 +116,7 @@ class Operation(NamedTuple):
             return 0
         return sum(self.arguments[-1][:2]) if "convolution_backward" in self.name else 1
 
-    @property
+    @functools.cached_property
     def family(self) -> Family:
         if self.name == WAIT:
             return "waiting"
@@ -132,20 +137,20 @@ class Operation(NamedTuple):
                 return family
         return "copies" if self.name.startswith(("aten::copy_", "aten::cat", "aten::clone")) else "element-wise"
 
-    @property
+    @functools.cached_property
     def data_type(self) -> str:
         """Return the data type of the largest tensor, in bitsandbytes of the first one; '' without tensors."""
         if self.name.startswith("bitsandbytes::"):
-            return str(next(self.tensors)["type"])
+            return str(self.tensors[0]["type"])
         largest = max(self.tensors, key=tensor_bytes, default=None)
         return str(largest["type"]) if largest else ""
 
     @property
     def elements(self) -> int:
         """Return the number of elements of the first tensor."""
-        return _elements(next(self.tensors))
+        return _elements(self.tensors[0])
 
-    @property
+    @functools.cached_property
     def total_bytes(self) -> int:
         """Return the bytes of all tensors in the arguments, each read or written once, and of a separate result."""
         return sum(map(tensor_bytes, self.tensors)) + self._result_bytes
@@ -173,7 +178,7 @@ class Operation(NamedTuple):
         *_, left, right = matrices[:-1] if self.name.endswith("out") else matrices
         return left, right
 
-    @property
+    @functools.cached_property
     def layout(self) -> str:
         """Return what determines the speed of a memory-bound operation besides the sizes.
 
@@ -187,7 +192,7 @@ class Operation(NamedTuple):
             for tensor in self.tensors
         )
 
-    @property
+    @functools.cached_property
     def product_sizes(self) -> tuple[int, int, int, int] | None:
         """Return rows, columns and depth of a matrix product, and the number of products; None for other operations."""
         if not PRODUCTS.match(self.name) or "convolution" in self.name or self.name.startswith("aten::addmv"):
@@ -195,7 +200,7 @@ class Operation(NamedTuple):
         left, right = self._factors
         return left[-2], right[-1], left[-1], left[0] if len(left) == 3 else 1
 
-    @property
+    @functools.cached_property
     def flop(self) -> float:
         """Return the floating-point operations of matrix products and attention; 0 for all others."""
         if ATTENTION.match(self.name):

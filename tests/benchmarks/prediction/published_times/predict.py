@@ -1,7 +1,7 @@
 """Predict the published times from the recorded operations, with the project's step-time code and with rooflines."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from statistics import fmean, median
 from typing import Any, NamedTuple, TypeVar
 
@@ -89,7 +89,13 @@ def _roofline_s(recorded: RecordedPhase, card: Card) -> float:
 
 def fitted_cost(costs: Sequence[AllocationCost], comparisons: Sequence[Comparison]) -> AllocationCost:
     """Return the cost of allocations with the smallest mean error."""
-    return min(costs, key=lambda cost: mean_error(one.error(cost) for one in comparisons))
+    by_cost = zip(*(_absolute_errors(one, tuple(costs)) for one in comparisons), strict=True)
+    return min(zip(costs, by_cost, strict=True), key=lambda one: fmean(one[1]))[0]
+
+
+@lru_cache(maxsize=1000)
+def _absolute_errors(comparison: Comparison, costs: tuple[AllocationCost, ...]) -> list[float]:
+    return [abs(comparison.error(cost)) for cost in costs]
 
 
 def fitted_factor(comparisons: Sequence[Comparison]) -> float:
