@@ -59,6 +59,7 @@ def glance() -> Wsgi:
 
 def neutron() -> Wsgi:
     os.environ["OS_NEUTRON_CONFIG_FILES"] = "neutron.conf"
+    shortcuts.skip_unused_tables()
     from neutron import server
     from neutron.server import api
 
@@ -147,6 +148,7 @@ def blazar() -> Wsgi:
     backend.init_backend(backend.BackendType.THREADING)
     wake_listeners_at_once()
     shortcuts.share_tokens()
+    shortcuts.share_discovery()
     shortcuts.load_hosts_in_parts()
     gettext.install("blazar")
     _whole_seconds()
@@ -290,6 +292,7 @@ def application() -> Wsgi:
         monkey_patch.patch(backend="threading")
     if SERVICE not in ("refapi", "volumes"):
         shortcuts.keep_connections()
+        shortcuts.never_yield()
         queue_writers()
         shortcuts.read_policies_once()
     return globals()[SERVICE]()
