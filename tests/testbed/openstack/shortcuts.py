@@ -70,35 +70,44 @@ def share_discovery() -> None:
     Blazar makes a session for each call. Each session would ask keystone and nova for their versions, and connect anew.
     """
     from keystoneauth1 import session
+    from keystoneclient import _discover
 
-    make = session.Session.__init__
+    make, get_versions = session.Session.__init__, _discover.get_version_data
     versions: dict[str, Any] = {}
+    keystones: dict[str, Any] = {}
     connections = session._construct_session(None)
 
     def __init__(self: Any, *arguments: Any, **options: Any) -> None:  # noqa: N807 - replaces a method
         make(self, *arguments, **{"discovery_cache": versions, "session": connections, **options})
 
-    session.Session.__init__ = __init__
+    def get_version_data(session: Any, url: str, authenticated: bool | None = None) -> Any:
+        if url not in keystones:
+            keystones[url] = get_versions(session, url, authenticated)
+        return keystones[url]
+
+    session.Session.__init__, _discover.get_version_data = __init__, get_version_data
 
 
 def never_yield() -> None:
-    """Return connections without a pause: oslo.db lets other green threads run, and these services have real threads."""
+    """Return connections without a pause: oslo.db lets green threads run, which these services do not have."""
     from oslo_db.sqlalchemy import engines
 
     engines._thread_yield = lambda connection, record: None
 
 
-UNUSED_TABLES = re.compile(
+EMPTY_TABLES = re.compile(
     "(port|floatingip)dnses|networkdnsdomains|subnet_dns_publish_fixed_ips|qos_.*|portforwardings|trunks|subports"
     "|port(hardwareoffloadtype|deviceprofiles|numaaffinitypolicies|dataplanestatuses|hints|trusted)"
     "|portuplinkstatuspropagation|(port|network)pvlan|conntrack_helpers|router_ndp_proxy_state|evpn_l3_instances"
-    "|subnet_bgp_leak_routes|segmenthostmappings"
+    "|subnet_bgp_leak_routes|segmenthostmappings|tags|allowedaddresspairs|extradhcpopts|dnsnameservers|(subnet|router)routes|subnet_service_types"
+    "|networkdhcpagentbindings|routerl3agentbindings"
 )
-"""Tables of plugins that neutron.conf does not load."""
+"""Neutron's tables that stay empty: of plugins that neutron.conf does not load, of agents for DHCP and routers, which
+the testbed lacks, and of options of networks and ports that no client sets."""
 
 
-def skip_unused_tables() -> None:
-    """Let neutron not look into the tables of plugins that it has not loaded; it joins them to each port and network.
+def skip_empty_tables() -> None:
+    """Let neutron not look into its empty tables; it looks into each of them for each port, network and router.
 
     If neutron writes to one of these tables, the request fails.
     """
@@ -108,7 +117,8 @@ def skip_unused_tables() -> None:
 
     def do_init(self: Any) -> None:
         initialize(self)
-        if UNUSED_TABLES.fullmatch(self.mapper.local_table.name):
+        table = self.mapper.local_table if self.secondary is None else self.secondary
+        if EMPTY_TABLES.fullmatch(table.name):
             self.lazy, self.strategy_key = "noload", (("lazy", "noload"),)
             self.strategy = self._get_strategy(self.strategy_key)
 
@@ -116,8 +126,8 @@ def skip_unused_tables() -> None:
 
     @event.listens_for(orm.Mapper, "before_insert")
     def reject(mapper: Any, connection: Any, target: Any) -> None:
-        if UNUSED_TABLES.fullmatch(mapper.local_table.name):
-            raise RuntimeError(f"neutron writes to {mapper.local_table.name}, which UNUSED_TABLES lists as unused")
+        if EMPTY_TABLES.fullmatch(mapper.local_table.name):
+            raise RuntimeError(f"neutron writes to {mapper.local_table.name}, which EMPTY_TABLES lists as empty")
 
 
 def read_policies_once() -> None:
@@ -134,10 +144,26 @@ def read_policies_once() -> None:
     policy.Enforcer.load_rules = load_rules
 
 
-def load_hosts_in_parts() -> None:
-    """Query the properties of Blazar's hosts for each kind: Blazar's own query returns all their combinations."""
+def load_hosts_alone() -> None:
+    """Query the properties of Blazar's hosts only if Blazar reads them, which it does with queries of its own."""
     from blazar.db.sqlalchemy import models
 
     for kind in ("extra_capabilities", "resource_inventories", "traits"):
         relation = getattr(models.ComputeHost, f"computehost_{kind}").comparator.prop
-        relation.lazy, relation.strategy_key = "selectin", (("lazy", "selectin"),)
+        relation.lazy, relation.strategy_key = "select", (("lazy", "select"),)
+
+
+def keep_schemas() -> None:
+    """Keep the validator of each schema: nova makes one, with a class of its own, for each request."""
+    from nova.api.validation import validators
+
+    make = validators._SchemaValidator
+    kept: dict[tuple[int, bool, bool], tuple[object, Any]] = {}
+
+    def validator(schema: object, relax_additional_properties: bool = False, is_body: bool = True) -> Any:
+        options = (relax_additional_properties, is_body)
+        if (id(schema), *options) not in kept:
+            kept[id(schema), *options] = schema, make(schema, *options)  # the schema lives, so its id stays its own
+        return kept[id(schema), *options][1]
+
+    validators._SchemaValidator = validator
