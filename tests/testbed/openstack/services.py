@@ -30,7 +30,7 @@ Wsgi = Callable[..., object]
 POLL_S = 0.25
 """How often Blazar looks for events and for servers that are gone; upstream every 10 and every 5 seconds."""
 CONNECTIONS = 1000
-"""How many connections a service accepts; with waitress's 100, a client waits while the tests' earlier ones are open."""
+"""How many connections a service accepts; with waitress's 100, a client would wait until earlier ones are closed."""
 LONGEST_SILENCE_S = 1.0
 """After how long a listener without messages looks again."""
 
