@@ -26,7 +26,7 @@ from tests.testbed.openstack.local_openstack import LocalOpenStack, open_local_o
 from tests.testbed.sshd import FloatingSshd
 
 REAL_S = 0.5
-SHORT_WAITS = 10
+SHORT_WAITS = 5
 A100 = "gpu_a100_pcie"
 REGIONS = {"chameleon": hardware.BARE_METAL, "kvm": hardware.KVM}
 

@@ -29,6 +29,8 @@ HERE = FOLDER / SERVICE
 Wsgi = Callable[..., object]
 POLL_S = 0.25
 """How often Blazar looks for events and for servers that are gone; upstream every 10 and every 5 seconds."""
+CONNECTIONS = 1000
+"""How many connections a service accepts; with waitress's 100, a client would wait until earlier ones are closed."""
 LONGEST_SILENCE_S = 1.0
 """After how long a listener without messages looks again."""
 
@@ -59,6 +61,7 @@ def glance() -> Wsgi:
 
 def neutron() -> Wsgi:
     os.environ["OS_NEUTRON_CONFIG_FILES"] = "neutron.conf"
+    shortcuts.skip_empty_tables()
     from neutron import server
     from neutron.server import api
 
@@ -100,6 +103,8 @@ def nova() -> Wsgi:
     import os_brick
     import os_vif
     from nova import conf, objects, service
+
+    shortcuts.keep_schemas()
     from nova.wsgi.osapi_compute import application
 
     wait_until_up("keystone", "placement")
@@ -147,7 +152,8 @@ def blazar() -> Wsgi:
     backend.init_backend(backend.BackendType.THREADING)
     wake_listeners_at_once()
     shortcuts.share_tokens()
-    shortcuts.load_hosts_in_parts()
+    shortcuts.share_discovery()
+    shortcuts.load_hosts_alone()
     gettext.install("blazar")
     _whole_seconds()
     from blazar.api import wsgi_app
@@ -290,6 +296,7 @@ def application() -> Wsgi:
         monkey_patch.patch(backend="threading")
     if SERVICE not in ("refapi", "volumes"):
         shortcuts.keep_connections()
+        shortcuts.never_yield()
         queue_writers()
         shortcuts.read_policies_once()
     return globals()[SERVICE]()
@@ -308,7 +315,8 @@ def main() -> None:
         os._exit(1)
     import waitress
 
-    waitress.serve(app, host=ADDRESS, port=PORT, threads=8, _quiet=True, clear_untrusted_proxy_headers=False)
+    many = {"connection_limit": CONNECTIONS, "asyncore_use_poll": True}
+    waitress.serve(app, host=ADDRESS, port=PORT, threads=8, _quiet=True, clear_untrusted_proxy_headers=False, **many)
 
 
 if __name__ == "__main__":
