@@ -20,8 +20,8 @@ class KernelProperties:
     memory_efficient_bfloat16: memory-efficient attention for bfloat16. cudnn: attention of cuDNN, which PyTorch prefers
     to the others. workspace_bytes: memory that a cuBLAS handle allocates at its first matrix product and keeps.
     multiprocessors: the card's number of multiprocessors, which determines the scratch memory of large reductions.
-    attention_generation: the compute capability, times 10, of the first card for which PyTorch's own attention kernels
-    have the same blocks; 0: AMD's kernels.
+    attention_generation: the lowest compute capability, times 10, with the same attention kernels of PyTorch (not
+    cuDNN's), which determines the scratch memory of attention; 0: AMD's kernels.
     """
 
     flash: bool
@@ -64,12 +64,12 @@ def kernel_properties(card: Card) -> KernelProperties:
 
 
 def _attention_generation(capability: int) -> int:
-    """Return the first compute capability, times 10, with the kernels of another one."""
+    """Return the lowest compute capability, times 10, that has the same attention kernels as this one."""
     if capability in (86, 89):
         return 86
     if capability >= 120:
         return 120
-    return next(first for first in (80, 75, 70, 50, 0) if capability >= first) or 50
+    return next((first for first in (80, 75, 70) if capability >= first), 50)
 
 
 def group_by_kernels(card_names: Sequence[str]) -> list[list[str]]:
