@@ -47,6 +47,7 @@ FLASH = {
     "deterministic": Case((1, 2, 2, 1024, 1024, 128), deterministic=True),
     "short on an A100": Case(SHORT, A100),
     "eight heads on an A100": Case(EIGHT, A100),
+    "many keys on an A100": Case((1, 8, 8, 1024, 4096, 64), A100),
     "eight heads on an A30": Case(EIGHT, A30),
     "eight heads on an RTX 4090": Case(EIGHT, RTX4090),
     "eight heads on an H100 slice": Case(EIGHT, "h100_1g_12gb"),
