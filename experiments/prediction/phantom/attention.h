@@ -142,7 +142,6 @@ int64_t efficient_backward_workspace(const AttentionSizes& sizes, const Efficien
   int64_t values = 0;
   if (!kernel.holds_gradients && half) {
     int64_t splits = divide_rounding_up(sizes.key_length, kernel.keys);
-    if (sizes.batch_heads() >= 256 && sizes.key_length <= 2 * kernel.keys) splits = 1;
     splits = std::max<int64_t>(std::min(splits, 200 / sizes.batch_heads()), 1);
     if (!kernel.splits_keys || is_deterministic()) splits = 1;
     const auto columns = [&](int64_t width) { return round_up_to_multiple(width, kernel.queries); };
