@@ -116,8 +116,9 @@ struct EfficientBackward {
   bool splits_keys = true;          // divides the keys among blocks
 };
 
-// Choose the kernel as BwdKernel in generate_kernels.py and attention_backward.cu do. The blocks that do not fit into the
-// shared memory of a card of generation 8.6, 8.9 or 12.x were found with sizeof(Kernel::SharedStorage) in PyTorch 2.13.
+// Choose the kernel as BwdKernel in generate_kernels.py and attention_backward.cu do. The blocks that do not fit into
+// the shared memory of a card of generation 8.6, 8.9 or 12.x were found with sizeof(Kernel::SharedStorage) in
+// PyTorch 2.13.
 EfficientBackward efficient_backward(int64_t width, bool half, bool dropout) {
   const int64_t generation = card.attention_generation;
   EfficientBackward kernel{.holds_gradients = half && width <= 64, .sums_outputs = half};

@@ -28,8 +28,8 @@ CardProperties card;
 // Whether cuDNN computes the next attention that this thread runs as flash attention.
 thread_local bool chose_cudnn = false;
 
-// Return whether cuDNN's attention is chosen instead of flash attention (check_cudnn_tensor_shapes in sdp_utils.cpp, with
-// cuDNN up to 9.22).
+// Return whether cuDNN's attention is chosen instead of flash attention (check_cudnn_tensor_shapes in sdp_utils.cpp,
+// with cuDNN up to 9.22).
 bool prefers_cudnn(const Tensor& query, const Tensor& key, const Tensor& value) {
   const int64_t width = query.size(3), value_width = value.size(3);
   return card.cudnn_attention && at::globalContext().userEnabledCuDNNSDP() && std::max(width, value_width) <= 128 &&
