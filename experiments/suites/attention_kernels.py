@@ -20,6 +20,8 @@ class KernelProperties:
     memory_efficient_bfloat16: memory-efficient attention for bfloat16. cudnn: attention of cuDNN, which PyTorch prefers
     to the others. workspace_bytes: memory that a cuBLAS handle allocates at its first matrix product and keeps.
     multiprocessors: the card's number of multiprocessors, which determines the scratch memory of large reductions.
+    attention_generation: the lowest compute capability, times 10, with the same attention kernels of PyTorch (not
+    cuDNN's), which determines the scratch memory of attention; 0: AMD's kernels.
     """
 
     flash: bool
@@ -28,6 +30,7 @@ class KernelProperties:
     cudnn: bool
     workspace_bytes: int
     multiprocessors: int
+    attention_generation: int
 
 
 def kernel_properties(card: Card) -> KernelProperties:
@@ -40,15 +43,15 @@ def kernel_properties(card: Card) -> KernelProperties:
       except cuDNN's.
     - aten/src/ATen/cuda/CublasHandlePool.cpp: workspaces of 32 MiB on 9.x, 10.x and 12.x (pytorch/pytorch#175344),
       else 8 MiB + 128 KiB. On AMD, 128 MiB on gfx94x, else 32 MiB.
-
-    Not modeled: on GPUs of compute capability 8.6, 8.9 and 12.x, flash attention cannot train heads of 193 to 224
-    values.
+    - aten/src/ATen/native/transformers/cuda/mem_eff_attention/kernels/generate_kernels.py: kernels for 5.0, 7.0, 7.5
+      and 8.0, with smaller blocks if the shared memory is small (8.6, 8.9 and 12.x, of which only 12.x lacks a kernel).
     """
     if card.compute_capability.startswith("gfx"):
         fused = card.compute_capability in AMD_WITH_ATTENTION_KERNELS
         workspace = 128 * MIB if card.compute_capability.startswith("gfx94") else 32 * MIB
-        return KernelProperties(fused, fused, fused, False, workspace, card.multiprocessors)
+        return KernelProperties(fused, fused, fused, False, workspace, card.multiprocessors, 0)
     major = int(card.compute_capability.split(".")[0])
+    capability = round(10 * float(card.compute_capability))
     return KernelProperties(
         flash=major >= 8,
         memory_efficient=major >= 5,
@@ -56,13 +59,24 @@ def kernel_properties(card: Card) -> KernelProperties:
         cudnn=major in (9, 10),
         workspace_bytes=32 * MIB if major in (9, 10, 12) else 8 * MIB + 128 * KIB,
         multiprocessors=card.multiprocessors,
+        attention_generation=_attention_generation(capability),
     )
+
+
+def _attention_generation(capability: int) -> int:
+    """Return the lowest compute capability, times 10, that has the same attention kernels as this one."""
+    if capability in (86, 89):
+        return 86
+    if capability >= 120:
+        return 120
+    return next((first for first in (80, 75, 70) if capability >= first), 50)
 
 
 def group_by_kernels(card_names: Sequence[str]) -> list[list[str]]:
     """Return the cards in groups with the same kernels. Each group begins with the card with the most multiprocessors.
 
-    A trace for that first card is valid for its group, as the others need no more scratch memory for reductions.
+    A trace for that first card is valid for its group, as the others need hardly more scratch memory: none for
+    reductions, and at most a few MiB for a small flash attention, whose parts depend on the number of multiprocessors.
     """
 
     def kernels_key(name: str) -> tuple[int, ...]:

@@ -113,10 +113,11 @@ void replace_writes_on_host() {
 
 extern "C" {
 
-// Set the properties of the card: its attention kernels, the size of a cuBLAS workspace in bytes, its multiprocessors.
+// Set the properties of the card: its attention kernels, the size of a cuBLAS workspace in bytes, its multiprocessors,
+// and the generation of PyTorch's own attention kernels.
 void phantom_install(
     int64_t flash, int64_t efficient, int64_t bfloat_efficient, int64_t cudnn_attention,
-    int64_t workspace_bytes, int64_t multiprocessors) {
+    int64_t workspace_bytes, int64_t multiprocessors, int64_t attention_generation) {
   static bool registered = false;
   if (!registered) {
     c10::impl::DeviceGuardImplRegistrar(c10::DeviceType::CUDA, new phantom::Guard());
@@ -131,6 +132,7 @@ void phantom_install(
   phantom::card.cudnn_attention = cudnn_attention;
   phantom::card.workspace_bytes = workspace_bytes;
   phantom::card.multiprocessors = multiprocessors;
+  phantom::card.attention_generation = attention_generation;
 }
 
 void phantom_replace_kernels(const char* library) { replace_kernels(library); }
@@ -315,6 +317,18 @@ void phantom_select_gpu(int64_t gpu) { phantom::log().selected_gpu = gpu; }
 // Note that operations on a stream use a storage (a StorageImpl).
 void phantom_record_use(void* storage, int64_t stream) {
   phantom::record_use(static_cast<c10::StorageImpl*>(storage)->data_ptr(), stream);
+}
+
+// Write the scratch memory of flash attention's forward pass, or of its backward pass: the sizes of up to four blocks.
+// Return their number. sizes: batch, heads, heads of the keys, length, length of the keys, width, bytes of an element,
+// and whether texts of different lengths are concatenated.
+int64_t phantom_flash_scratch(const int64_t* sizes, bool backward, double dropout, bool deterministic, int64_t* out) {
+  const phantom::AttentionSizes given{
+      sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[5], sizes[6], sizes[7] != 0};
+  const auto scratch =
+      backward ? phantom::flash_backward_scratch(given, deterministic) : phantom::flash_scratch(given, dropout);
+  std::copy(scratch.begin(), scratch.end(), out);
+  return static_cast<int64_t>(scratch.size());
 }
 
 // Return the number of operations up to the last one that a stream executes, or waits for.

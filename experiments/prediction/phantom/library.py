@@ -51,6 +51,22 @@ class LiveAllocation(NamedTuple):
     category: int
 
 
+class FlashSizes(NamedTuple):
+    """Sizes of a flash attention. If texts are concatenated, ``length`` and ``key_length`` are those of all texts.
+
+    element: bytes of an element. concatenated: whether texts of different lengths are concatenated.
+    """
+
+    batch: int
+    heads: int
+    key_heads: int
+    length: int
+    key_length: int
+    width: int
+    element: int
+    concatenated: bool
+
+
 class Phantom:
     """The loaded phantom device: its counters, its log, and replays of the log with other capacities."""
 
@@ -69,6 +85,7 @@ class Phantom:
             ctypes.c_int64(kernels.cudnn),
             ctypes.c_int64(kernels.workspace_bytes),
             ctypes.c_int64(kernels.multiprocessors),
+            ctypes.c_int64(kernels.attention_generation),
         )
 
     def replace_kernels(self, library: str) -> None:
@@ -148,6 +165,17 @@ class Phantom:
         """Log an operation that is not one of PyTorch's."""
         self._library.phantom_log_operation(key.encode())
 
+    def flash_scratch(self, sizes: FlashSizes, dropout: float) -> list[int]:
+        """Return the sizes, in bytes, of the blocks that a forward pass of flash attention allocates and frees.
+
+        The rules are in attention.h.
+        """
+        return self._flash_scratch(sizes, backward=False, dropout=dropout, deterministic=False)
+
+    def flash_backward_scratch(self, sizes: FlashSizes, *, deterministic: bool) -> list[int]:
+        """Return the sizes, in bytes, of the blocks that a backward pass of flash attention allocates and frees."""
+        return self._flash_scratch(sizes, backward=True, dropout=0.0, deterministic=deterministic)
+
     def executed(self) -> int:
         """Return the number of operations that the device has executed."""
         return int(self._library.phantom_executed())
@@ -202,6 +230,13 @@ class Phantom:
             self._library.phantom_add_clock_point(
                 ctypes.c_int64(operations), ctypes.c_double(host_s), ctypes.c_double(gpu_s)
             )
+
+    def _flash_scratch(self, sizes: FlashSizes, *, backward: bool, dropout: float, deterministic: bool) -> list[int]:
+        given, out = (ctypes.c_int64 * len(sizes))(*sizes), (ctypes.c_int64 * 4)()
+        count = self._library.phantom_flash_scratch(
+            given, ctypes.c_bool(backward), ctypes.c_double(dropout), ctypes.c_bool(deterministic), out
+        )
+        return out[:count]
 
     def _operation_key(self, number: int) -> str:
         return str(self._library.phantom_operation_key(ctypes.c_int64(number)).decode())

@@ -87,6 +87,7 @@ struct Block {
   void* host = nullptr;           // memory for values, or null
   bool known = true;              // false if the values depend on floating-point values, which are not computed
   std::optional<double> constant = std::nullopt;  // the common value of all floating-point numbers in it, if known
+  bool of_flash = false;          // sums of PyTorch's own flash attention, not cuDNN's
 };
 
 // Free all memory that the allocator keeps without using it (torch.cuda.empty_cache).

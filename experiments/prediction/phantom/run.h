@@ -163,6 +163,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
   }
   std::vector<Tensor> copied;
   if (!values_known) copied = copies_before(schema.name(), arguments);
+  const auto copied_for_attention = attention_copies(schema.name(), arguments);
   op.redispatchBoxed(c10::DispatchKeySet(values_known ? c10::DispatchKey::CPU : c10::DispatchKey::Meta), stack);
 
   for (size_t place = 0; place < count && !values_known; ++place) {

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <sstream>
 
+#include "attention.h"
 #include "card.h"
 #include "convolution.h"
 
@@ -52,14 +53,6 @@ int64_t sum_but_channels_scratch_bytes(const Tensor& input) {
   std::iota(dimensions.begin(), dimensions.end(), 0);
   dimensions.erase(dimensions.begin() + 1);
   return sum_scratch_bytes(input, dimensions);
-}
-
-// Return the scratch bytes of the backward pass of memory-efficient attention, in which thread blocks add up the
-// gradient of the query: 64 x 64 values and a lock for each block. Source: mem_eff_attention/kernel_backward.h. query:
-// batch x heads x length x width.
-int64_t attention_backward_scratch_bytes(const Tensor& query) {
-  const int64_t blocks = divide_rounding_up(query.size(2), 64) * divide_rounding_up(query.size(3), 64);
-  return query.size(0) * query.size(1) * blocks * (64 * 64 * 4 + 16);
 }
 
 // Return the scratch bytes of the backward pass of cuDNN's attention: the gradient of the query in 32 bit, a sum for each
@@ -129,21 +122,62 @@ void allocate_scratch_of_result(
       convolution_key(arguments[1].toTensor(), arguments[2].toTensor(), arguments[4].toIntVector(), place));
 }
 
+// Allocate and free the scratch memory of flash attention. With dropout, a second state of the random numbers (two
+// integers) replaces the first one.
+void run_flash(const AttentionSizes& sizes, double dropout) {
+  if (card.attention_generation == kAmd) return;
+  allocate_blocks(flash_scratch(sizes, dropout));
+  if (dropout > 0) allocate_block(16, false);
+}
+
+void run_flash_backward(const AttentionSizes& sizes) {
+  const bool amd = card.attention_generation == kAmd;
+  allocate_blocks(amd ? amd_flash_backward_scratch(sizes) : flash_backward_scratch(sizes, is_deterministic()));
+}
+
+// Allocate and free the scratch memory of an attention. Return false for all other operations.
+bool allocate_attention_scratch(
+    const std::string& name, const std::vector<IValue>& arguments, const std::vector<IValue>& results) {
+  if (name.find("attention") == std::string::npos) return false;
+  const auto tensor = [&](size_t place) { return arguments[place].toTensor(); };
+  if (name == "aten::_scaled_dot_product_flash_attention") {
+    if (std::exchange(chose_cudnn, false)) return true;
+    if (Block* sums = find_block(results[1].toTensor())) sums->of_flash = true;
+    run_flash(attention_sizes(tensor(0), tensor(1), tensor(2)), arguments[3].toDouble());
+  } else if (name == "aten::_flash_attention_forward") {
+    const auto starts = arguments[3].toOptional<Tensor>().value_or(Tensor());
+    run_flash(flash_sizes(tensor(0), tensor(1), tensor(2), starts), arguments[7].toDouble());
+  } else if (name == "aten::_flash_attention_backward") {
+    run_flash_backward(flash_sizes(tensor(1), tensor(2), tensor(3), tensor(6)));
+  } else if (is_own_flash_backward(name, arguments)) {
+    run_flash_backward(attention_sizes(tensor(1), tensor(2), tensor(3)));
+  } else if (name == "aten::_scaled_dot_product_efficient_attention") {
+    allocate_blocks(efficient_scratch(attention_sizes(tensor(0), tensor(1), tensor(2))));
+  } else if (name == "aten::_scaled_dot_product_efficient_attention_backward") {
+    const auto sizes = attention_sizes(tensor(1), tensor(2), tensor(3));
+    const auto scratch = efficient_backward_scratch(sizes, arguments[9].toDouble());
+    auto products = allocate_blocks(scratch.products);
+    const auto sums = allocate_block(scratch.sums, false);
+    products.clear();
+    allocate_block(scratch.workspace, false);
+  } else if (
+      name == "aten::_scaled_dot_product_cudnn_attention_backward" ||
+      name == "aten::_scaled_dot_product_flash_attention_backward") {
+    allocate_block(cudnn_attention_backward_scratch_bytes(tensor(1), tensor(2)), false);
+  } else {
+    return false;
+  }
+  return true;
+}
+
 // Allocate and free the scratch memory of an operation. Call this after the results of the operation are allocated.
 void allocate_scratch(
     const c10::FunctionSchema& schema, const std::vector<IValue>& arguments, const std::vector<IValue>& results) {
   int64_t bytes = 0;
+  if (allocate_attention_scratch(schema.name(), arguments, results)) return;
   if (schema.name() == "aten::sum" && arguments.size() > 1 && arguments[1].isIntList()) {
     const auto dimensions = arguments[1].toIntVector();
     bytes = sum_scratch_bytes(arguments[0].toTensor(), c10::OptionalIntArrayRef(dimensions));
-  } else if (schema.name() == "aten::_scaled_dot_product_efficient_attention_backward") {
-    const Tensor output = arguments[5].toTensor();
-    if (output.scalar_type() == at::kFloat) allocate_block(output.nbytes(), false);  // gradient times output
-    bytes = attention_backward_scratch_bytes(arguments[1].toTensor());
-  } else if (
-      schema.name() == "aten::_scaled_dot_product_cudnn_attention_backward" ||
-      (schema.name() == "aten::_scaled_dot_product_flash_attention_backward" && card.cudnn_attention)) {
-    bytes = cudnn_attention_backward_scratch_bytes(arguments[1].toTensor(), arguments[2].toTensor());
   } else if (schema.name() == "aten::convolution") {
     allocate_convolution_scratch(arguments, results);
   } else if (schema.name() == "aten::embedding_dense_backward") {

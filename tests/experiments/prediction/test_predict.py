@@ -193,11 +193,11 @@ def test_cards_with_the_same_kernels_share_one_trace(monkeypatch, tmp_path):
         yield SimpleNamespace(stdout=[f"{number}\n" for number in range(len(given))], wait=lambda: 0)
 
     monkeypatch.setattr(predicting, "_run_tracer", fake_tracer)
-    asked = [A.model_copy(update={"card": name}) for name in ("h100_94gb", "a40_48gb", "a100_80gb", "h200_141gb")]
+    asked = [A.model_copy(update={"card": name}) for name in ("h100_94gb", "a30_24gb", "a100_80gb", "h200_141gb")]
     assert [one.spec.card for one in predict(asked, tmp_path)] == [one.card for one in asked]
-    assert [job["cards"] for job in jobs] == [["a100_80gb", "a40_48gb"], ["h100_94gb", "h200_141gb"]]
+    assert [job["cards"] for job in jobs] == [["a100_80gb", "a30_24gb"], ["h100_94gb", "h200_141gb"]]
     jobs.clear()
     predict([asked[2], asked[0]], tmp_path)
     assert jobs == [], "the traced card of a group is predicted as alone"
     predict([asked[1]], tmp_path)
-    assert [job["cards"] for job in jobs] == [["a40_48gb"]], "alone it has fewer multiprocessors"
+    assert [job["cards"] for job in jobs] == [["a30_24gb"]], "alone it has fewer multiprocessors"

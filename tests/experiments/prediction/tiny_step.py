@@ -80,6 +80,7 @@ def traced(cache: Path) -> dict[str, int]:
             cudnn=False,
             workspace_bytes=0,
             multiprocessors=0,
+            attention_generation=80,
         )
     )
     replace_cuda(phantom, card_named("h200_141gb"))

@@ -7,25 +7,27 @@ from experiments.suites.cards import card_named, cards, parse_card_list
 
 SMALL = 8 * MIB + 128 * KIB
 GENERATIONS = {
-    "3.7": (False, False, False, False, SMALL),
-    "5.2": (False, True, False, False, SMALL),
-    "6.0": (False, True, False, False, SMALL),
-    "6.1": (False, True, False, False, SMALL),
-    "7.0": (False, True, False, False, SMALL),
-    "7.5": (False, True, False, False, SMALL),
-    "8.0": (True, True, True, False, SMALL),
-    "8.6": (True, True, True, False, SMALL),
-    "8.9": (True, True, True, False, SMALL),
-    "9.0": (True, True, True, True, 32 * MIB),
-    "10.0": (True, True, True, True, 32 * MIB),
-    "12.0": (True, True, True, False, 32 * MIB),
-    "gfx908": (False, False, False, False, 32 * MIB),
-    "gfx90a": (True, True, True, False, 32 * MIB),
-    "gfx942": (True, True, True, False, 128 * MIB),
+    "3.7": (False, False, False, False, SMALL, 50),
+    "5.2": (False, True, False, False, SMALL, 50),
+    "6.0": (False, True, False, False, SMALL, 50),
+    "6.1": (False, True, False, False, SMALL, 50),
+    "7.0": (False, True, False, False, SMALL, 70),
+    "7.5": (False, True, False, False, SMALL, 75),
+    "8.0": (True, True, True, False, SMALL, 80),
+    "8.6": (True, True, True, False, SMALL, 86),
+    "8.9": (True, True, True, False, SMALL, 86),
+    "9.0": (True, True, True, True, 32 * MIB, 80),
+    "10.0": (True, True, True, True, 32 * MIB, 80),
+    "12.0": (True, True, True, False, 32 * MIB, 120),
+    "gfx908": (False, False, False, False, 32 * MIB, 0),
+    "gfx90a": (True, True, True, False, 32 * MIB, 0),
+    "gfx942": (True, True, True, False, 128 * MIB, 0),
 }
-"""Which kernels exist: flash, memory-efficient, memory-efficient in bfloat16, cuDNN's; and the workspace, bytes."""
-TRACES = 6
-"""Kinds of kernels among all cards: before 8.0, 8.x, 9.x and 10.x, 12.x and gfx90a, gfx942, gfx908."""
+"""Which kernels exist: flash, memory-efficient, memory-efficient in bfloat16, cuDNN's; the workspace, bytes; and the
+generation of PyTorch's own attention kernels."""
+TRACES = 10
+"""Kinds of kernels among all cards: before 7.0, 7.0, 7.5, 8.0, 8.6 and 8.9, 9.x and 10.x, 12.x, gfx90a, gfx942,
+gfx908."""
 
 
 @pytest.mark.parametrize(("generation", "expected"), GENERATIONS.items())
@@ -38,6 +40,7 @@ def test_the_generation_of_a_card_determines_attention_kernels_and_workspace(gen
         kernels.memory_efficient_bfloat16,
         kernels.cudnn,
         kernels.workspace_bytes,
+        kernels.attention_generation,
     ) == expected
     assert kernels.multiprocessors == 7
 

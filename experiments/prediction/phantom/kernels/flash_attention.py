@@ -5,7 +5,6 @@ the shape batch x length x heads x width. Texts of different lengths are concate
 """
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,16 +12,14 @@ import torch
 from torch.nn.functional import pad
 
 from experiments.prediction.phantom.kernels.keys import operation_key
-from experiments.prediction.phantom.library import Phantom
+from experiments.prediction.phantom.library import FlashSizes, Phantom
 
 PARTS = {1: (3,), 2: (1, 2), 3: (1, 1, 1)}
 """Numbers of tensors among queries, keys and values in each argument, for calls with 1, 2 or 3 such arguments."""
 WIDTH_MULTIPLE = 8
 MAX_WIDTH = 256
 ROWS_OF_BLOCK = 128
-"""The kernels round the length of the queries up to this multiple."""
-SPLIT_ROWS = 64
-MAX_SPLITS = 128
+"""The probabilities have lengths that are rounded up to this multiple."""
 
 
 class AttentionOptions(NamedTuple):
@@ -54,7 +51,7 @@ class Attention(torch.autograd.Function):
         out = torch.empty_like(q)
         sums = q.new_empty(_shape_of_sums(q, options), dtype=torch.float32)
         probabilities = q.new_empty(_shape_of_probabilities(q, k, options))
-        accumulators = _allocate_accumulators(q, k, options)
+        accumulators = _allocate(q, Attention.phantom.flash_scratch(_sizes(q, k, options), options.dropout))
         state = q.new_empty(2, dtype=torch.int64)
         Attention.phantom.log_operation(_forward_key(q, k, v, options))
         del accumulators
@@ -70,14 +67,11 @@ class Attention(torch.autograd.Function):
         q, k = saved[:2]
         gradients = _allocate_gradients(saved[:3], PARTS[ctx.packed_count])
         padded = _with_aligned_width(gradient)
-        queries, rounded_width = _rounded_queries(q, options), _rounded_width(q)
-        temporary = [q.new_empty(math.prod(queries), dtype=torch.float32)]
-        splits = -(-_multiprocessors() // _batch_heads(q, options)) if options.deterministic else 1
-        temporary.append(q.new_empty(splits * math.prod(queries) * rounded_width, dtype=torch.float32))
-        if k.shape[-2] != q.shape[-2]:
-            shape = (*k.shape[:-2], q.shape[-2], k.shape[-1])
-            temporary += [k.new_empty(shape), k.new_empty(shape)]
+        sizes = _sizes(q, k, options)
+        scratch = Attention.phantom.flash_backward_scratch(sizes, deterministic=options.deterministic)
+        temporary = _allocate(q, scratch)
         Attention.phantom.log_operation(_backward_key(padded, saved, options))
+        del temporary
         return None, *(one[..., : gradient.shape[-1]] for one in gradients)
 
 
@@ -124,8 +118,15 @@ def _check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Attention
             raise RuntimeError(message)
 
 
-def _batch_heads(q: torch.Tensor, options: AttentionOptions) -> int:
-    return (len(options.starts[0]) - 1 if options.starts else len(q)) * q.shape[-2]
+def _sizes(q: torch.Tensor, k: torch.Tensor, options: AttentionOptions) -> FlashSizes:
+    batch = len(options.starts[0]) - 1 if options.starts else len(q)
+    lengths = (len(q), len(k)) if options.starts else (q.shape[1], k.shape[1])
+    return FlashSizes(batch, q.shape[-2], k.shape[-2], *lengths, q.shape[-1], q.itemsize, bool(options.starts))
+
+
+def _allocate(q: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
+    """Return a tensor of each size in bytes."""
+    return [q.new_empty(size // q.itemsize) for size in sizes]
 
 
 def _shape_of_sums(q: torch.Tensor, options: AttentionOptions) -> tuple[int, ...]:
@@ -136,44 +137,8 @@ def _shape_of_probabilities(q: torch.Tensor, k: torch.Tensor, options: Attention
     if not options.returns_probabilities or not options.dropout:
         return (0,)
     lengths = options.longest if options.starts else (q.shape[1], k.shape[1])
-    return (_batch_heads(q, options), *(_round_up(length, ROWS_OF_BLOCK) for length in lengths))
-
-
-def _rounded_queries(q: torch.Tensor, options: AttentionOptions) -> tuple[int, int]:
-    """Return the heads, and the queries of all texts with the rows that fill up the last block of each text."""
-    if options.starts:
-        return q.shape[1], len(q) + ROWS_OF_BLOCK * (len(options.starts[0]) - 1)
-    return q.shape[2], len(q) * _round_up(q.shape[1], ROWS_OF_BLOCK)
-
-
-def _rounded_width(q: torch.Tensor) -> int:
-    return _round_up(q.shape[-1], 32 if q.shape[-1] <= 128 else 64)
-
-
-def _allocate_accumulators(q: torch.Tensor, k: torch.Tensor, options: AttentionOptions) -> list[torch.Tensor]:
-    """Return sums and outputs in 32 bit for each part of the keys, if a small attention is split into parts."""
-    splits = 1 if options.starts or options.dropout else _split_count(q, k)
-    if splits == 1:
-        return []
-    rows = splits * q.shape[0] * q.shape[1] * q.shape[2]
-    return [q.new_empty(rows * width, dtype=torch.float32) for width in (1, _rounded_width(q))]
-
-
-def _split_count(q: torch.Tensor, k: torch.Tensor) -> int:
-    """Return the number of parts of the keys that uses the multiprocessors best (num_splits_heuristic)."""
-    batch, length, heads, width = q.shape
-    blocks, places = batch * heads * -(-length // SPLIT_ROWS), 2 * _multiprocessors()
-    key_blocks = -(-k.shape[1] // (256 if width <= 64 else 128 if width <= 128 else 64))
-    if blocks >= 0.8 * places:
-        return 1
-    sizes = {count: -(-key_blocks // count) for count in range(1, min(MAX_SPLITS, places, key_blocks) + 1)}
-    waves = {count: blocks * count / places for count, size in sizes.items() if size != sizes.get(count - 1)}
-    efficiencies = {count: wave / math.ceil(wave) for count, wave in waves.items()}
-    return next((count for count, used in efficiencies.items() if used >= 0.85 * max(efficiencies.values())), 1)
-
-
-def _multiprocessors() -> int:
-    return int(torch.cuda.get_device_properties(0).multi_processor_count)
+    sizes = _sizes(q, k, options)
+    return (sizes.batch * sizes.heads, *(_round_up(length, ROWS_OF_BLOCK) for length in lengths))
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.experiments.prediction.phantom import kernel_probes, stream_probes
+from tests.experiments.prediction.phantom import attention_probes, kernel_probes, stream_probes
 
 MIB = 1024**2
 
@@ -331,7 +331,7 @@ def waits(phantom: Any) -> Any:
 
 PROBES = (
     sizes, split_and_merged, replayed, resized, workspaces, host, values, shapes, kept_for_backward, attention,
-    recomputed, waits, *kernel_probes.PROBES, *stream_probes.PROBES,
+    recomputed, waits, *attention_probes.PROBES, *kernel_probes.PROBES, *stream_probes.PROBES,
 )  # fmt: skip
 
 
@@ -362,6 +362,7 @@ def main(cache: Path) -> None:
             cudnn=True,
             workspace_bytes=0,
             multiprocessors=132,
+            attention_generation=80,
         )
     )
 
