@@ -230,7 +230,7 @@ def _read_result(code: int, out: Path) -> list[ScriptPrediction]:
         raise ScriptFailed(code or 1)
     if isinstance(content := json.loads(out.read_text()), dict):
         if "failure" in content:
-            raise ScriptFailed(code, content["failure"])
+            raise ScriptFailed(code or content["code"], content["failure"])
         if "fault" in content:
             raise SimulationFailed(content["fault"])
         raise InputError(content["error"])

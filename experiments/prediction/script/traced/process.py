@@ -5,7 +5,8 @@
 JOB is a file with the JSON of a TraceJob. OUT gets a list with a ScriptPrediction for each GPU, {"error": LINE} if the
 command cannot run, or {"fault": LINE} if the simulation cannot start. The process ends as soon as the training has
 taken enough steps; the rest of the script does not run. If the script fails, it prints its traceback, OUT gets
-{"failure": LINE}, and this process ends with its exit code.
+{"failure": LINE, "code": EXIT_CODE}, and this process ends with its exit code. The same applies to a rank or a program
+that the script starts and that fails after it has used the GPU.
 """
 
 import json
@@ -16,9 +17,10 @@ import subprocess
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
@@ -83,21 +85,26 @@ def _exit_code(program: Program, out: Path, phantom: Phantom) -> int:
     """Run the program; return its exit code. If it fails, print its traceback and write the cause to ``out``."""
     try:
         _run_program(program)
-    except SystemExit as end:
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        if code:
-            _write_failure(out, end, code, phantom)
-        return code
-    except InputError as error:
+    except BaseException as error:
+        return _report_end(error, out, phantom)
+    return 0
+
+
+def _report_end(error: BaseException, out: Path, phantom: Phantom) -> int:
+    """Return the exit code of a program that ended with the error. If it failed, print and write the cause."""
+    if isinstance(error, InputError):
         _write_error(out, str(error))
         return 2
-    except BaseException as error:
+    if not isinstance(error, SystemExit):
         traceback.print_exception(_cut_traceback(error))
         _write_failure(out, error, 1, phantom)
         return 1
-    return 0
+    if isinstance(error.code, str):
+        print(error.code, file=sys.stderr)
+    code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    if code:
+        _write_failure(out, error, code, phantom)
+    return code
 
 
 def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Phantom, Any]:
@@ -116,9 +123,15 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Phantom, Any]:
 
     if job.fake_weights:
         substitutes.allow()
+
+    def end_if_gpu_was_used(error: BaseException) -> None:
+        if watcher.tags.event_count:
+            _exit(_report_end(error, out, phantom))
+
     ranks = StartedRanks(
         job.rank,
         lambda devices, nodes: simulate_ranks(devices, nodes, phantom, job.exchange_folder, job.rank),
+        end_if_gpu_was_used,
     )
     ranks.watch_script()
 
@@ -131,8 +144,14 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Phantom, Any]:
         return launch.program
 
     def run_started_program(command: Command) -> int:
-        code = _exit_code(prepare(command), out, phantom)
-        if watcher.tags.event_count and not code:
+        try:
+            started_program = prepare(command)
+        except InputError as error:
+            return _report_end(error, out, phantom)
+        code = _exit_code(started_program, out, phantom)
+        if watcher.tags.event_count:
+            if code:
+                _exit(code)
             finish("ended")
         return code
 
@@ -147,9 +166,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Phantom, Any]:
             write_atomically(out, json.dumps([one.model_dump(mode="json") for one in predictions]))
         elif not out.exists():
             _write_error(out, f"the script {END_DESCRIPTIONS[ended]} and allocated nothing on the GPU")
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        _exit(0)
 
     watcher = TrainingWatcher(MemoryTags(phantom), StepRecorder(phantom), job.steps, lambda: finish("stopped"))
     watcher.install()
@@ -207,7 +224,7 @@ def _cut_traceback(error: BaseException) -> BaseException:
 def _write_failure(out: Path, error: BaseException, code: int, phantom: Phantom) -> None:
     """Write the cause of a failure, unless it is that a program failed which has already written its own cause."""
     if not (out.exists() and isinstance(error, SystemExit | subprocess.CalledProcessError)):
-        write_atomically(out, json.dumps({"failure": describe_failure(error, code, phantom)}))
+        write_atomically(out, json.dumps({"failure": describe_failure(error, code, phantom), "code": code}))
 
 
 def _write_fault(out: Path, error: BaseException) -> None:
@@ -219,8 +236,13 @@ def _write_error(out: Path, line: str) -> None:
     write_atomically(out, json.dumps({"error": line}))
 
 
-if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+def _exit(code: int) -> NoReturn:
+    """End this process at once, without the script's own exit handlers, after all output is written."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
     os._exit(code)
+
+
+if __name__ == "__main__":
+    _exit(main())
