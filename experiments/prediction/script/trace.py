@@ -13,8 +13,6 @@ from math import inf
 from pathlib import Path
 from typing import cast
 
-import psutil
-
 from experiments.errors import InputError
 from experiments.prediction.script.command import parse_command
 from experiments.prediction.script.options import ScriptOptions
@@ -26,6 +24,7 @@ from experiments.suites.cards import card_named
 from experiments.system.files import CODE_FOLDER, cache_folder
 from experiments.system.packages import require_packages
 from experiments.system.processes import process_group
+from provision.hardware.host_memory import processes_that_fit
 from provision.temporary import TemporaryFolder
 
 MAX_SHOWN_CARDS = 3
@@ -70,10 +69,11 @@ def trace_script(
 
     only_smallest_card: trace only until the smallest card that fits is known. Cards whose kernels need the same memory
     form a group, which needs one trace. The first group is traced alone. The others are traced side by side, as many at
-    a time as there are CPUs and free memory. The script runs in this working directory with this environment. Unless
-    options.sandbox is set, it works on the real files and can use the network. The script's output goes to stderr, for
-    other groups than the first only if the script fails. Progress lines show ``name``, by default the first words of
-    the command and the place where it runs. A group that fails after another one succeeded is left out, with a line.
+    a time as there are CPUs and as fit into memory. The script runs in this working directory with this environment.
+    Unless options.sandbox is set, it works on the real files and can use the network.
+    The script's output goes to stderr, for other groups than the first only if the script fails. Progress lines show
+    ``name``, by default the first words of the command and the place where it runs. A group that fails after another
+    one succeeded is left out, with a line.
 
     Raises InputError for a command that cannot run, ScriptFailed if the script fails, and SimulationFailed if the
     simulated GPU fails.
@@ -147,8 +147,7 @@ def _describe_progress(
 def _traces_at_a_time() -> int:
     """Return how many traces run side by side: one for each CPU, if each may need as much memory as the largest yet."""
     largest_yet_bytes = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    fitting = psutil.virtual_memory().available // max(1, largest_yet_bytes)
-    return max(1, min(len(os.sched_getaffinity(0)), int(fitting)))
+    return max(1, min(len(os.sched_getaffinity(0)), processes_that_fit(largest_yet_bytes)))
 
 
 def _card_list(group: Sequence[str]) -> str:
