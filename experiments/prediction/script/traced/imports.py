@@ -16,7 +16,7 @@ from experiments.prediction.phantom import stand_ins
 from experiments.prediction.phantom.kernels.cuda_graphs import CUDAGraph
 from experiments.prediction.phantom.kernels.fake_triton import FakeModule, TritonFinder
 from experiments.prediction.phantom.library import Phantom
-from experiments.prediction.script.traced.missing import hub, tokenizer, weights
+from experiments.prediction.script.traced.missing import hub, network, tokenizer, weights
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +79,7 @@ def prepare_imports(phantom: Phantom) -> None:
         "bitsandbytes": lambda: _prepare_bitsandbytes(phantom),
         "datasets.load": hub.prepare_datasets,
         "deepspeed": lambda: _prepare_deepspeed(phantom.log_operation),
+        "huggingface_hub.file_download": network.watch_connection,
         "huggingface_hub.hf_api": hub.skip_uploads,
         "safetensors.torch": _prepare_safetensors,
         "torch.utils.cpp_extension": _prepare_extensions,
