@@ -254,7 +254,7 @@ def _download_config(name: str) -> str:
             return _read_text(Path(cached), f"--model {name}")
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
-            f"--model {name}: cannot download its config.json from the Hugging Face hub ({reason}), and the cache of the "
-            "hub on this machine does not have it; pass the path of a config.json, or a name that `testbed models` lists"
+            f"--model {name}: cannot download its config.json from the Hugging Face hub ({reason}), and the hub's "
+            "cache on this machine does not have it; pass the path of a config.json, or a name of `testbed models`"
         ) from None
     return str(response.text)

@@ -1,6 +1,7 @@
 """The search for changes that make a custom training fit, in a traced program. Fake: the trace."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,10 @@ def tried_changes(monkeypatch):
     """Return the changes that are tried. ``needs`` returns the memory of a job in the fake trace, GiB."""
 
     def run(needs) -> list[loop_fit.Attempt]:
+        labels: list[str] = []
+
         def trace(words, cards, say, options, name):
+            labels.append(name)
             need = needs(json.loads(words[-1]))
             card = CardPrediction(
                 card=cards[0], usable_gib=78.6, needed_gib=need, reserved_gib=need, retries=0, failure=None
@@ -28,7 +32,9 @@ def tried_changes(monkeypatch):
         messages: list[str] = []
         traces = loop_fit.trace_programs([TRAINING.card], messages.append)
         (fit,) = loop_fit.fit_program(TRAINING, traces)
-        return loop_fit.try_changes(TRAINING, fit, traces)
+        found = loop_fit.try_changes(TRAINING, fit, traces)
+        run.labels = labels
+        return found
 
     return run
 
@@ -48,3 +54,32 @@ def test_pairs_of_changes_are_tried_if_no_single_change_fits(tried_changes):
     assert [one.change for one in found if one.fits] == ["activation checkpointing; SGD"]
     assert found[-1].fits
     assert len([one.change for one in found]) == len({one.change for one in found})
+
+
+def test_if_nothing_fits_only_combinations_of_all_changes_are_tried_with_the_smallest_batch(tried_changes):
+    found = tried_changes(lambda job: 1000.0 + job.get("batch", 1))
+    assert 1 <= len(found) <= 4
+    predictions = {(one.batch_prediction.card.outcome, one.batch_prediction.card.needed_gib) for one in found}
+    assert predictions == {("oom", 1001.0)}
+    assert found[0].change.startswith("FSDP over 8 GPUs; ")
+    assert "4-bit weights and LoRA, rank 16" in found[1].change
+    assert len(tried_changes.labels) <= 3 + len(found)
+
+
+def test_a_line_of_progress_says_how_many_changes_are_tried_and_how_long_that_takes(tried_changes):
+    tried_changes(lambda job: 50.0 if job.get("checkpointing") and job.get("optimizer") == "sgd" else 100.0)
+    assert not any("(change" in label for label in tried_changes.labels[:3])
+    single = next(label for label in tried_changes.labels if label.startswith("tiny-llama-1.1b, chunked loss"))
+    assert re.fullmatch(r"tiny-llama-1.1b, chunked loss \(change \d+ of at most \d+, at most 0:00 left\)", single)
+
+
+def test_pairs_are_ruled_out_by_all_changes_together(tried_changes):
+    """Only three changes together fit, so no pair does."""
+
+    def needs(job) -> float:
+        helps = job.get("checkpointing"), job.get("precision") == "bf16-true", job.get("optimizer") == "sgd"
+        return 50.0 if all(helps) else 100.0
+
+    found = tried_changes(needs)
+    assert not any(one.fits for one in found)
+    assert len(tried_changes.labels) < 70
