@@ -86,6 +86,7 @@ def prepare_imports(phantom: Phantom) -> None:
         "torchvision": lambda: _prepare_torchvision(phantom),
         "transformers.configuration_utils": weights.explain_missing_configurations,
         "transformers.generation.stopping_criteria": _prepare_generation,
+        "transformers.models.whisper.generation_whisper": _prepare_whisper,
         "transformers.modeling_utils": weights.replace_missing_weights,
         "transformers.models.auto.tokenization_auto": tokenizer.replace_missing_auto_tokenizers,
         "transformers.tokenization_utils_base": tokenizer.replace_missing_tokenizers,
@@ -212,6 +213,12 @@ def _prepare_generation() -> None:
     from experiments.prediction.script.traced.generation import ignore_ends_of_texts
 
     ignore_ends_of_texts()
+
+
+def _prepare_whisper() -> None:
+    from experiments.prediction.script.traced.generation import split_transcripts_on_host
+
+    split_transcripts_on_host()
 
 
 def _prepare_safetensors() -> None:
