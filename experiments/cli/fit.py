@@ -150,7 +150,7 @@ def _fit_script(
     from experiments.suites.cards import MEMORY_SIZE_HELP, cards, parse_card_list
 
     reject_options_of_models(context)
-    if flag is None:
+    if not flag:
         raise InputError(
             "fit -- COMMAND: needs --batch-flag, the script's option for its batch size, such as --batch-size"
         )

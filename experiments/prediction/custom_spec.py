@@ -27,6 +27,7 @@ LORA_TARGETS: dict[str, tuple[str, ...]] = {"opt": ("q_proj", "v_proj"), "t5": (
 LANGUAGE_MODELS = {"blip2-opt": "opt", "blip2-t5": "t5"}
 HUB_CONNECT_TIMEOUT_S, HUB_ANSWER_TIMEOUT_S = 6.0, 30.0
 """Seconds in which the connection to the hub must be open, and in which each part of its answer must arrive."""
+CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 16 << 20
 MAX_SAMPLES = 1 << 24
 MAX_TOKENS = 1 << 26
@@ -194,7 +195,9 @@ def _resolve_model(model: str) -> tuple[Model | None, str]:
     path, option_text = Path(model), f"--model {model}"
     if model in models():
         return None, model
-    if model.endswith(".json") or path.is_file():
+    if (path / CONFIG_FILE).is_file():
+        path = path / CONFIG_FILE
+    if path.suffix == ".json" or path.is_file():
         name = path.parent.resolve().name if path.stem == "config" else path.stem
         return _parse_config(_read_text(path, option_text), option_text), name
     if HUB_ID.fullmatch(model):
@@ -245,12 +248,12 @@ def _download_config(name: str) -> str:
     except ImportError:
         raise InputError(f"--model {name}: huggingface_hub is not installed; pass the path of a config.json") from None
     try:
-        url = hf_hub_url(name, "config.json")
+        url = hf_hub_url(name, CONFIG_FILE)
         timeout = httpx.Timeout(HUB_ANSWER_TIMEOUT_S, connect=HUB_CONNECT_TIMEOUT_S)
         response = get_session().get(url, headers=build_hf_headers(), timeout=timeout, follow_redirects=True)
         hf_raise_for_status(response)
     except (httpx.HTTPError, OSError) as error:
-        if isinstance(cached := try_to_load_from_cache(name, "config.json"), str):
+        if isinstance(cached := try_to_load_from_cache(name, CONFIG_FILE), str):
             return _read_text(Path(cached), f"--model {name}")
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(

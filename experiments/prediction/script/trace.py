@@ -33,6 +33,9 @@ SHOWN_WORDS = 4
 SIMULATION_FAULT = 3
 """Exit code if the simulation fails."""
 TRACING_MODULE = "experiments.prediction.script.traced.process"
+KILLED_HINT = "probably this machine or its container ran out of memory"
+REPLACED = "the script replaced its process (os.exec) by one that ended; a prediction needs the process of the training"
+MAX_LIMIT_S = 1e8
 Job = dict[str, object]
 """The fields of a TraceJob."""
 
@@ -46,7 +49,8 @@ class ScriptFailed(Exception):
     def __init__(self, code: int, cause: str = "") -> None:
         self.code = code
         ending = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-        super().__init__(cause or SCRIPT_FAILED.format(ending))
+        hint = f"; {KILLED_HINT}" if -code == signal.SIGKILL else ""
+        super().__init__(cause or f"{SCRIPT_FAILED.format(ending)}{hint}")
 
 
 class SimulationFailed(ScriptFailed):
@@ -79,6 +83,8 @@ def trace_script(
     simulated GPU fails.
     """
     require_packages("torch")
+    if not 0 < options.limit_s <= MAX_LIMIT_S:
+        raise InputError(f"--time-limit {options.limit_s:g}: allowed: more than 0 and at most {MAX_LIMIT_S:g} seconds")
     parse_command(command)
     what = name or f"{describe_command(command)}, {describe_place(options.sandbox)},"
     groups = sorted(group_by_kernels(card_names), key=len, reverse=True)
@@ -226,7 +232,7 @@ def _start_trace(job: Job, place: ExecutionPlace, shown: bool) -> Iterator[Calla
 def _read_result(code: int, out: Path) -> list[ScriptPrediction]:
     """Return the predictions in ``out``, or raise the error that it names. code: exit code of the trace."""
     if not out.exists():
-        raise ScriptFailed(code or 1)
+        raise ScriptFailed(code) if code else InputError(REPLACED)
     if isinstance(content := json.loads(out.read_text()), dict):
         if "failure" in content:
             raise ScriptFailed(code or content["code"], content["failure"])

@@ -98,6 +98,7 @@ def test_a_model_from_a_config_file_has_the_name_of_the_file_or_of_its_folder(tm
     assert spec.row == spec.settings.model == "small"
     assert (spec.model.family, spec.model.architecture) == ("transformers", GPT2)
     assert CustomTraining(config(tmp_path / "mine.json", GPT2), CARD).spec.row == "mine"
+    assert CustomTraining(str(tmp_path / "small"), CARD).spec == spec
 
 
 def test_the_config_of_a_hub_id_is_downloaded(monkeypatch):

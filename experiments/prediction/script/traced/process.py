@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,10 @@ from experiments.prediction.script.traced.missing.failure import describe_failur
 from experiments.system.files import write_atomically
 from experiments.system.signals import die_with_parent
 
+MAX_EXIT_CODE = 0xFF
+"""Linux keeps this part of an exit code (exit(3)): -1 becomes 255, and 256 becomes 0."""
+exit_process = os._exit
+"""The function of Python, which is replaced for the script."""
 END_DESCRIPTIONS: dict[TraceEnd, str] = {
     "stopped": "took its steps",
     "ended": "ended",
@@ -101,7 +106,7 @@ def _report_end(error: BaseException, out: Path, phantom: Phantom) -> int:
         return 1
     if isinstance(error.code, str):
         print(error.code, file=sys.stderr)
-    code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    code = error.code & MAX_EXIT_CODE if isinstance(error.code, int) else int(error.code is not None)
     if code:
         _write_failure(out, error, code, phantom)
     return code
@@ -174,8 +179,21 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Phantom, Any]:
     signal.signal(signal.SIGALRM, lambda *_: finish("time limit"))
     signal.setitimer(signal.ITIMER_REAL, job.limit_s)
     lines.start()
+    _finish_at_sudden_end(lambda: finish("ended"))
     trace_started_programs(lambda: watcher.tags.event_count == 0, run_started_program)
     return program, phantom, finish
+
+
+def _finish_at_sudden_end(finish: Callable[[], None]) -> None:
+    """Let a script that calls os._exit(0) finish its trace; processes that it forks end as usual."""
+    traced_process = os.getpid()
+
+    def exit_or_finish(code: int) -> NoReturn:
+        if os.getpid() == traced_process and not code & MAX_EXIT_CODE:
+            finish()
+        exit_process(code)
+
+    setattr(os, "_exit", exit_or_finish)  # noqa: B010 - mypy rejects the assignment
 
 
 def _program_folder(program: Program) -> Path:
@@ -241,7 +259,7 @@ def _exit(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
-    os._exit(code)
+    exit_process(code)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments.errors import InputError
 from experiments.prediction.script.trace import ScriptFailed
 
 TRAIN = """
@@ -171,3 +172,40 @@ train(0, 2)
 def test_a_rank_that_ends_itself_with_exit_code_0_lets_the_script_go_on(traced):
     one = traced(TRAIN + "mp.spawn(lambda rank: sys.exit(0), nprocs=2)\nmp.spawn(train, args=(2,), nprocs=2)")
     assert (one.ranks, one.steps) == (2, 2)
+
+
+def test_a_script_that_ends_its_process_itself_is_predicted_and_a_forked_process_ends_as_usual(traced):
+    one = traced("""
+        import os, torch
+        if not (forked := os.fork()):
+            os._exit(0)
+        assert os.waitpid(forked, 0)[1] == 0
+        torch.ones(2**20, device="cuda")
+        os._exit(0)
+        """)
+    assert (one.ended, one.peak_gib > 0) == ("ended", True)
+
+
+@pytest.mark.parametrize(("end", "code"), [("sys.exit(-1)", 255), ("sys.exit(257)", 1), ("os._exit(5)", 5)])
+def test_the_exit_code_of_a_script_is_that_which_linux_reports(trace, end, code):
+    with pytest.raises(ScriptFailed, match=f"exit code {code}") as caught:
+        trace(f"import os, sys\n{end}\n")
+    assert caught.value.code == code
+
+
+def test_a_script_that_replaces_its_process_is_named(trace_in_new_process):
+    with pytest.raises(InputError, match=r"the script replaced its process \(os.exec\) by one that ended"):
+        trace_in_new_process("import os, sys\nos.execv(sys.executable, [sys.executable, '-c', ''])\n")
+
+
+def test_a_script_that_is_killed_may_have_run_out_of_memory(trace_in_new_process):
+    with pytest.raises(ScriptFailed, match="signal SIGKILL; its output is above; probably this machine"):
+        trace_in_new_process("import os\nos.kill(os.getpid(), 9)\n")
+
+
+@pytest.mark.parametrize("limit_s", [0.0, -1.0, 1e300])
+def test_an_impossible_time_limit_is_rejected(trace_in_new_process, limit_s):
+    with pytest.raises(
+        InputError, match=f"--time-limit {limit_s:g}: allowed: more than 0 and at most".replace("+", ".")
+    ):
+        trace_in_new_process("", limit_s=limit_s)
