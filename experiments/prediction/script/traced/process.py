@@ -15,6 +15,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -37,6 +38,7 @@ from experiments.prediction.script.traced.missing.failure import describe_failur
 from experiments.system.files import write_atomically
 from experiments.system.signals import die_with_parent
 
+LIMIT_SIGNAL = signal.SIGRTMIN + 7
 MAX_EXIT_CODE = 0xFF
 """Linux keeps this part of an exit code (exit(3)): -1 becomes 255, and 256 becomes 0."""
 exit_process = os._exit
@@ -176,12 +178,19 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Phantom, Any]:
     watcher = TrainingWatcher(MemoryTags(phantom), StepRecorder(phantom), job.steps, lambda: finish("stopped"))
     watcher.install()
     lines = LineTracker(phantom, _program_folder(program))
-    signal.signal(signal.SIGALRM, lambda *_: finish("time limit"))
-    signal.setitimer(signal.ITIMER_REAL, job.limit_s)
+    _call_after(job.limit_s, lambda: finish("time limit"))
     lines.start()
     _finish_at_sudden_end(lambda: finish("ended"))
     trace_started_programs(lambda: watcher.tags.event_count == 0, run_started_program)
     return program, phantom, finish
+
+
+def _call_after(limit_s: float, finish: Callable[[], None]) -> None:
+    """Call ``finish`` in the main thread after some seconds, by a signal that scripts do not use, unlike SIGALRM."""
+    signal.signal(LIMIT_SIGNAL, lambda *_: finish())
+    timer = threading.Timer(limit_s, os.kill, (os.getpid(), LIMIT_SIGNAL))
+    timer.daemon = True
+    timer.start()
 
 
 def _finish_at_sudden_end(finish: Callable[[], None]) -> None:

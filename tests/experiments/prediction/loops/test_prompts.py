@@ -1,6 +1,7 @@
 """Text generation of encoder-decoder models and of models that describe images and sounds."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -10,13 +11,13 @@ from experiments.prediction.loop import program_command
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.trace import trace_script
 
-WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+WIDTH: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 BERT = {"model_type": "bert", "vocab_size": 200, **WIDTH}
 DECODER = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 200}
-PARTS = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2}
+PARTS: dict[str, Any] = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2}
 PARTS |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
-WHISPER = {"model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"], **PARTS}
-MODELS = {
+WHISPER: dict[str, Any] = {"model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"], **PARTS}
+MODELS: dict[str, tuple[dict[str, Any], str]] = {
     "t5": ({"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "vocab_size": 200}, "a prompt of"),
     "bart": ({**PARTS, "vocab_size": 200, "architectures": ["BartForConditionalGeneration"]}, "a prompt of 9 tokens"),
     "whisper": (WHISPER, "a spectrum of 80 x 3000"),
