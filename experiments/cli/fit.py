@@ -27,6 +27,7 @@ from experiments.cli.parsing.trainings import (
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.script.options import ScriptOptions
+from experiments.system.signals import interrupt_on_stop_signals
 
 if TYPE_CHECKING:
     from experiments.prediction.loop_fit import Attempt
@@ -56,6 +57,7 @@ def fit(
 
     For a training script: testbed fit --card a100_80gb --batch-flag --batch -- python train.py
     """
+    interrupt_on_stop_signals()
     if command := command_after_dashes(context):
         _fit_script(context, card, command, batch_flag, script, as_json)
         return

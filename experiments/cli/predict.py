@@ -28,6 +28,7 @@ from experiments.cli.parsing.trainings import (
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.script.options import ScriptOptions
+from experiments.system.signals import interrupt_on_stop_signals
 
 if TYPE_CHECKING:
     from experiments.suites.row_spec import RowSpec
@@ -52,6 +53,7 @@ def predict(
     A script's command comes after `--`: testbed predict --card all -- python train.py. The script runs unchanged on a
     simulated GPU, until it has taken enough optimizer steps.
     """
+    interrupt_on_stop_signals()
     if command := command_after_dashes(context):
         _predict_script(context, card, command, script, as_json)
         return

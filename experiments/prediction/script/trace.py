@@ -85,10 +85,11 @@ def trace_script(
     require_packages("torch")
     if not 0 < options.limit_s <= MAX_LIMIT_S:
         raise InputError(f"--time-limit {options.limit_s:g}: allowed: more than 0 and at most {MAX_LIMIT_S:g} seconds")
+    folder = _working_folder()
     parse_command(command)
     what = name or f"{describe_command(command)}, {describe_place(options.sandbox)},"
     groups = sorted(group_by_kernels(card_names), key=len, reverse=True)
-    with sandbox() if options.sandbox else nullcontext(ExecutionPlace(Path.cwd(), {})) as place:
+    with sandbox() if options.sandbox else nullcontext(ExecutionPlace(folder, {})) as place:
         job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights", "gpus")}
         job |= {"command": place.translate_command(command), "cache": str(cache_folder())}
         predictions: list[ScriptPrediction] = []
@@ -105,6 +106,14 @@ def trace_script(
             if only_smallest_card:
                 groups = [group for group in groups if _may_contain_smallest_card(group, predictions)]
     return predictions
+
+
+def _working_folder() -> Path:
+    """Return the current folder. Raises InputError if it was removed."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise InputError("the current folder was removed; change to another folder") from None
 
 
 def describe_command(command: Sequence[str]) -> str:
@@ -223,7 +232,7 @@ def _start_trace(job: Job, place: ExecutionPlace, shown: bool) -> Iterator[Calla
             cwd=place.folder,
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno() if shown else subprocess.DEVNULL,
-            stderr=None if shown else subprocess.DEVNULL,
+            stderr=sys.stderr.fileno() if shown else subprocess.DEVNULL,
             env={**os.environ, **place.environment, "PYTHONPATH": _python_path()},
         ) as process:
             yield lambda: _read_result(process.wait(), out)

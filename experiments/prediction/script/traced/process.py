@@ -35,6 +35,7 @@ from experiments.prediction.script.traced.device import install_phantom_device
 from experiments.prediction.script.traced.lines import LineTracker
 from experiments.prediction.script.traced.missing import substitutes
 from experiments.prediction.script.traced.missing.failure import describe_failure
+from experiments.prediction.script.traced.stated import remove_temporary_folders
 from experiments.system.files import write_atomically
 from experiments.system.signals import die_with_parent
 
@@ -265,6 +266,7 @@ def _write_error(out: Path, line: str) -> None:
 
 def _exit(code: int) -> NoReturn:
     """End this process at once, without the script's own exit handlers, after all output is written."""
+    remove_temporary_folders()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

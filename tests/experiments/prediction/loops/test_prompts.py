@@ -1,6 +1,7 @@
 """Text generation of encoder-decoder models and of models that describe images and sounds."""
 
 import json
+import tempfile
 from typing import Any
 
 import pytest
@@ -123,3 +124,15 @@ open("found", "w").write(f"{{texts.shape[1] >= 6}} {{texts.device.type}}")
     trace_script(["python", "transcribe.py"], ["a100_80gb"], lambda _: None, ScriptOptions())
     capfd.readouterr()
     assert (tmp_path / "found").read_text() == "True cuda"
+
+
+@pytest.mark.parametrize("loop", ["trainer", "lightning"])
+def test_a_traced_loop_leaves_no_temporary_folder(tmp_path, capfd, traces_start_warm, monkeypatch, loop):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    data = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 32, "n_layer": 1, "n_head": 2}
+    (found,) = predict(tmp_path / "model.json", data, seq=9, loop=loop)
+    capfd.readouterr()
+    assert found.steps == 2
+    assert list((tmp_path / "temporary").glob("llm-testbed-*")) == []
