@@ -20,6 +20,7 @@ from experiments.prediction.script.trace import ScriptFailed, trace_script
 from experiments.results.wording import format_duration
 from experiments.system.tables import Table
 
+TOGETHER_TITLE = "no change and no pair of changes makes it fit, not even all together, GiB on one GPU"
 PrintLine = Callable[[str], None]
 NamedChange = tuple[str, CustomTraining]
 """The description of a change, and the changed training."""
@@ -207,11 +208,12 @@ def attempts_table(attempts: Sequence[Attempt]) -> Table | str:
     """Return the attempts as a table; '' if there are none."""
     if not attempts:
         return ""
+    none_fits = any(attempt.change.count(SEPARATOR) > 1 for attempt in attempts)
     table = outcomes_table(
         "change",
         STEP_COLUMN,
         SAMPLES_COLUMN,
-        title="GiB on one GPU with one change or two, at the given batch",
+        title=TOGETHER_TITLE if none_fits else "GiB on one GPU with one change or two, at the given batch",
         note="reason",
     )
     for attempt in attempts:

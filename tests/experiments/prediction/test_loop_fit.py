@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from experiments.cli.output import console
 from experiments.prediction import loop_fit
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.script.record import CardPrediction
@@ -60,12 +61,14 @@ def test_pairs_of_changes_are_tried_if_no_single_change_fits(tried_changes):
     assert len([one.change for one in found]) == len({one.change for one in found})
 
 
-def test_if_nothing_fits_only_combinations_of_all_changes_are_tried_with_the_smallest_batch(tried_changes, labels):
+def test_if_nothing_fits_only_combinations_of_all_changes_are_tried(tried_changes, labels, capsys):
     found = tried_changes(lambda job: 1000.0 + job.get("batch", 1))
     assert 1 <= len(found) <= 4
     predictions = {(one.batch_prediction.card.outcome, one.batch_prediction.card.needed_gib) for one in found}
     assert predictions == {("oom", 1001.0)}
     assert found[0].change.startswith("FSDP over 8 GPUs; ")
+    console().print(loop_fit.attempts_table(found))
+    assert "no change and no pair of changes makes it fit, not even all together" in capsys.readouterr().out
     assert "4-bit weights and LoRA, rank 16" in found[1].change
     assert len(labels) <= 3 + len(found)
 
