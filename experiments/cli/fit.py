@@ -1,7 +1,8 @@
 """`testbed fit`: the largest batch that fits a card, and changes that save memory."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +12,7 @@ from experiments.cli.parsing.options import Json, OmitFields, SuiteFile, expand_
 from experiments.cli.parsing.trainings import (
     BatchList,
     CardList,
+    FailedBatches,
     RowsOrCommand,
     Training,
     command_after_dashes,
@@ -25,6 +27,11 @@ from experiments.cli.parsing.trainings import (
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.script.options import ScriptOptions
+from experiments.system.signals import interrupt_on_stop_signals
+
+if TYPE_CHECKING:
+    from experiments.prediction.loop_fit import Attempt
+    from experiments.prediction.script.fit import ScriptFit
 
 app = Commands()
 BatchFlag = Annotated[
@@ -50,6 +57,7 @@ def fit(
 
     For a training script: testbed fit --card a100_80gb --batch-flag --batch -- python train.py
     """
+    interrupt_on_stop_signals()
     if command := command_after_dashes(context):
         _fit_script(context, card, command, batch_flag, script, as_json)
         return
@@ -74,27 +82,42 @@ def _fit_model(training: CustomTraining, card: str, batches: list[int], as_json:
     from experiments.prediction.script.fit import fit_as_data, fit_view, largest_batches_view
     from experiments.suites.cards import parse_card_list
 
-    names, data = parse_card_list(card), []
-    for variant in (replace(training, card=names[0], batch=size) for size in batches):
-        batches_per_step = samples_of_step(replace(variant, batch=1))
-        with progress() as show, exit_if_script_fails():
-            traces = trace_programs(names, show)
-            fits = fit_program(variant, traces)
-            tried = [try_changes(variant, one, traces) for one in fits]
-        sample = fits[0].sample
+    names, data, failed = parse_card_list(card), list[dict[str, Any]](), FailedBatches(len(batches))
+
+    def show_fits(variant: CustomTraining, fits: "Sequence[ScriptFit]", tried: "Sequence[Sequence[Attempt]]") -> None:
+        """Show the fits of a training, and keep them for JSON."""
+        sample, batches_per_step = fits[0].sample, samples_of_step(replace(variant, batch=1))
         for one, changes in zip(fits, tried, strict=True):
             found = {**fit_as_data(one, batches_per_step), "changes": attempts_as_data(changes)}
             data.append({**training_as_data(variant, sample), **found})
         if as_json:
-            continue
+            return
         console().print(describe_training(variant, sample))
         if len(fits) > 1:
             console().print(largest_batches_view(fits, "--batch"))
         for one, changes in zip(fits, tried, strict=True):
             lines = fit_view(one, "--batch", batches_per_step), *describe_fastest_change(changes)
             console().print(*lines, attempts_table(changes), sep="\n")
-    if as_json:
-        print_json(data[0] if len(data) == 1 else data)
+
+    try:
+        for variant in (replace(training, card=names[0], batch=size) for size in batches):
+            with failed.catch(variant.batch, has_answers=bool(data)):
+                fits, tried = list["ScriptFit"](), list[list["Attempt"]]()
+                try:
+                    with progress() as show:
+                        traces = trace_programs(names, show)
+                        fits = fit_program(variant, traces)
+                        tried = [[] for _ in fits]
+                        traces.raise_failure()
+                        for one, changes in zip(fits, tried, strict=True):
+                            try_changes(variant, one, traces, changes)
+                finally:
+                    if fits:
+                        show_fits(variant, fits, tried)
+    finally:
+        if as_json and data:
+            print_json(data[0] if len(batches) * len(names) == 1 else data)
+    failed.exit_if_any()
 
 
 def _fit_rows(context: typer.Context, rows: str | None, card: str, as_json: bool) -> None:
@@ -129,7 +152,7 @@ def _fit_script(
     from experiments.suites.cards import MEMORY_SIZE_HELP, cards, parse_card_list
 
     reject_options_of_models(context)
-    if flag is None:
+    if not flag:
         raise InputError(
             "fit -- COMMAND: needs --batch-flag, the script's option for its batch size, such as --batch-size"
         )
@@ -141,6 +164,8 @@ def _fit_script(
         fits = traces.fit_batches(first, lambda batch: tuple(set_batch(command, flag, batch)))
     if as_json:
         data = [fit_as_data(one) for one in fits]
-        print_json(data[0] if len(data) == 1 else data)
+        print_json(data[0] if len(names) == 1 else data)
     else:
         console().print(fit_view(fits[0], flag) if len(fits) == 1 else largest_batches_view(fits, flag))
+    with exit_if_script_fails():
+        traces.raise_failure()

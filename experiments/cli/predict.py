@@ -12,6 +12,7 @@ from experiments.cli.parsing.options import Json, SuiteFile, expand_options
 from experiments.cli.parsing.trainings import (
     BatchList,
     CardsOrSmallest,
+    FailedBatches,
     RowsOrCommand,
     Training,
     command_after_dashes,
@@ -27,6 +28,7 @@ from experiments.cli.parsing.trainings import (
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.script.options import ScriptOptions
+from experiments.system.signals import interrupt_on_stop_signals
 
 if TYPE_CHECKING:
     from experiments.suites.row_spec import RowSpec
@@ -51,6 +53,7 @@ def predict(
     A script's command comes after `--`: testbed predict --card all -- python train.py. The script runs unchanged on a
     simulated GPU, until it has taken enough optimizer steps.
     """
+    interrupt_on_stop_signals()
     if command := command_after_dashes(context):
         _predict_script(context, card, command, script, as_json)
         return
@@ -86,19 +89,24 @@ def _predict_model(training: CustomTraining, card: str, batches: list[int], as_j
     from experiments.prediction.script.view import script_predictions_as_data, script_predictions_view
     from experiments.suites.cards import parse_cards_or_smallest
 
-    (names, smallest), data = parse_cards_or_smallest(card), []
-    for variant in (replace(training, card=names[0], batch=size) for size in batches):
-        words = program_command(variant)
-        with progress() as show, exit_if_script_fails():
-            options = ScriptOptions(gpus=variant.gpus_per_process)
-            predictions = trace_script(words, names, show, options, f"{variant.model}, batch {variant.batch}", smallest)
-        samples, sample = samples_of_step(variant), predictions[0].sample
-        data.append({**training_as_data(variant, sample), **script_predictions_as_data(predictions, samples)})
-        if not as_json:
-            view = script_predictions_view(predictions, variant.precision, samples)
-            console().print(describe_training(variant, sample), view, sep="\n")
-    if as_json:
-        print_json(data[0] if len(data) == 1 else data)
+    (names, smallest), failed = parse_cards_or_smallest(card), FailedBatches(len(batches))
+    data: list[dict[str, object]] = []
+    try:
+        for variant in (replace(training, card=names[0], batch=size) for size in batches):
+            with failed.catch(variant.batch, has_answers=bool(data)):
+                words, options = program_command(variant), ScriptOptions(gpus=variant.gpus_per_process)
+                label = f"{variant.model}, batch {variant.batch}"
+                with progress() as show:
+                    predictions = trace_script(words, names, show, options, label, smallest)
+                samples, sample = samples_of_step(variant), predictions[0].sample
+                data.append({**training_as_data(variant, sample), **script_predictions_as_data(predictions, samples)})
+                if not as_json:
+                    view = script_predictions_view(predictions, variant.precision, samples)
+                    console().print(describe_training(variant, sample), view, sep="\n")
+    finally:
+        if as_json and data:
+            print_json(data[0] if len(batches) == 1 else data)
+    failed.exit_if_any()
 
 
 def _predict_script(

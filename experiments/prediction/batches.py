@@ -22,8 +22,8 @@ PredictionT = TypeVar("PredictionT", bound=HasMargin)
 class BatchSearch(Generic[PredictionT]):
     """Search over the batch size. The free memory falls approximately linearly with the batch size.
 
-    predictions: the predictions so far, by batch size. The search begins with ``batch``, half of it and the batch sizes
-    ``known``.
+    predictions: the predictions so far, by batch size. The search begins with ``batch``, half of it (if it is not 1)
+    and the batch sizes ``known``. It ends at once if a batch of 1 does not fit.
     """
 
     def __init__(
@@ -33,9 +33,9 @@ class BatchSearch(Generic[PredictionT]):
         known: Iterable[int] = (),
     ) -> None:
         self._predict = predict
-        first = tuple(dict.fromkeys((batch, batch // 2 or 2, *known)))
+        first = tuple(dict.fromkeys((batch, batch // 2 or 1, *known)))
         self.predictions = dict(zip(first, predict(first), strict=True))
-        self._max_interpolated = len(first) - 2 + MAX_INTERPOLATIONS
+        self._max_interpolated = max(0, len(first) - 2) + MAX_INTERPOLATIONS
 
     def predict_batch(self, batch: int) -> PredictionT:
         """Return the prediction of a batch size; predict it if it is new."""
@@ -59,6 +59,8 @@ class BatchSearch(Generic[PredictionT]):
         margins: free memory minus the required free memory, GiB, by predicted batch. The guess is where a line through
         the two margins nearest to 0 crosses 0; after MAX_INTERPOLATIONS, the middle.
         """
+        if len(margins) == 1:
+            return low + 1
         by_distance = sorted(margins.items(), key=lambda item: abs(item[1]))
         (closest_batch, margin), (second_batch, second_margin) = by_distance[:2]
         slope = (second_margin - margin) / (second_batch - closest_batch)

@@ -25,7 +25,9 @@ LORA_DROPOUT = 0.05
 ALL_LINEAR: Literal["all-linear"] = "all-linear"
 LORA_TARGETS: dict[str, tuple[str, ...]] = {"opt": ("q_proj", "v_proj"), "t5": ("q", "v")}
 LANGUAGE_MODELS = {"blip2-opt": "opt", "blip2-t5": "t5"}
-HUB_TIMEOUT_S = 5
+HUB_CONNECT_TIMEOUT_S, HUB_ANSWER_TIMEOUT_S = 6.0, 30.0
+"""Seconds in which the connection to the hub must be open, and in which each part of its answer must arrive."""
+CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 16 << 20
 MAX_SAMPLES = 1 << 24
 MAX_TOKENS = 1 << 26
@@ -193,7 +195,9 @@ def _resolve_model(model: str) -> tuple[Model | None, str]:
     path, option_text = Path(model), f"--model {model}"
     if model in models():
         return None, model
-    if model.endswith(".json") or path.is_file():
+    if (path / CONFIG_FILE).is_file():
+        path = path / CONFIG_FILE
+    if path.suffix == ".json" or path.is_file():
         name = path.parent.resolve().name if path.stem == "config" else path.stem
         return _parse_config(_read_text(path, option_text), option_text), name
     if HUB_ID.fullmatch(model):
@@ -233,24 +237,27 @@ def _reject_duplicate_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 @functools.cache
 def _download_config(name: str) -> str:
-    """Return the text of the model's config.json on the Hugging Face hub.
+    """Return the text of the model's config.json on the Hugging Face hub, or in its cache if the hub cannot be reached.
 
     Sends a single request, because hf_hub_download would retry for too long.
     """
     try:
         import httpx
-        from huggingface_hub import get_session, hf_hub_url
+        from huggingface_hub import get_session, hf_hub_url, try_to_load_from_cache
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
     except ImportError:
         raise InputError(f"--model {name}: huggingface_hub is not installed; pass the path of a config.json") from None
     try:
-        url = hf_hub_url(name, "config.json")
-        response = get_session().get(url, headers=build_hf_headers(), timeout=HUB_TIMEOUT_S, follow_redirects=True)
+        url = hf_hub_url(name, CONFIG_FILE)
+        timeout = httpx.Timeout(HUB_ANSWER_TIMEOUT_S, connect=HUB_CONNECT_TIMEOUT_S)
+        response = get_session().get(url, headers=build_hf_headers(), timeout=timeout, follow_redirects=True)
         hf_raise_for_status(response)
     except (httpx.HTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        if isinstance(cached := try_to_load_from_cache(name, CONFIG_FILE), str):
+            return _read_text(Path(cached), f"--model {name}")
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
-            f"--model {name}: cannot download its config.json from the Hugging Face hub ({reason}); "
-            "pass the path of a config.json"
+            f"--model {name}: cannot download its config.json from the Hugging Face hub ({reason}), and the hub's "
+            "cache on this machine does not have it; pass the path of a config.json, or a name of `testbed models`"
         ) from None
     return str(response.text)

@@ -1,10 +1,13 @@
 """Find the largest batch of a custom training that runs as a traced program, and changes that make it fit."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from experiments.errors import InputError
+from experiments.prediction.changes import SEPARATOR, Combination, RuledOut
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.fit import cheapest_pairs
 from experiments.prediction.loop import program_command, samples_of_step, single_changes
@@ -14,8 +17,10 @@ from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
 from experiments.prediction.script.speed import SAMPLES_COLUMN, STEP_COLUMN, describe_fastest, samples_per_s
 from experiments.prediction.script.trace import ScriptFailed, trace_script
+from experiments.results.wording import format_duration
 from experiments.system.tables import Table
 
+TOGETHER_TITLE = "no change and no pair of changes makes it fit, not even all together, GiB on one GPU"
 PrintLine = Callable[[str], None]
 NamedChange = tuple[str, CustomTraining]
 """The description of a change, and the changed training."""
@@ -39,54 +44,139 @@ class Attempt(NamedTuple):
         return self.batch_prediction is not None and self.batch_prediction.card.outcome == "fits"
 
 
-def trace_programs(card_names: Sequence[str], print_line: PrintLine) -> SharedTraces[NamedChange]:
+class ProgramTraces(SharedTraces[NamedChange]):
+    """Predictions of trainings for several cards. Each is traced when it is needed, with a line of progress.
+
+    steps: the number of the change that is tried, and how many there are.
+    """
+
+    def __init__(self, card_names: Sequence[str], print_line: PrintLine) -> None:
+        self.steps = Steps()
+
+        def trace(change: NamedChange, group: Sequence[str]) -> list[ScriptPrediction]:
+            name, training = change
+            options = ScriptOptions(gpus=training.gpus_per_process)
+            label = f"{training.model}, {name}{self.steps.describe()}"
+            with self.steps.timed():
+                return trace_script(program_command(training), group, print_line, options, label)
+
+        super().__init__(card_names, trace)
+
+
+class Steps:
+    """The changes that are tried one after the other, and the time that they take."""
+
+    def __init__(self) -> None:
+        self._number = self._total = self._traced = 0
+        self._took_s = 0.0
+
+    def begin(self, total: int) -> None:
+        """Begin to try ``total`` changes at most."""
+        self._number, self._total = 0, total
+
+    def next(self) -> None:
+        """Go on to the next change."""
+        self._number += 1
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Measure the time of a trace."""
+        started_s = time.monotonic()
+        yield
+        self._traced += 1
+        self._took_s += time.monotonic() - started_s
+
+    def describe(self) -> str:
+        """Return the number of the change, how many there are at most, and the time for these; '' without changes."""
+        if not 1 <= self._number <= self._total:
+            return ""
+        each_s = self._took_s / self._traced if self._traced else 0.0
+        left = format_duration(each_s * (self._total - self._number + 1))
+        return f" (change {self._number} of at most {self._total}, at most {left} left)"
+
+
+def trace_programs(card_names: Sequence[str], print_line: PrintLine) -> ProgramTraces:
     """Return the predictions of trainings for these cards, which are traced when they are needed.
 
     print_line: called with each line of progress.
     """
-
-    def trace(change: NamedChange, group: Sequence[str]) -> list[ScriptPrediction]:
-        name, training = change
-        options = ScriptOptions(gpus=training.gpus_per_process)
-        return trace_script(program_command(training), group, print_line, options, f"{training.model}, {name}")
-
-    return SharedTraces(card_names, trace)
+    return ProgramTraces(card_names, print_line)
 
 
-def fit_program(training: CustomTraining, traces: SharedTraces[NamedChange]) -> list[ScriptFit]:
+def fit_program(training: CustomTraining, traces: ProgramTraces) -> list[ScriptFit]:
     """Return the largest batch of the training for each card of ``traces``. Raises InputError and ScriptFailed."""
     return traces.fit_batches(training.batch, lambda batch: (f"batch {batch}", replace(training, batch=batch)))
 
 
-def try_changes(training: CustomTraining, fit: ScriptFit, traces: SharedTraces[NamedChange]) -> list[Attempt]:
+def try_changes(
+    training: CustomTraining, fit: ScriptFit, traces: ProgramTraces, attempts: list[Attempt] | None = None
+) -> list[Attempt]:
     """Predict the training with each single change, cheapest first, on the card of ``fit``.
 
     Return nothing if the training fits unchanged. If no single change fits, add the cheapest pairs of changes that fit.
+    Changes are not tried if all of them together do not fit either. If none of them fits in any combination, return
+    only these combinations. attempts: a list to which each attempt is added as soon as it is known.
     """
+    attempts = [] if attempts is None else attempts
     if fit.predictions[training.batch].card.outcome == "fits":
-        return []
+        return attempts
+    accumulated = _accumulate_smaller_batches(training, fit.largest)
+    candidates = [*accumulated, *single_changes(training)]
+    names = [name for name, _ in candidates]
 
     def try_change(change: NamedChange) -> Attempt:
+        traces.steps.next()
         name, changed = change
         try:
             return Attempt(name, traces.predict(change, fit.card.card), samples_of_step(changed))
         except (InputError, ScriptFailed) as problem:
             return Attempt(name, None, reason=str(problem))
 
-    candidates = [*_accumulate_smaller_batches(training, fit.largest), *single_changes(training)]
-    singles = [try_change(change) for change in candidates]
-    if any(one.fits for one in singles):
-        return singles
+    not_fitting: list[Attempt] = []
+
+    def may_fit(combination: Combination[CustomTraining]) -> bool:
+        attempt = try_change((combination.name, combination.training))
+        if attempt.batch_prediction is None or attempt.batch_prediction.card.outcome != "oom":
+            return True
+        not_fitting.append(attempt)
+        return False
+
+    smallest = replace(training, batch=min((one.batch for _, one in candidates), default=training.batch))
+    ruled_out = RuledOut(smallest, single_changes, may_fit, [name for name, _ in accumulated])
+    traces.steps.begin(len(candidates) + 1)
+    if not fit.largest_borderline and ruled_out.rule_out_all(names):
+        attempts += not_fitting
+        return attempts
+    traces.steps.begin(len(candidates))
+    for change in candidates:
+        if not ruled_out.covers([change[0]]):
+            attempts.append(try_change(change))
+    if any(one.fits for one in attempts):
+        return attempts
     changed_once = [changed for _, changed in candidates]
 
     def combine(cheaper: NamedChange, costlier: NamedChange) -> NamedChange | None:
         changed = dict(single_changes(cheaper[1])).get(costlier[0])
-        return None if changed is None or changed in changed_once else (f"{cheaper[0]}; {costlier[0]}", changed)
+        name = f"{cheaper[0]}{SEPARATOR}{costlier[0]}"
+        return None if changed is None or changed in changed_once else (name, changed)
 
     def try_pairs(pairs: Sequence[NamedChange]) -> list[Attempt]:
-        return [attempt for pair in pairs if (attempt := try_change(pair)).fits]
+        """Return the attempts that fit. All pairs have the same costlier change."""
+        traces.steps.begin(2 * len(pairs))
+        return try_halves([pair for pair in pairs if not ruled_out.covers(pair[0].split(SEPARATOR))])
 
-    return [*singles, *cheapest_pairs(candidates, combine, try_pairs)]
+    def try_halves(pairs: Sequence[NamedChange]) -> list[Attempt]:
+        """Return the attempts that fit; try the pairs of a half only if all their changes together may fit."""
+        if len(pairs) < 2:
+            return [attempt for pair in pairs if (attempt := try_change(pair)).fits]
+        parts = [pair[0].split(SEPARATOR) for pair in pairs]
+        if ruled_out.rule_out(parts[0], {name for names in parts for name in names}):
+            return try_halves([pair for pair in pairs if not ruled_out.covers(pair[0].split(SEPARATOR))])
+        middle = len(pairs) // 2
+        return [*try_halves(pairs[:middle]), *try_halves(pairs[middle:])]
+
+    attempts += cheapest_pairs(candidates, combine, try_pairs)
+    return attempts
 
 
 def _accumulate_smaller_batches(training: CustomTraining, largest: int) -> list[NamedChange]:
@@ -118,11 +208,12 @@ def attempts_table(attempts: Sequence[Attempt]) -> Table | str:
     """Return the attempts as a table; '' if there are none."""
     if not attempts:
         return ""
+    none_fits = any(attempt.change.count(SEPARATOR) > 1 for attempt in attempts)
     table = outcomes_table(
         "change",
         STEP_COLUMN,
         SAMPLES_COLUMN,
-        title="GiB on one GPU with one change or two, at the given batch",
+        title=TOGETHER_TITLE if none_fits else "GiB on one GPU with one change or two, at the given batch",
         note="reason",
     )
     for attempt in attempts:

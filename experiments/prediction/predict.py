@@ -95,9 +95,9 @@ def predict(
     Predictions are cached under ``cache``, or in the folder ``store``. The key of the cache contains everything that a
     prediction depends on: row, rank, card, code, libraries. Rows that differ only in the card are traced once if the
     cards have the same kernels. At most ``workers`` rows (None: the number of CPUs) are traced at a time, each with
-    less than 6 GiB of host memory. For a row that cannot be traced, ``on_failure`` is called with the reason and the
-    row is omitted. Without ``on_failure``, the first row that cannot be traced raises InputError (user error) or
-    RuntimeError. Raises InputError if no row can be traced on this machine.
+    less than 6 GiB of host memory, and no more than fit into the memory that is free. For a row that cannot be traced,
+    ``on_failure`` is called with the reason and the row is omitted. Without ``on_failure``, the first row that cannot
+    be traced raises InputError (user error) or RuntimeError. Raises InputError if no row can be traced on this machine.
 
     rank: the rank that is traced, from 0. All rows must have it.
     """

@@ -6,7 +6,8 @@ Each line on standard input is a job, {"spec": FILE, "cards": NAMES, "out": FILE
 {"error": LINE, "user_error": BOOL}, are written to ``out``. If the job has "keys": FILE, the keys of the operations of
 a step are written to that file. If the job has "rank": N, this rank of the row is traced, else the first. After each
 job, its number is printed. The row is traced on its own card; the other cards must have the same kernels. Rows run in
-forks of this process, at most N at a time, so that libraries are loaded once and rows do not share state.
+forks of this process, at most N at a time and no more than fit into memory, so that libraries are loaded once and rows
+do not share state.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,12 @@ from experiments.suites.row_spec import RowSpec
 from experiments.system.files import GIB, write_atomically
 from experiments.system.signals import die_with_parent
 from experiments.system.warm_process import without_garbage_collection
+from provision.hardware.host_memory import processes_that_fit
 from provision.temporary import TemporaryFolder
 
 MAX_PROCESS_BYTES = 8 * GIB
+ASSUMED_PROCESS_BYTES = 6 * GIB
+"""Memory that the trace of a row is assumed to need until the first trace has ended; all rows of the labs need less."""
 
 
 class PhantomMeter:
@@ -233,6 +237,28 @@ def _run_job(job: dict[str, Any], phantom: Phantom) -> None:
     write_atomically(Path(job["out"]), output)
 
 
+def run_in_forks(jobs: Sequence[dict[str, Any]], run: Callable[[dict[str, Any]], None], workers: int) -> Iterator[int]:
+    """Run each job in a fork of this process; yield the number of each job that has ended.
+
+    At most ``workers`` jobs run at a time, and no more than fit into memory if each needs as much as the largest yet.
+    """
+    running: dict[int, int] = {}
+    waiting = list(enumerate(jobs))
+    largest_yet_bytes = 0
+    while waiting or running:
+        each_bytes = largest_yet_bytes or ASSUMED_PROCESS_BYTES  # a job that has just started has used none of it
+        while waiting and len(running) < workers and len(running) < max(1, processes_that_fit(each_bytes)):
+            number, job = waiting.pop(0)
+            process = os.fork()
+            if process == 0:
+                run(job)
+                os._exit(0)
+            running[process] = number
+        ended, _, usage = os.wait3(0)
+        largest_yet_bytes = max(largest_yet_bytes, 1024 * usage.ru_maxrss)
+        yield running.pop(ended)
+
+
 def main() -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="trace", description="Dry-run rows on a phantom CUDA device.")
@@ -251,18 +277,8 @@ def main() -> int:
             table_for_card(card).prepare()
 
     gc.freeze()
-    running: dict[int, int] = {}
-    waiting = list(enumerate(jobs))
-    while waiting or running:
-        while waiting and len(running) < options.workers:
-            number, job = waiting.pop(0)
-            process = os.fork()
-            if process == 0:
-                _run_job(job, phantom)
-                os._exit(0)
-            running[process] = number
-        ended, _ = os.wait()
-        print(running.pop(ended), flush=True)
+    for number in run_in_forks(jobs, lambda job: _run_job(job, phantom), options.workers):
+        print(number, flush=True)
     return 0
 
 

@@ -4,10 +4,9 @@ import os
 import platform
 from pathlib import Path
 
-import psutil
-
 from provision.errors import UnknownDevices
 from provision.hardware.gpus import installed_gpus, visible_names
+from provision.hardware.host_memory import host_memory
 from provision.models import GIB, Gpu, Node, build_node
 
 
@@ -17,7 +16,7 @@ def this_machine() -> Node:
     Raises UnknownDevices if the variable names a GPU that the machine does not have.
     """
     gpus = select_visible(installed_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return build_node(gpus, len(os.sched_getaffinity(0)), psutil.virtual_memory().total / GIB, processor_name())
+    return build_node(gpus, len(os.sched_getaffinity(0)), host_memory().total / GIB, processor_name())
 
 
 def select_visible(gpus: tuple[Gpu, ...], devices: str | None) -> tuple[Gpu, ...]:

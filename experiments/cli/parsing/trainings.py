@@ -17,6 +17,7 @@ from experiments.system.options import fields_with_options
 if TYPE_CHECKING:
     from experiments.suites.row_spec import RowSpec
 
+EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 MAX_BATCH_DIGITS = 9
 """Maximum number of digits of a batch size."""
 SCRIPT_COMMAND = "a script's command after --, as in -- python train.py"
@@ -62,14 +63,55 @@ def describes_model(context: typer.Context, rows: str | None, training: CustomTr
 
 @contextmanager
 def exit_if_script_fails() -> Iterator[None]:
-    """If the script fails in the body of the with statement, exit with the exit code of the script."""
+    """If the script fails or Ctrl-C is pressed in the body of the with statement, print a line, and exit."""
     from experiments.prediction.script.trace import ScriptFailed
 
     try:
         yield
-    except ScriptFailed as failed:
-        say(f"testbed: {failed}", stderr=True)
-        raise typer.Exit(failed.code if failed.code > 0 else 128 - failed.code) from None
+    except (ScriptFailed, KeyboardInterrupt) as problem:
+        raise typer.Exit(report_failure(problem)) from None
+
+
+def report_failure(problem: BaseException, what: str = "") -> int:
+    """Print why a prediction failed; return the exit code. what: what was predicted, such as 'batch 4'."""
+    from experiments.prediction.script.trace import ScriptFailed
+
+    interrupted = isinstance(problem, KeyboardInterrupt)
+    reason = "interrupted; answers that were not shown are lost" if interrupted else problem
+    say(f"testbed: {what}{': ' if what else ''}{reason}", stderr=True)
+    if isinstance(problem, ScriptFailed):
+        return problem.code if problem.code > 0 else 128 - problem.code
+    return EXIT_INTERRUPTED if interrupted else EXIT_BAD_INPUT
+
+
+class FailedBatches:
+    """The batches whose prediction failed. A failure ends the command, unless another batch has been answered.
+
+    count: the number of batches.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count, self._code = count, 0
+
+    @contextmanager
+    def catch(self, batch: int, *, has_answers: bool) -> Iterator[None]:
+        """Print a failure in the body of the with statement. Exit if nothing was answered, and after Ctrl-C."""
+        from experiments.prediction.script.trace import ScriptFailed
+
+        try:
+            yield
+        except (InputError, ScriptFailed, KeyboardInterrupt) as problem:
+            if isinstance(problem, InputError) and self._count == 1:
+                raise
+            code = report_failure(problem, f"batch {batch}" if self._count > 1 else "")
+            self._code = self._code or code
+            if not has_answers or isinstance(problem, KeyboardInterrupt):
+                raise typer.Exit(code) from None
+
+    def exit_if_any(self) -> None:
+        """Exit with the code of the first failure."""
+        if self._code:
+            raise typer.Exit(self._code)
 
 
 def reject_options_of_scripts(context: typer.Context, allowed: Collection[str] = ()) -> None:

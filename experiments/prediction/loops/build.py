@@ -43,9 +43,13 @@ MODEL_TASKS = (
     "OBJECT_DETECTION",
 )
 """Tasks of model classes, in the order of the search for a class if the configuration names none."""
+SOUND_INPUTS = {"input_features", "input_values"}
+"""Inputs for a sound as a spectrum, and as it is."""
 LORA_DROPOUT = 0.05
 DECODER_START_TOKEN = 0
 """Id of the token that begins the decoder's text if the configuration names none."""
+PADDING_TOKEN = 0
+"""Id of the token that pads texts if the configuration names none. Its value affects no size."""
 
 
 def build_model(job: LoopJob) -> Any:
@@ -53,10 +57,8 @@ def build_model(job: LoopJob) -> Any:
 
     Raises InputError for an unknown class, and for settings that the class does not support.
     """
-    config = build_config(job.model, "full")
+    config = complete_config(build_config(job.model, "full"))
     config.use_cache = False
-    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
-        config.decoder_start_token_id = DECODER_START_TOKEN
     model_class = choose_class(config, job)
     dtype = DTYPES[job.precision]
     options = {"attn_implementation": job.attention} if job.attention else {}
@@ -81,6 +83,15 @@ def build_model(job: LoopJob) -> Any:
     if job.offload:
         offload_activations(model_with_adapters)
     return model_with_adapters
+
+
+def complete_config(config: PretrainedConfig) -> PretrainedConfig:
+    """Return the configuration; that of an encoder-decoder model gets the ids of special tokens that it lacks."""
+    if config.is_encoder_decoder:
+        for name, token in (("decoder_start_token_id", DECODER_START_TOKEN), ("pad_token_id", PADDING_TOKEN)):
+            if getattr(config, name, None) is None:
+                setattr(config, name, token)
+    return config
 
 
 def choose_class(config: PretrainedConfig, job: LoopJob) -> Any:
@@ -204,6 +215,10 @@ def _has_experts(model: torch.nn.Module) -> bool:
 
 
 def input_names(model: Any) -> list[str]:
-    """Return the names of the model's inputs."""
+    """Return the names of the model's inputs; of several kinds of sounds, only the one that its encoder expects."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return list(inspect.signature(base.forward).parameters)
+    names = list(inspect.signature(base.forward).parameters)
+    if not {*names} >= SOUND_INPUTS:
+        return names
+    expected = getattr(getattr(base, "encoder", base), "main_input_name", "input_values")
+    return [name for name in names if name not in SOUND_INPUTS or name == expected]

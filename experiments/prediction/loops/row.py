@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 
 from experiments.prediction.peak import UNLIMITED
-from experiments.prediction.script.traced.stated import state_sample
+from experiments.prediction.script.traced.stated import state_sample, temporary_folder
 from experiments.results.schema import Device
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import GIB
@@ -22,7 +22,6 @@ from experiments.training.device import process_gpus
 from experiments.training.measure.meters import CudaMeter
 from experiments.training.models.architecture import build_config
 from experiments.training.rank import run_rank
-from provision.temporary import TemporaryFolder
 
 
 def train(spec: RowSpec) -> None:
@@ -36,7 +35,7 @@ def train(spec: RowSpec) -> None:
         host_cpus=os.cpu_count() or 1,
         host_memory_gib=0.0,
     )
-    with TemporaryFolder("row") as folder, without_library_output():
+    with temporary_folder("row") as folder, without_library_output():
         measured = run_rank(spec, folder, CudaMeter(process_gpus(spec.settings)), device)
     if measured.failure:
         raise RuntimeError(measured.reason)

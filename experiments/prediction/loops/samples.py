@@ -21,13 +21,8 @@ Sample = dict[str, torch.Tensor]
 def make_sample(model: Any, job: LoopJob) -> Sample:
     """Return one sample without a batch dimension. Raises InputError for unknown inputs or a missing loss."""
     config, names = model.config, input_names(model)
-    inputs = _make_inputs(config, names, job)
     class_name = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
-    if not inputs:
-        raise InputError(
-            f"{class_name}: unknown inputs ({', '.join(names[:4])}); write a "
-            "training script and trace it with `testbed predict -- python FILE`"
-        )
+    inputs = _known_inputs(config, names, job, class_name, "training")
     if "labels" in names:
         inputs["labels"] = _make_labels(config, class_name, inputs, job)
     elif {"start_positions", "end_positions"} <= set(names):
@@ -39,6 +34,19 @@ def make_sample(model: Any, job: LoopJob) -> Sample:
     return inputs
 
 
+def make_prompt(model: Any, job: LoopJob) -> tuple[Sample, str]:
+    """Return one prompt for text generation without a batch dimension, and a description of it.
+
+    The prompt is what the model continues or describes: a text, an image, an image with a text, or a sound. Raises
+    InputError for unknown inputs.
+    """
+    config = model.config
+    inputs = _known_inputs(config, input_names(model), job, type(model).__name__, "generation", job.new_tokens)
+    if list(inputs) == ["input_ids"]:
+        return inputs, f"a prompt of {len(inputs['input_ids'])} tokens"
+    return inputs, describe_sample(inputs, config, job)
+
+
 def make_stated_sample(model: Any, job: LoopJob) -> Sample:
     """Return the sample of ``make_sample``, and state in words what it is."""
     sample = make_sample(model, job)
@@ -46,17 +54,30 @@ def make_stated_sample(model: Any, job: LoopJob) -> Sample:
     return sample
 
 
-def _make_inputs(config: Any, names: list[str], job: LoopJob) -> Sample:
+def _known_inputs(
+    config: Any, names: list[str], job: LoopJob, class_name: str, purpose: str, reserved: int = 0
+) -> Sample:
+    """Return the inputs of the model. Raises InputError if none of them is known."""
+    if not (inputs := _make_inputs(config, names, job, reserved)):
+        raise InputError(
+            f"{class_name}: unknown inputs ({', '.join(names[:4])}); supported: texts (input_ids), images "
+            f"(pixel_values) and sounds (input_features, input_values); write a {purpose} script and trace it with "
+            "`testbed predict -- python FILE`"
+        )
+    return inputs
+
+
+def _make_inputs(config: Any, names: list[str], job: LoopJob, reserved: int) -> Sample:
     inputs: Sample = {}
     if "input_ids" in names:
-        inputs["input_ids"] = make_text(text_tokens(config, job), config)
+        inputs["input_ids"] = make_text(text_tokens(config, job, reserved), config)
     if "pixel_values" in names and "input_ids" not in names:
-        inputs["pixel_values"] = _make_image(config)
+        inputs["pixel_values"] = _make_image(getattr(config, "encoder", config))
     if "pixel_values" in names and ("return_loss" in names or config.model_type in IMAGE_MODEL_TYPES):
         inputs["pixel_values"] = _make_image(config.vision_config)
     if config.model_type == "blip-2":
         if config.image_token_index is None:
-            config.image_token_index = config.get_text_config().vocab_size - 1
+            config.image_token_index = _text_config(config).vocab_size - 1
         image_tokens = torch.full((config.num_query_tokens,), config.image_token_index)
         inputs["input_ids"] = torch.cat([image_tokens, inputs["input_ids"]])
     if "input_features" in names:
@@ -101,9 +122,20 @@ def text_tokens(config: Any, job: LoopJob, reserved: int = 0) -> int:
 
     reserved: positions of other tokens.
     """
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    positions = getattr(_text_config(config), "max_position_embeddings", None)
     longest = positions - reserved if isinstance(positions, int) else DEFAULT_TOKENS
     return job.seq or max(1, min(DEFAULT_TOKENS, longest))
+
+
+def _text_config(config: Any) -> Any:
+    """Return the configuration of the model's text part. Raises InputError if there are several."""
+    try:
+        return config.get_text_config()
+    except ValueError:
+        raise InputError(
+            f"model_type = {config.model_type!r}: has several text models; supported: models with one; write a script "
+            "and trace it with `testbed predict -- python FILE`"
+        ) from None
 
 
 def describe_sample(sample: Sample, config: Any, job: LoopJob) -> str:
@@ -133,5 +165,5 @@ def describe_sample(sample: Sample, config: Any, job: LoopJob) -> str:
 
 def make_text(length: int, config: Any) -> torch.Tensor:
     """Return random token ids of the model's vocabulary, without the first ones, which are often special tokens."""
-    vocabulary = getattr(config.get_text_config(), "vocab_size", LAST_TOKEN_ID)
+    vocabulary = getattr(_text_config(config), "vocab_size", LAST_TOKEN_ID)
     return torch.randint(FIRST_TOKEN_ID, min(LAST_TOKEN_ID, vocabulary), (length,))

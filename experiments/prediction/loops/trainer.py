@@ -15,7 +15,7 @@ from experiments.prediction.loops.build import build_model
 from experiments.prediction.loops.job import LoopJob, run_program
 from experiments.prediction.loops.optimizers import find_optimizer
 from experiments.prediction.loops.samples import make_stated_sample
-from provision.temporary import TemporaryFolder
+from experiments.prediction.script.traced.stated import temporary_folder
 
 STEPS = 10
 FSDP_CONFIGS: dict[int | None, dict[str, Any]] = {
@@ -27,7 +27,7 @@ FSDP_CONFIGS: dict[int | None, dict[str, Any]] = {
 
 def train(job: LoopJob) -> None:
     """Train for STEPS optimizer steps on samples of one length, without logs and checkpoints."""
-    with TemporaryFolder("loop") as folder:
+    with temporary_folder("loop") as folder:
         _train(job, folder)
 
 

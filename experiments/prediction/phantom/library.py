@@ -316,8 +316,15 @@ def compiled_library(cache: Path, torch: Path) -> Path:
     compiler = shutil.which("c++")
     if compiler is None:
         raise InputError("prediction compiles a small library at first use and finds no C++ compiler (package g++)")
-    cache.mkdir(parents=True, exist_ok=True)
-    with library.with_suffix(".lock").open("w") as lock:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        lock_file = library.with_suffix(".lock").open("w")
+    except OSError as error:
+        raise InputError(
+            f"{cache}: cannot be written ({error.strerror}), but predictions compile a small library there; set "
+            "TESTBED_CACHE to another folder"
+        ) from None
+    with lock_file as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not library.exists():
             partial = library.with_suffix(".part")

@@ -20,6 +20,7 @@ from experiments.prediction.script.speed import (
     step_cell,
     time_notes,
 )
+from experiments.prediction.script.trace import ScriptFailed
 from experiments.results.predictions import BORDERLINE_SHARE
 from experiments.suites.attention_kernels import group_by_kernels
 from experiments.suites.cards import card_notes
@@ -56,16 +57,25 @@ class BatchPrediction(NamedTuple):
         return {"time": time.model_dump(mode="json") if time else None, **speed_as_data(self.card, samples)}
 
 
+class BatchFailure(NamedTuple):
+    """A batch that could not be traced, and why: InputError, ScriptFailed or KeyboardInterrupt."""
+
+    batch: int
+    problem: BaseException
+
+
 class ScriptFit(NamedTuple):
     """The result of a search for the largest batch on one card.
 
     largest: the largest batch that fits. largest_borderline: the largest batch that fits or is borderline, without
-    missing memory. Both are 0 if a batch of 1 is too large. predictions: all predictions, by batch.
+    missing memory. Both are 0 if a batch of 1 is too large. predictions: all predictions, by batch. failed: the batch
+    that ended the search, because it could not be traced; the largest batches are then those among the traced ones.
     """
 
     largest: int
     largest_borderline: int
     predictions: dict[int, BatchPrediction]
+    failed: BatchFailure | None = None
 
     @property
     def sample(self) -> str:
@@ -80,7 +90,7 @@ class ScriptFit(NamedTuple):
     def describe_batch(self, batch: int) -> str:
         """Return whether the batch is the largest that fits, and for a borderline one, what is more likely."""
         if batch == self.largest:
-            return "largest that fits"
+            return "largest traced one that fits" if self.failed else "largest that fits"
         one = self.predictions[batch]
         if one.card.outcome != "borderline":
             return ""
@@ -98,17 +108,24 @@ class SharedTraces(Generic[TrainingT]):
         """Share the traces that ``trace`` makes of a training for a group of cards. It predicts each rank and GPU."""
         self._card_names = tuple(card_names)
         self._groups = [tuple(group) for group in group_by_kernels(card_names)]
-        self._trace = functools.cache(trace)
+        self.failures: list[BatchFailure] = []
+        self._trace = functools.cache(_keep_failure(trace))
 
     def predict(self, training: TrainingT, card: str) -> BatchPrediction:
         """Return the prediction for one card, of the rank and GPU that needs the most memory."""
         (group,) = (group for group in self._groups if card in group)
         predictions = self._trace(training, group)
+        if isinstance(predictions, InputError | ScriptFailed):
+            raise predictions
         found = (BatchPrediction(one, on_card) for one in predictions for on_card in one.cards if on_card.card == card)
         return max(found, key=lambda one: one.card.needed_gib)
 
     def fit_batches(self, first: int, with_batch: Callable[[int], TrainingT]) -> list[ScriptFit]:
-        """Return the largest batch for each card, beginning with ``first``. with_batch: the training with a batch."""
+        """Return the largest batch for each card, beginning with ``first``. with_batch: the training with a batch.
+
+        A card whose first batch cannot be traced is left out, and its failure added to ``failures``; likewise all cards
+        after a search that Ctrl-C ended. Raises InputError, ScriptFailed or KeyboardInterrupt if no card is left.
+        """
         fits: dict[str, ScriptFit] = {}
         for group in self._groups:
             known: set[int] = set()
@@ -117,9 +134,24 @@ class SharedTraces(Generic[TrainingT]):
                 def predict(batch: int, card: str = card) -> BatchPrediction:
                     return self.predict(with_batch(batch), card)
 
-                fits[card] = _fit_card(first, predict, known)
-                known |= fits[card].predictions.keys()
-        return [fits[card] for card in self._card_names]
+                fit = _fit_card(first, predict, known)
+                if fit.failed:
+                    self.failures.append(fit.failed)
+                if fit.predictions:
+                    fits[card] = fit
+                    known |= fit.predictions.keys()
+                if fit.failed and isinstance(fit.failed.problem, KeyboardInterrupt):
+                    break
+            if self.failures and isinstance(self.failures[-1].problem, KeyboardInterrupt):
+                break
+        if not fits:
+            self.raise_failure()
+        return [fits[card] for card in self._card_names if card in fits]
+
+    def raise_failure(self) -> None:
+        """Raise the last failure of a batch, if there is one."""
+        if self.failures:
+            raise self.failures[-1].problem
 
 
 def read_batch(command: Sequence[str], flag: str) -> int | None:
@@ -152,10 +184,48 @@ def set_batch(command: Sequence[str], flag: str, batch: int) -> list[str]:
 
 
 def _fit_card(first: int, predict: Callable[[int], BatchPrediction], known: Iterable[int]) -> ScriptFit:
-    """Search for the largest batch on one card with few predictions. known: batches that were traced already."""
-    batches = BatchSearch(first, lambda sizes: [predict(batch) for batch in sizes], known)
-    usable = batches.predictions[first].card.usable_gib
-    return ScriptFit(batches.largest_batch(BORDERLINE_SHARE * usable), batches.largest_batch(0.0), batches.predictions)
+    """Search for the largest batch on one card with few predictions. known: batches that were traced already.
+
+    A batch that cannot be traced ends the search.
+    """
+    found: dict[int, BatchPrediction] = {}
+
+    def predict_all(sizes: Sequence[int]) -> list[BatchPrediction]:
+        for batch in sizes:
+            try:
+                found[batch] = predict(batch)
+            except (InputError, ScriptFailed, KeyboardInterrupt) as problem:
+                raise _SearchEnded(BatchFailure(batch, problem)) from problem
+        return [found[batch] for batch in sizes]
+
+    try:
+        batches = BatchSearch(first, predict_all, known)
+        usable = found[first].card.usable_gib
+        return ScriptFit(batches.largest_batch(BORDERLINE_SHARE * usable), batches.largest_batch(0.0), found)
+    except _SearchEnded as ended:
+        fitting = max((batch for batch, one in found.items() if one.card.outcome == "fits"), default=0)
+        likely = max((batch for batch, one in found.items() if one.margin_gib >= 0), default=0)
+        return ScriptFit(fitting, likely, found, ended.failure)
+
+
+class _SearchEnded(Exception):
+    """A batch could not be traced."""
+
+    def __init__(self, failure: BatchFailure) -> None:
+        super().__init__(str(failure.problem))
+        self.failure = failure
+
+
+def _keep_failure(trace: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``trace`` with its InputError or ScriptFailed as its result, so that it can be cached."""
+
+    def trace_or_fail(*arguments: Any) -> Any:
+        try:
+            return trace(*arguments)
+        except (InputError, ScriptFailed) as problem:
+            return problem
+
+    return trace_or_fail
 
 
 def fit_as_data(fit: ScriptFit, batches_per_step: int | None = None) -> dict[str, Any]:
@@ -167,6 +237,7 @@ def fit_as_data(fit: ScriptFit, batches_per_step: int | None = None) -> dict[str
         "card": fit.card.card,
         "largest_batch": fit.largest or None,
         "largest_batch_borderline": fit.largest_borderline or None,
+        **({"failed": {"batch": fit.failed.batch, "reason": _reason(fit.failed)}} if fit.failed else {}),
         "batches": [
             {
                 "batch": batch,
@@ -187,7 +258,7 @@ def fit_view(fit: ScriptFit, flag: str, batches_per_step: int | None = None) -> 
     table = outcomes_table(*columns, title="GiB on one GPU, traced batches")
     for batch, one in sorted(fit.predictions.items()):
         table.add(str(batch), *one.cells(batches_per_step and batch * batches_per_step, fit.describe_batch(batch)))
-    largest = [f"largest batch that fits: {flag} {fit.largest}"] if fit.largest else []
+    largest = [f"{'' if fit.failed else 'largest '}batch that fits: {flag} {fit.largest}"] if fit.largest else []
     words = "; ".join([*largest, *_remarks(fit, flag)])
     lines = [
         f"{fit.card.card}, {fit.card.usable_gib:.2f} GiB usable: {words}",
@@ -213,12 +284,19 @@ def largest_batches_view(fits: Sequence[ScriptFit], flag: str) -> Group:
 
 def _remarks(fit: ScriptFit, flag: str) -> list[str]:
     """Return remarks on the largest batch that fits."""
+    if fit.failed:
+        traced = "the largest traced batch that fits" if fit.largest else "no traced batch certainly fits"
+        return [f"{traced}; the search ended at {flag} {fit.failed.batch}: {_reason(fit.failed)}"]
     if not fit.largest_borderline:
         return [f"not even {flag} 1 fits"]
     remarks = [] if fit.largest else [f"no {flag} certainly fits"]
     if fit.largest_borderline > fit.largest:
         remarks.append(f"borderline, probably fits: up to {fit.largest_borderline}")
     return [*remarks, *(["larger batches were not tried"] if fit.largest == LARGEST_BATCH else [])]
+
+
+def _reason(failed: BatchFailure) -> str:
+    return "interrupted" if isinstance(failed.problem, KeyboardInterrupt) else str(failed.problem)
 
 
 def _note_lines(fits: Sequence[ScriptFit]) -> list[Line]:

@@ -28,6 +28,8 @@ class ScriptOptions:
     sandbox: bool = option(
         False, "Script: run it on a copy of this folder, with a temporary HOME and TMPDIR and without network."
     )
-    max_gib: float | None = option(None, "Script: exit with code 1 if the script needs more than this many GiB.")
+    max_gib: float | None = option(
+        None, "Script: exit with code 1 if the script needs more than this many GiB.", minimum=0
+    )
     page: Path | None = option(None, "Script: write a page with the memory over time to this file.")
     gpus: int = 1

@@ -13,8 +13,6 @@ from math import inf
 from pathlib import Path
 from typing import cast
 
-import psutil
-
 from experiments.errors import InputError
 from experiments.prediction.script.command import parse_command
 from experiments.prediction.script.options import ScriptOptions
@@ -26,6 +24,7 @@ from experiments.suites.cards import card_named
 from experiments.system.files import CODE_FOLDER, cache_folder
 from experiments.system.packages import require_packages
 from experiments.system.processes import process_group
+from provision.hardware.host_memory import processes_that_fit
 from provision.temporary import TemporaryFolder
 
 MAX_SHOWN_CARDS = 3
@@ -34,6 +33,9 @@ SHOWN_WORDS = 4
 SIMULATION_FAULT = 3
 """Exit code if the simulation fails."""
 TRACING_MODULE = "experiments.prediction.script.traced.process"
+KILLED_HINT = "probably this machine or its container ran out of memory"
+REPLACED = "the script replaced its process (os.exec) by one that ended; a prediction needs the process of the training"
+MAX_LIMIT_S = 1e8
 Job = dict[str, object]
 """The fields of a TraceJob."""
 
@@ -47,7 +49,8 @@ class ScriptFailed(Exception):
     def __init__(self, code: int, cause: str = "") -> None:
         self.code = code
         ending = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-        super().__init__(cause or SCRIPT_FAILED.format(ending))
+        hint = f"; {KILLED_HINT}" if -code == signal.SIGKILL else ""
+        super().__init__(cause or f"{SCRIPT_FAILED.format(ending)}{hint}")
 
 
 class SimulationFailed(ScriptFailed):
@@ -70,19 +73,23 @@ def trace_script(
 
     only_smallest_card: trace only until the smallest card that fits is known. Cards whose kernels need the same memory
     form a group, which needs one trace. The first group is traced alone. The others are traced side by side, as many at
-    a time as there are CPUs and free memory. The script runs in this working directory with this environment. Unless
-    options.sandbox is set, it works on the real files and can use the network. The script's output goes to stderr, for
-    other groups than the first only if the script fails. Progress lines show ``name``, by default the first words of
-    the command and the place where it runs. A group that fails after another one succeeded is left out, with a line.
+    a time as there are CPUs and as fit into memory. The script runs in this working directory with this environment.
+    Unless options.sandbox is set, it works on the real files and can use the network.
+    The script's output goes to stderr, for other groups than the first only if the script fails. Progress lines show
+    ``name``, by default the first words of the command and the place where it runs. A group that fails after another
+    one succeeded is left out, with a line.
 
     Raises InputError for a command that cannot run, ScriptFailed if the script fails, and SimulationFailed if the
     simulated GPU fails.
     """
     require_packages("torch")
+    if not 0 < options.limit_s <= MAX_LIMIT_S:
+        raise InputError(f"--time-limit {options.limit_s:g}: allowed: more than 0 and at most {MAX_LIMIT_S:g} seconds")
+    folder = _working_folder()
     parse_command(command)
     what = name or f"{describe_command(command)}, {describe_place(options.sandbox)},"
     groups = sorted(group_by_kernels(card_names), key=len, reverse=True)
-    with sandbox() if options.sandbox else nullcontext(ExecutionPlace(Path.cwd(), {})) as place:
+    with sandbox() if options.sandbox else nullcontext(ExecutionPlace(folder, {})) as place:
         job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights", "gpus")}
         job |= {"command": place.translate_command(command), "cache": str(cache_folder())}
         predictions: list[ScriptPrediction] = []
@@ -99,6 +106,14 @@ def trace_script(
             if only_smallest_card:
                 groups = [group for group in groups if _may_contain_smallest_card(group, predictions)]
     return predictions
+
+
+def _working_folder() -> Path:
+    """Return the current folder. Raises InputError if it was removed."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise InputError("the current folder was removed; change to another folder") from None
 
 
 def describe_command(command: Sequence[str]) -> str:
@@ -147,8 +162,7 @@ def _describe_progress(
 def _traces_at_a_time() -> int:
     """Return how many traces run side by side: one for each CPU, if each may need as much memory as the largest yet."""
     largest_yet_bytes = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    fitting = psutil.virtual_memory().available // max(1, largest_yet_bytes)
-    return max(1, min(len(os.sched_getaffinity(0)), int(fitting)))
+    return max(1, min(len(os.sched_getaffinity(0)), processes_that_fit(largest_yet_bytes)))
 
 
 def _card_list(group: Sequence[str]) -> str:
@@ -218,7 +232,7 @@ def _start_trace(job: Job, place: ExecutionPlace, shown: bool) -> Iterator[Calla
             cwd=place.folder,
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno() if shown else subprocess.DEVNULL,
-            stderr=None if shown else subprocess.DEVNULL,
+            stderr=sys.stderr.fileno() if shown else subprocess.DEVNULL,
             env={**os.environ, **place.environment, "PYTHONPATH": _python_path()},
         ) as process:
             yield lambda: _read_result(process.wait(), out)
@@ -227,10 +241,10 @@ def _start_trace(job: Job, place: ExecutionPlace, shown: bool) -> Iterator[Calla
 def _read_result(code: int, out: Path) -> list[ScriptPrediction]:
     """Return the predictions in ``out``, or raise the error that it names. code: exit code of the trace."""
     if not out.exists():
-        raise ScriptFailed(code or 1)
+        raise ScriptFailed(code) if code else InputError(REPLACED)
     if isinstance(content := json.loads(out.read_text()), dict):
         if "failure" in content:
-            raise ScriptFailed(code, content["failure"])
+            raise ScriptFailed(code or content["code"], content["failure"])
         if "fault" in content:
             raise SimulationFailed(content["fault"])
         raise InputError(content["error"])

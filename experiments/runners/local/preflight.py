@@ -9,8 +9,6 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import psutil
-
 from experiments.results.provenance import versions
 from experiments.runners.admission import (
     DISK_PER_ROW_GIB,
@@ -27,6 +25,7 @@ from experiments.system.packages import EXTRAS
 from provision.checks import Check, run_check
 from provision.errors import PreflightCheckFailed
 from provision.hardware.gpus import driver_version
+from provision.hardware.host_memory import host_memory
 from provision.hardware.local import this_machine
 
 PREDICTIONS, MINIATURES, FULL_SIZE = "predictions", "miniatures", "full size"
@@ -104,7 +103,7 @@ def _free_gib(folder: Path) -> float:
 
 
 def _check_host_memory() -> str:
-    memory = psutil.virtual_memory()
+    memory = host_memory()
     available_gib = memory.available / GIB
     finding = f"{available_gib:.1f} of {memory.total / GIB:.1f} GiB available"
     if available_gib < HOST_MEMORY_PER_RANK_GIB["tiny"]:

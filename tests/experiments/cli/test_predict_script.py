@@ -165,6 +165,7 @@ def test_the_page_of_a_prediction_is_one_file_without_javascript(requested_trace
         (["--card", "24GiB", "--"], "the command after -- is missing, as in -- python train.py"),
         (["single_gpu_blip2/xxl", "--card", "a100_80gb,smallest"], "'smallest' is allowed in testbed predict, for a"),
         (["--steps", "0", "--", "python", "x.py"], "--steps 0: allowed: whole numbers from 1"),
+        (["--max-gib", "-1", "--", "python", "x.py"], "--max-gib -1: allowed: numbers from 0"),
     ],
 )
 def test_options_that_exclude_each_other_are_an_error_in_one_line(requested_traces, capsys, arguments, message):

@@ -98,6 +98,7 @@ def test_a_model_from_a_config_file_has_the_name_of_the_file_or_of_its_folder(tm
     assert spec.row == spec.settings.model == "small"
     assert (spec.model.family, spec.model.architecture) == ("transformers", GPT2)
     assert CustomTraining(config(tmp_path / "mine.json", GPT2), CARD).spec.row == "mine"
+    assert CustomTraining(str(tmp_path / "small"), CARD).spec == spec
 
 
 def test_the_config_of_a_hub_id_is_downloaded(monkeypatch):
@@ -112,7 +113,7 @@ def test_the_config_of_a_hub_id_is_downloaded(monkeypatch):
     [
         (
             {"model": "nope"},
-            "--model nope: unknown; allowed: a name that `testbed models` lists, the path of a config.json, or",
+            "--model nope: unknown; allowed: a name that `testbed models` lists, the path of a config.json or its",
         ),
         ({"model": "nope.json"}, "--model nope.json: cannot be read (No such file or directory); allowed: "),
         ({"card": "nope"}, "--card: unknown card 'nope'; allowed: a100_80gb"),
@@ -179,8 +180,23 @@ def test_an_unreachable_hub_is_reported_at_once(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits to ask again"))
-    with pytest.raises(InputError, match=r"^--model org/name: cannot download its .*; pass the path of a config.json$"):
+    with pytest.raises(InputError, match=r"^--model org/name: cannot download its .*; pass the path of a config.json"):
         _ = CustomTraining("org/name", CARD).spec
+
+
+def test_a_config_in_the_cache_of_the_hub_is_used_if_the_hub_is_unreachable(monkeypatch, tmp_path):
+    constants = pytest.importorskip("huggingface_hub").constants
+
+    def unreachable(*_, **__):
+        raise socket.gaierror("no such host")
+
+    (cached := tmp_path / "models--org--cached" / "snapshots" / "0a").mkdir(parents=True)
+    (cached / "config.json").write_text(json.dumps(GPT2))
+    (refs := tmp_path / "models--org--cached" / "refs").mkdir()
+    (refs / "main").write_text("0a")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    assert CustomTraining("org/cached", CARD).spec.model.architecture == GPT2
 
 
 @pytest.mark.parametrize("loop", ["lightning", "litgpt"])

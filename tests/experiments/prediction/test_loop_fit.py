@@ -1,10 +1,12 @@
 """The search for changes that make a custom training fit, in a traced program. Fake: the trace."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
 
+from experiments.cli.output import console
 from experiments.prediction import loop_fit
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.script.record import CardPrediction
@@ -13,11 +15,14 @@ TRAINING = CustomTraining("tiny-llama-1.1b", "a100_80gb", batch=4)
 
 
 @pytest.fixture
-def tried_changes(monkeypatch):
+def tried_changes(monkeypatch, labels):
     """Return the changes that are tried. ``needs`` returns the memory of a job in the fake trace, GiB."""
 
     def run(needs) -> list[loop_fit.Attempt]:
+        labels.clear()
+
         def trace(words, cards, say, options, name):
+            labels.append(name)
             need = needs(json.loads(words[-1]))
             card = CardPrediction(
                 card=cards[0], usable_gib=78.6, needed_gib=need, reserved_gib=need, retries=0, failure=None
@@ -31,6 +36,12 @@ def tried_changes(monkeypatch):
         return loop_fit.try_changes(TRAINING, fit, traces)
 
     return run
+
+
+@pytest.fixture
+def labels() -> list[str]:
+    """Return a list of the names of the fake traces."""
+    return []
 
 
 def test_a_training_that_fits_needs_no_change(tried_changes):
@@ -48,3 +59,34 @@ def test_pairs_of_changes_are_tried_if_no_single_change_fits(tried_changes):
     assert [one.change for one in found if one.fits] == ["activation checkpointing; SGD"]
     assert found[-1].fits
     assert len([one.change for one in found]) == len({one.change for one in found})
+
+
+def test_if_nothing_fits_only_combinations_of_all_changes_are_tried(tried_changes, labels, capsys):
+    found = tried_changes(lambda job: 1000.0 + job.get("batch", 1))
+    assert 1 <= len(found) <= 4
+    predictions = {(one.batch_prediction.card.outcome, one.batch_prediction.card.needed_gib) for one in found}
+    assert predictions == {("oom", 1001.0)}
+    assert found[0].change.startswith("FSDP over 8 GPUs; ")
+    console().print(loop_fit.attempts_table(found))
+    assert "no change and no pair of changes makes it fit, not even all together" in capsys.readouterr().out
+    assert "4-bit weights and LoRA, rank 16" in found[1].change
+    assert len(labels) <= 3 + len(found)
+
+
+def test_a_line_of_progress_says_how_many_changes_are_tried_and_how_long_that_takes(tried_changes, labels):
+    tried_changes(lambda job: 50.0 if job.get("checkpointing") and job.get("optimizer") == "sgd" else 100.0)
+    assert not any("(change" in label for label in labels[:3])
+    single = next(label for label in labels if label.startswith("tiny-llama-1.1b, chunked loss"))
+    assert re.fullmatch(r"tiny-llama-1.1b, chunked loss \(change \d+ of at most \d+, at most 0:00 left\)", single)
+
+
+def test_pairs_are_ruled_out_by_all_changes_together(tried_changes, labels):
+    """Only three changes together fit, so no pair does."""
+
+    def needs(job) -> float:
+        helps = job.get("checkpointing"), job.get("precision") == "bf16-true", job.get("optimizer") == "sgd"
+        return 50.0 if all(helps) else 100.0
+
+    found = tried_changes(needs)
+    assert not any(one.fits for one in found)
+    assert len(labels) < 70

@@ -1,12 +1,12 @@
 """The description of this machine and of its GPUs."""
 
-import psutil
 import pynvml
 import pytest
 
 from provision.errors import UnknownDevices
 from provision.hardware import local
 from provision.hardware.gpus import installed_gpus
+from provision.hardware.host_memory import host_memory
 from provision.models import Gpu
 
 GPUS = (Gpu(0, "NVIDIA A", 80.0, "GPU-aa1"), Gpu(1, "NVIDIA A", 80.0, "GPU-bb2"), Gpu(2, "NVIDIA B", 40.0, "GPU-cc3"))
@@ -17,7 +17,7 @@ def test_this_machine_has_cores_memory_and_a_description_without_its_name(monkey
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     node = local.this_machine()
     assert node.cpus >= 1
-    assert node.host_memory_gib == pytest.approx(psutil.virtual_memory().total / 1024**3)
+    assert node.host_memory_gib == pytest.approx(host_memory().total / 1024**3)
     assert "2 x NVIDIA A, 1 x NVIDIA B" in node.description
     assert node.processor in node.description
 

@@ -28,3 +28,22 @@ def ignore_ends_of_texts() -> None:
     ]
     for owner, name, replacement in replacements:
         setattr(owner, name, replacement)
+
+
+def split_transcripts_on_host() -> None:
+    """Let Whisper look for its tokens of times in host memory, where their positions are known.
+
+    On the simulated GPU, the function nonzero returns as many positions as there can be. Without tokens of times, a
+    transcript is one segment, as with a GPU.
+    """
+    from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
+
+    retrieve: Any = WhisperGenerationMixin._retrieve_segment
+
+    def retrieve_on_host(seek_sequence: torch.Tensor, **options: Any) -> Any:
+        segments, offset = retrieve(seek_sequence=seek_sequence.cpu(), **options)
+        for segment in segments:
+            segment["tokens"] = segment["tokens"].to(seek_sequence.device)
+        return segments, offset
+
+    setattr(WhisperGenerationMixin, "_retrieve_segment", staticmethod(retrieve_on_host))  # noqa: B010 - as in imports

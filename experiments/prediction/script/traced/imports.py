@@ -16,7 +16,7 @@ from experiments.prediction.phantom import stand_ins
 from experiments.prediction.phantom.kernels.cuda_graphs import CUDAGraph
 from experiments.prediction.phantom.kernels.fake_triton import FakeModule, TritonFinder
 from experiments.prediction.phantom.library import Phantom
-from experiments.prediction.script.traced.missing import hub, tokenizer, weights
+from experiments.prediction.script.traced.missing import hub, network, tokenizer, weights
 
 if TYPE_CHECKING:
     import torch
@@ -79,12 +79,14 @@ def prepare_imports(phantom: Phantom) -> None:
         "bitsandbytes": lambda: _prepare_bitsandbytes(phantom),
         "datasets.load": hub.prepare_datasets,
         "deepspeed": lambda: _prepare_deepspeed(phantom.log_operation),
+        "huggingface_hub.file_download": network.watch_connection,
         "huggingface_hub.hf_api": hub.skip_uploads,
         "safetensors.torch": _prepare_safetensors,
         "torch.utils.cpp_extension": _prepare_extensions,
         "torchvision": lambda: _prepare_torchvision(phantom),
         "transformers.configuration_utils": weights.explain_missing_configurations,
         "transformers.generation.stopping_criteria": _prepare_generation,
+        "transformers.models.whisper.generation_whisper": _prepare_whisper,
         "transformers.modeling_utils": weights.replace_missing_weights,
         "transformers.models.auto.tokenization_auto": tokenizer.replace_missing_auto_tokenizers,
         "transformers.tokenization_utils_base": tokenizer.replace_missing_tokenizers,
@@ -211,6 +213,12 @@ def _prepare_generation() -> None:
     from experiments.prediction.script.traced.generation import ignore_ends_of_texts
 
     ignore_ends_of_texts()
+
+
+def _prepare_whisper() -> None:
+    from experiments.prediction.script.traced.generation import split_transcripts_on_host
+
+    split_transcripts_on_host()
 
 
 def _prepare_safetensors() -> None:

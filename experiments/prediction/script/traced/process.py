@@ -5,7 +5,8 @@
 JOB is a file with the JSON of a TraceJob. OUT gets a list with a ScriptPrediction for each GPU, {"error": LINE} if the
 command cannot run, or {"fault": LINE} if the simulation cannot start. The process ends as soon as the training has
 taken enough steps; the rest of the script does not run. If the script fails, it prints its traceback, OUT gets
-{"failure": LINE}, and this process ends with its exit code.
+{"failure": LINE, "code": EXIT_CODE}, and this process ends with its exit code. The same applies to a rank or a program
+that the script starts and that fails after it has used the GPU.
 """
 
 import json
@@ -14,11 +15,14 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
@@ -31,9 +35,15 @@ from experiments.prediction.script.traced.device import install_phantom_device
 from experiments.prediction.script.traced.lines import LineTracker
 from experiments.prediction.script.traced.missing import substitutes
 from experiments.prediction.script.traced.missing.failure import describe_failure
+from experiments.prediction.script.traced.stated import remove_temporary_folders
 from experiments.system.files import write_atomically
 from experiments.system.signals import die_with_parent
 
+LIMIT_SIGNAL = signal.SIGRTMIN + 7
+MAX_EXIT_CODE = 0xFF
+"""Linux keeps this part of an exit code (exit(3)): -1 becomes 255, and 256 becomes 0."""
+exit_process = os._exit
+"""The function of Python, which is replaced for the script."""
 END_DESCRIPTIONS: dict[TraceEnd, str] = {
     "stopped": "took its steps",
     "ended": "ended",
@@ -83,21 +93,26 @@ def _exit_code(program: Program, out: Path, phantom: Phantom) -> int:
     """Run the program; return its exit code. If it fails, print its traceback and write the cause to ``out``."""
     try:
         _run_program(program)
-    except SystemExit as end:
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        if code:
-            _write_failure(out, end, code, phantom)
-        return code
-    except InputError as error:
+    except BaseException as error:
+        return _report_end(error, out, phantom)
+    return 0
+
+
+def _report_end(error: BaseException, out: Path, phantom: Phantom) -> int:
+    """Return the exit code of a program that ended with the error. If it failed, print and write the cause."""
+    if isinstance(error, InputError):
         _write_error(out, str(error))
         return 2
-    except BaseException as error:
+    if not isinstance(error, SystemExit):
         traceback.print_exception(_cut_traceback(error))
         _write_failure(out, error, 1, phantom)
         return 1
-    return 0
+    if isinstance(error.code, str):
+        print(error.code, file=sys.stderr)
+    code = error.code & MAX_EXIT_CODE if isinstance(error.code, int) else int(error.code is not None)
+    if code:
+        _write_failure(out, error, code, phantom)
+    return code
 
 
 def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Phantom, Any]:
@@ -116,9 +131,15 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Phantom, Any]:
 
     if job.fake_weights:
         substitutes.allow()
+
+    def end_if_gpu_was_used(error: BaseException) -> None:
+        if watcher.tags.event_count:
+            _exit(_report_end(error, out, phantom))
+
     ranks = StartedRanks(
         job.rank,
         lambda devices, nodes: simulate_ranks(devices, nodes, phantom, job.exchange_folder, job.rank),
+        end_if_gpu_was_used,
     )
     ranks.watch_script()
 
@@ -131,8 +152,14 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Phantom, Any]:
         return launch.program
 
     def run_started_program(command: Command) -> int:
-        code = _exit_code(prepare(command), out, phantom)
-        if watcher.tags.event_count and not code:
+        try:
+            started_program = prepare(command)
+        except InputError as error:
+            return _report_end(error, out, phantom)
+        code = _exit_code(started_program, out, phantom)
+        if watcher.tags.event_count:
+            if code:
+                _exit(code)
             finish("ended")
         return code
 
@@ -147,18 +174,36 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Phantom, Any]:
             write_atomically(out, json.dumps([one.model_dump(mode="json") for one in predictions]))
         elif not out.exists():
             _write_error(out, f"the script {END_DESCRIPTIONS[ended]} and allocated nothing on the GPU")
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        _exit(0)
 
     watcher = TrainingWatcher(MemoryTags(phantom), StepRecorder(phantom), job.steps, lambda: finish("stopped"))
     watcher.install()
     lines = LineTracker(phantom, _program_folder(program))
-    signal.signal(signal.SIGALRM, lambda *_: finish("time limit"))
-    signal.setitimer(signal.ITIMER_REAL, job.limit_s)
+    _call_after(job.limit_s, lambda: finish("time limit"))
     lines.start()
+    _finish_at_sudden_end(lambda: finish("ended"))
     trace_started_programs(lambda: watcher.tags.event_count == 0, run_started_program)
     return program, phantom, finish
+
+
+def _call_after(limit_s: float, finish: Callable[[], None]) -> None:
+    """Call ``finish`` in the main thread after some seconds, by a signal that scripts do not use, unlike SIGALRM."""
+    signal.signal(LIMIT_SIGNAL, lambda *_: finish())
+    timer = threading.Timer(limit_s, os.kill, (os.getpid(), LIMIT_SIGNAL))
+    timer.daemon = True
+    timer.start()
+
+
+def _finish_at_sudden_end(finish: Callable[[], None]) -> None:
+    """Let a script that calls os._exit(0) finish its trace; processes that it forks end as usual."""
+    traced_process = os.getpid()
+
+    def exit_or_finish(code: int) -> NoReturn:
+        if os.getpid() == traced_process and not code & MAX_EXIT_CODE:
+            finish()
+        exit_process(code)
+
+    setattr(os, "_exit", exit_or_finish)  # noqa: B010 - mypy rejects the assignment
 
 
 def _program_folder(program: Program) -> Path:
@@ -207,7 +252,7 @@ def _cut_traceback(error: BaseException) -> BaseException:
 def _write_failure(out: Path, error: BaseException, code: int, phantom: Phantom) -> None:
     """Write the cause of a failure, unless it is that a program failed which has already written its own cause."""
     if not (out.exists() and isinstance(error, SystemExit | subprocess.CalledProcessError)):
-        write_atomically(out, json.dumps({"failure": describe_failure(error, code, phantom)}))
+        write_atomically(out, json.dumps({"failure": describe_failure(error, code, phantom), "code": code}))
 
 
 def _write_fault(out: Path, error: BaseException) -> None:
@@ -219,8 +264,14 @@ def _write_error(out: Path, line: str) -> None:
     write_atomically(out, json.dumps({"error": line}))
 
 
+def _exit(code: int) -> NoReturn:
+    """End this process at once, without the script's own exit handlers, after all output is written."""
+    remove_temporary_folders()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    exit_process(code)
+
+
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    _exit(main())

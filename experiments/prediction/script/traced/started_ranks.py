@@ -19,13 +19,16 @@ run_command_in_processes: Any = elastic_launch.__call__
 class StartedRanks:
     """The ranks of a training, one of which runs in this process.
 
-    rank: number of this rank. simulate: simulates a number of GPUs per node and a number of nodes. notes: on the number
-    of ranks, for the output.
+    rank: number of this rank. simulate: simulates a number of GPUs per node and a number of nodes. on_failure: is
+    called with the error of a rank that fails, before the script sees it. notes: on the number of ranks, for the
+    output.
     """
 
-    def __init__(self, rank: int, simulate: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, rank: int, simulate: Callable[[int, int], None], on_failure: Callable[[BaseException], None]
+    ) -> None:
         self.world_size, self.notes = 1, list[str]()
-        self._rank, self._simulate = rank, simulate
+        self._rank, self._simulate, self._on_failure = rank, simulate, on_failure
         self._make_first_group: Any = dist.init_process_group
 
     def watch_script(self) -> None:
@@ -67,7 +70,7 @@ class StartedRanks:
         self, function: Any, args: tuple[Any, ...] = (), nprocs: int = 1, join: bool = True, *_: Any, **__: Any
     ) -> Any:
         self.start(nprocs, 1, _describe(nprocs))
-        function(self._rank, *args)
+        self._run_rank(function, self._rank, *args)
         return None if join else SimpleNamespace(join=lambda timeout=None, grace_period=None: True, processes=[])
 
     def _start_elastic(self, launcher: Any, *args: Any) -> Any:
@@ -75,7 +78,17 @@ class StartedRanks:
         if not callable(function):
             return run_command_in_processes(launcher, *args)
         self.start(config.nproc_per_node, config.max_nodes, _describe(config.nproc_per_node * config.max_nodes))
-        return {self._rank: function(*args)}
+        return {self._rank: self._run_rank(function, *args)}
+
+    def _run_rank(self, function: Any, *args: Any) -> Any:
+        """Return the result of the function; None if the rank ends itself with exit code 0."""
+        try:
+            return function(*args)
+        except BaseException as error:
+            if isinstance(error, SystemExit) and not error.code:
+                return None
+            self._on_failure(error)
+            raise
 
 
 def _describe(ranks: int) -> str:

@@ -1,6 +1,13 @@
-"""What a training program of this package states about itself while it is traced."""
+"""What a training program of this package tells its trace: its sample, and folders to remove at a sudden end."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from provision.temporary import TemporaryFolder
 
 _STATED: dict[str, str] = {}
+_FOLDERS: list[TemporaryFolder] = []
 
 
 def state_sample(words: str) -> None:
@@ -11,3 +18,22 @@ def state_sample(words: str) -> None:
 def stated_sample() -> str:
     """Return what the program stated about a sample; empty: nothing."""
     return _STATED.get("sample", "")
+
+
+@contextmanager
+def temporary_folder(kind: str) -> Iterator[Path]:
+    """Yield a temporary folder, which is also removed if the trace ends the process inside of the with statement."""
+    folder = TemporaryFolder(kind)
+    _FOLDERS.append(folder)
+    try:
+        yield folder.path
+    finally:
+        _FOLDERS.remove(folder)
+        folder.remove()
+
+
+def remove_temporary_folders() -> None:
+    """Remove the folders of ``temporary_folder`` that still exist. Call it before the process ends at once."""
+    for folder in _FOLDERS:
+        folder.remove()
+    _FOLDERS.clear()

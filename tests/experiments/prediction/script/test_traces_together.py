@@ -13,6 +13,7 @@ from experiments.prediction.script import trace as tracing
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
 from experiments.prediction.script.trace import ScriptFailed, trace_script
+from provision.hardware import host_memory
 from tests.experiments.prediction.script.test_trace import LOOP
 
 THREE_KERNELS = ["a100_80gb", "h100_94gb", "t4_16gb"]
@@ -65,10 +66,15 @@ def fake_traces(monkeypatch, tmp_path):
     monkeypatch.setattr(tracing, "smallest_card", lambda predictions: None)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
 
-    def run(available_share=100.0, **options):
+    def run(available_share=100.0, limit_share=None, **options):
         fake, messages = FakeTraces(**options), list[str]()
         largest_yet = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        memory = SimpleNamespace(available=available_share * largest_yet)
+        memory = SimpleNamespace(available=available_share * largest_yet, total=200 * largest_yet)
+        if limit_share:
+            (tmp_path / "cgroup").write_text("0::/\n")
+            (tmp_path / "mountinfo").write_text(f"30 23 0:26 / {tmp_path} rw - cgroup2 cgroup2 rw\n")
+            (tmp_path / "memory.max").write_text(str(int(limit_share * largest_yet)))
+            monkeypatch.setattr(host_memory, "SELF", tmp_path)
         monkeypatch.setattr(tracing, "_start_trace", fake.start)
         monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
         found = trace_script(["python", "train.py"], THREE_KERNELS, messages.append, ScriptOptions())
@@ -95,6 +101,12 @@ def test_traces_run_one_after_the_other_if_memory_does_not_suffice_for_two(fake_
     assert [event.split()[0] for event in events] == ["start", "wait"] * 3
     assert found == THREE_KERNELS
     assert len(messages) == 3
+
+
+@pytest.mark.parametrize(("limit_share", "at_a_time"), [(1.9, 1), (2.1, 2)])
+def test_the_memory_limit_of_a_container_counts(fake_traces, limit_share, at_a_time):
+    events, _, _ = fake_traces(limit_share=limit_share)
+    assert [event.split()[0] for event in events[2:4]] == ["start", "start" if at_a_time == 2 else "wait"]
 
 
 def test_traces_that_disturb_each_other_run_once_more_one_after_the_other(fake_traces):

@@ -11,6 +11,7 @@ from typing import Any
 from experiments.prediction.phantom.library import Phantom
 from experiments.prediction.script.record import SCRIPT_FAILED
 from experiments.prediction.script.traced.missing import substitutes
+from experiments.prediction.script.traced.missing.network import connection
 from experiments.prediction.times.operations import HOST_READS, parse
 from experiments.system.files import CODE_FOLDER
 
@@ -77,8 +78,8 @@ def _missing(error: BaseException) -> str:
         return f"missing: a Python package: {_first_line(error)}"
     if names & NETWORK_ERRORS:
         if file := _hub_file(error):
-            return f"missing: {file} ({_first_line(error)}); download it once with network"
-        return f"missing: a server or the network ({_first_line(error)}), which the script needs"
+            return f"missing: {file} ({_reason(error)}); download it once with network"
+        return f"missing: a server or the network ({_reason(error)}), which the script needs"
     if (file := _missing_file(error)) and Path(file).name not in GPU_PROGRAMS:
         if _raised_in(error) == Path(subprocess.__file__):
             return f"missing: the program {file}; install it"
@@ -92,14 +93,20 @@ def _missing_file(error: BaseException) -> str:
 
 
 def _hub_file(error: BaseException) -> str:
-    """Return the file of the Hugging Face hub that the script tried to load, "" if there is none."""
-    frame = error.__traceback__
+    """Return the file or repository of the Hugging Face hub that the script tried to load, "" if there is none."""
+    frame, repository = error.__traceback__, ""
     while frame:
         values: dict[str, Any] = frame.tb_frame.f_locals
         if {"repo_id", "filename"} <= values.keys():
             return f"the file {values['filename']} of '{values['repo_id']}' on the Hugging Face hub"
+        repository = repository or str(values.get("repo_id") or "")
         frame = frame.tb_next
-    return ""
+    return f"the files of '{repository}' on the Hugging Face hub" if repository else ""
+
+
+def _reason(error: BaseException) -> str:
+    """Return why the network does not answer: that the hub cannot be reached, else the first line of the error."""
+    return connection.state if connection.unreachable else _first_line(error)
 
 
 def _limit(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from functools import wraps
 from typing import Any
 
 from experiments.prediction.script.traced.missing import substitutes
+from experiments.prediction.script.traced.missing.network import connection
 
 SPECIAL_TOKENS = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
 CHAT_TEMPLATE = (
@@ -47,9 +48,10 @@ def _replace_from_pretrained(owner: Any) -> None:
                 raise
             made_up = _make_tokenizer(name, options) if substitutes.allowed() else None
             if made_up is None:
+                why = f" ({connection.state})" if connection.unreachable else ""
                 substitutes.explain(
                     error,
-                    f"the tokenizer of '{name}'; download it once with network (hf download {name}), or let "
+                    f"the tokenizer of '{name}'{why}; download it once with network (hf download {name}), or let "
                     f"{substitutes.FLAG} make up a tokenizer of bytes",
                 )
                 raise

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.prediction.script.traced.missing import substitutes
-
-NOT_ON_THE_HUB = "not in the Hugging Face cache, and the hub does not provide it or cannot be reached"
+from experiments.prediction.script.traced.missing.network import connection
 
 
 def explain_missing_configurations() -> None:
@@ -19,7 +18,8 @@ def explain_missing_configurations() -> None:
         try:
             return read(cls, name, **options)
         except OSError as error:
-            place = "no config.json in this folder" if Path(name).is_dir() else NOT_ON_THE_HUB
+            on_hub = f"not in the Hugging Face cache, and {connection.state}"
+            place = "no config.json in this folder" if Path(name).is_dir() else on_hub
             substitutes.explain(
                 error,
                 f"the configuration of '{name}' ({place}); download it once with network (hf download {name} "

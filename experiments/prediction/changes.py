@@ -1,0 +1,100 @@
+"""Rule out changes of a training that cannot make it fit: if all of them together do not fit, none of them does.
+
+Each change saves memory or leaves it as it is. So if a combination of changes does not fit, neither does a part of it.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+TrainingT = TypeVar("TrainingT")
+SEPARATOR = "; "
+"""Stands between the names of changes that are combined."""
+GPU_COUNT = re.compile(r"\d+(?= GPUs)")
+
+
+class Combination(NamedTuple, Generic[TrainingT]):
+    """A training with several changes, and their names in the order in which they were made."""
+
+    names: tuple[str, ...]
+    training: TrainingT
+
+    @property
+    def name(self) -> str:
+        """Return the names as one."""
+        return SEPARATOR.join(self.names)
+
+
+class RuledOut(Generic[TrainingT]):
+    """The combinations of changes that do not fit a card.
+
+    training: the training that is changed. changes_of: returns the single changes of a training by name, cheapest
+    first. may_fit: returns whether a combination fits, or may fit. free: names of changes that ``training`` already
+    has.
+    """
+
+    def __init__(
+        self,
+        training: TrainingT,
+        changes_of: Callable[[TrainingT], Sequence[tuple[str, TrainingT]]],
+        may_fit: Callable[[Combination[TrainingT]], bool],
+        free: Collection[str] = (),
+    ) -> None:
+        self._training, self._changes_of, self._may_fit, self._free = training, changes_of, may_fit, free
+        self._not_fitting: list[tuple[str, ...]] = []
+        self._tried: list[tuple[TrainingT, bool]] = []
+
+    def covers(self, names: Iterable[str]) -> bool:
+        """Return whether these changes are a part of a combination that does not fit."""
+        needed = [name for name in names if name not in self._free]
+        return any(all(_is_in(name, changes) for name in needed) for changes in self._not_fitting)
+
+    def rule_out(self, names: Iterable[str], allowed: Collection[str]) -> bool:
+        """Add as many of the ``allowed`` changes as possible to ``names``; return whether even that does not fit."""
+        combination = self._combine([name for name in names if name not in self._free], allowed)
+        if combination is None or self._fits(combination):
+            return False
+        self._not_fitting.append(combination.names)
+        return True
+
+    def _fits(self, combination: Combination[TrainingT]) -> bool:
+        """Return whether the combination may fit; a later change can replace an earlier one, so some are equal."""
+        for training, fits in self._tried:
+            if training == combination.training:
+                return fits
+        self._tried.append((combination.training, self._may_fit(combination)))
+        return self._tried[-1][1]
+
+    def rule_out_all(self, names: Sequence[str]) -> bool:
+        """Return whether none of the changes fits, and no combination of them; try as few combinations as possible."""
+        uncovered = [name for name in reversed(names) if name not in self._free]
+        return all(self.covers([name]) or self.rule_out([name], names) for name in uncovered)
+
+    def _combine(self, names: Sequence[str], allowed: Collection[str]) -> Combination[TrainingT] | None:
+        """Return the training with ``names`` and, costliest first, each allowed change that is still possible.
+
+        Return None if ``names`` exclude each other.
+        """
+        made, training = list[str](), self._training
+        while True:
+            possible = dict(self._changes_of(training))
+            left = [name for name in names if name not in made]
+            choice = left or [name for name in possible if name in allowed and name not in made][-1:]
+            if not choice:
+                return Combination(tuple(made), training)
+            if choice[0] not in possible:
+                return None
+            made.append(choice[0])
+            training = possible[choice[0]]
+
+
+def _is_in(name: str, changes: Collection[str]) -> bool:
+    """Return whether the changes contain ``name``, or the same change with more GPUs."""
+    return name in changes or any(
+        GPU_COUNT.sub("", one) == GPU_COUNT.sub("", name) and _gpus(one) > _gpus(name) for one in changes
+    )
+
+
+def _gpus(name: str) -> int:
+    found = GPU_COUNT.search(name)
+    return int(found.group()) if found else 0
