@@ -81,7 +81,13 @@ def _predict_rows(specs: "Sequence[RowSpec]", all_ranks: bool, as_json: bool) ->
 
 
 def _predict_model(training: CustomTraining, card: str, batches: list[int], as_json: bool) -> None:
-    from experiments.prediction.loop import describe_training, program_command, samples_of_step, training_as_data
+    from experiments.prediction.loop import (
+        describe_training,
+        program_command,
+        samples_of_step,
+        trace_options,
+        training_as_data,
+    )
     from experiments.prediction.script.trace import trace_script
     from experiments.prediction.script.view import script_predictions_as_data, script_predictions_view
     from experiments.suites.cards import parse_cards_or_smallest
@@ -90,8 +96,8 @@ def _predict_model(training: CustomTraining, card: str, batches: list[int], as_j
     for variant in (replace(training, card=names[0], batch=size) for size in batches):
         words = program_command(variant)
         with progress() as show, exit_if_script_fails():
-            options = ScriptOptions(gpus=variant.gpus_per_process)
-            predictions = trace_script(words, names, show, options, f"{variant.model}, batch {variant.batch}", smallest)
+            options, name = trace_options(variant, words), f"{variant.model}, batch {variant.batch}"
+            predictions = trace_script(words, names, show, options, name, smallest)
         samples, sample = samples_of_step(variant), predictions[0].sample
         data.append({**training_as_data(variant, sample), **script_predictions_as_data(predictions, samples)})
         if not as_json:

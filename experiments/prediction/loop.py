@@ -1,5 +1,6 @@
 """Describe custom trainings and text generations as small programs, which are traced like a user's script."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 from typing import Literal
@@ -17,6 +18,8 @@ from experiments.prediction.custom import (
 from experiments.prediction.custom_spec import find_model, lora_targets, reject_invalid_numbers
 from experiments.prediction.fit import DEFAULT_LORA_RANK, FSDP_GPU_COUNTS
 from experiments.prediction.loops.job import LoopJob, LoopLora
+from experiments.prediction.script.options import ScriptOptions
+from experiments.prediction.script.store import PredictionStore
 
 PROGRAMS_PACKAGE = "experiments.prediction.loops"
 FSDP_VERSIONS: dict[str, Literal[1, 2]] = {"fsdp": 1, "fsdp2": 2}
@@ -56,6 +59,15 @@ def program_command(training: CustomTraining) -> list[str]:
     if training.devices > training.gpus_per_process or training.strategy.startswith("deepspeed"):
         return ["torchrun", "--nproc-per-node", str(training.devices), *program]
     return ["python", *program]
+
+
+def trace_options(training: CustomTraining, command: Sequence[str]) -> ScriptOptions:
+    """Return the options of a trace of the training's program ``command``, which is traced if no prediction is stored.
+
+    The key of a stored prediction contains the configuration of the model, not only its name.
+    """
+    options, (model, _) = ScriptOptions(gpus=training.gpus_per_process), find_model(training.model)
+    return replace(options, store=PredictionStore(command, options, [model.model_dump_json()]))
 
 
 def _program(training: CustomTraining) -> tuple[str, str]:

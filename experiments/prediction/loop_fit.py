@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.fit import cheapest_pairs
-from experiments.prediction.loop import program_command, samples_of_step, single_changes
+from experiments.prediction.loop import program_command, samples_of_step, single_changes, trace_options
 from experiments.prediction.outcome_tables import outcome_cells, outcomes_table
 from experiments.prediction.script.fit import BatchPrediction, ScriptFit, SharedTraces
-from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
 from experiments.prediction.script.speed import SAMPLES_COLUMN, STEP_COLUMN, describe_fastest, samples_per_s
 from experiments.prediction.script.trace import ScriptFailed, trace_script
@@ -47,8 +46,8 @@ def trace_programs(card_names: Sequence[str], print_line: PrintLine) -> SharedTr
 
     def trace(change: NamedChange, group: Sequence[str]) -> list[ScriptPrediction]:
         name, training = change
-        options = ScriptOptions(gpus=training.gpus_per_process)
-        return trace_script(program_command(training), group, print_line, options, f"{training.model}, {name}")
+        words = program_command(training)
+        return trace_script(words, group, print_line, trace_options(training, words), f"{training.model}, {name}")
 
     return SharedTraces(card_names, trace)
 
