@@ -22,6 +22,8 @@ LoopOptimizer = Literal[
     "sgd_momentum",
     "adam_8bit",
     "adamw_8bit",
+    "adamw_4bit",
+    "adamw_8bit_torchao",
     "paged_adamw",
     "paged_adamw_8bit",
     "adafactor",
@@ -32,6 +34,8 @@ LoopOptimizer = Literal[
 LoopStrategy = Literal["auto", "ddp", "fsdp", "fsdp2", "deepspeed_stage_2_offload", "deepspeed_stage_3_offload"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 QuantizedBits = Literal["4bit", "8bit"]
+TORCHAO_OPTIMIZERS: tuple[LoopOptimizer, ...] = ("adamw_4bit", "adamw_8bit_torchao")
+"""Optimizers of torchao, which is not one of the project's packages: transformers' adamw_torch_4bit and _8bit."""
 LOOP_DESCRIPTIONS: dict[Loop, str] = {
     "trainer": "transformers' Trainer",
     "plain": "a plain PyTorch loop",
@@ -82,7 +86,9 @@ class CustomTraining:
         "32-true", "Precision of weights and arithmetic; bf16-mixed is bf16=True of transformers' Trainer."
     )
     optim: LoopOptimizer | None = option(
-        None, "Optimizer; default: adamw (trainer: fused, other loops: foreach); with DeepSpeed: deepspeed_cpu."
+        None,
+        "Optimizer; default: adamw (trainer: fused, other loops: foreach); with DeepSpeed: deepspeed_cpu; "
+        "adamw_4bit and adamw_8bit_torchao need the package torchao.",
     )
     strategy: LoopStrategy = option(
         "auto",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from math import inf
 from typing import Literal
 
@@ -11,6 +12,7 @@ from experiments.prediction.custom import (
     LOOP_DESCRIPTIONS,
     LOOP_STRATEGIES,
     ROW_LOOPS,
+    TORCHAO_OPTIMIZERS,
     TRAINER_MAX_GRADIENT_NORM,
     CustomTraining,
     LoopOptimizer,
@@ -28,9 +30,14 @@ OPTIMIZER_NAMES = {
     "adamw_foreach": "AdamW (foreach)",
     "adamw_loop": "AdamW (neither fused nor foreach)",
     "adamw_cpu": "AdamW on the host",
+    "adamw_4bit": "torchao's AdamW in 4 bit",
+    "adamw_8bit_torchao": "torchao's AdamW in 8 bit",
     "deepspeed_cpu": "DeepSpeed's AdamW on the host",
 }
 """Names of optimizers in the output if they say more than the value of --optim."""
+QUANTIZED_ADAMW = ("adamw_8bit", *TORCHAO_OPTIMIZERS)
+NOT_IN_BACKWARD = ("adamw_cpu", "deepspeed_cpu", *TORCHAO_OPTIMIZERS)
+"""Optimizers that cannot update each parameter in the backward pass; torchao's keep the learning rate as a tensor."""
 GENERATION_PRECISIONS = ("32-true", "bf16-true", "16-true")
 OPTIONS_OF_TRAINING = (
     "accumulate",
@@ -213,10 +220,12 @@ def _changes_of_training(training: CustomTraining) -> list[tuple[str, CustomTrai
         changes.append(("precision bf16-true", replace(training, precision="bf16-true")))
     if not training.activation_checkpointing:
         changes.append(("activation checkpointing", replace(training, activation_checkpointing=True)))
-    has_adamw = training.optimizer.startswith("adamw") and training.optimizer != "adamw_8bit"
+    has_adamw = training.optimizer.startswith("adamw") and training.optimizer not in QUANTIZED_ADAMW
     if has_adamw:
         name: LoopOptimizer = "adam_8bit" if training.loop in ROW_LOOPS else "adamw_8bit"
         changes.append(("8-bit Adam" if training.loop in ROW_LOOPS else "8-bit AdamW", replace(training, optim=name)))
+    if has_adamw and training.loop not in ROW_LOOPS:
+        changes.append(("4-bit AdamW of torchao", replace(training, optim="adamw_4bit")))
     if training.optim not in ("sgd", "sgd_momentum"):
         changes.append(("SGD", replace(training, optim="sgd")))
     if training.lora_r is None:
@@ -257,7 +266,7 @@ def _may_step_in_backward(training: CustomTraining) -> bool:
         steps_after_each_backward
         and training.loop != "trainer"
         and not training.precision.startswith("16")
-        and training.optim not in ("adamw_cpu", "deepspeed_cpu")
+        and training.optim not in NOT_IN_BACKWARD
     )
 
 
@@ -266,7 +275,7 @@ def _reject_unsupported(training: CustomTraining) -> None:
         raise InputError(
             "--optimizer-in-backward: allowed with --loop plain, lightning, litgpt; --loop plain needs --devices 1,"
             " --accumulate 1, --precision 32-true, bf16-true or bf16-mixed, no --clip-gradients, and another --optim"
-            " than adamw_cpu"
+            " than adamw_cpu, adamw_4bit, adamw_8bit_torchao"
         )
     if training.new_tokens is not None or training.no_kv_cache:
         option = "--no-kv-cache" if training.no_kv_cache else f"--new-tokens {training.new_tokens}"
@@ -276,6 +285,11 @@ def _reject_unsupported(training: CustomTraining) -> None:
     if training.optim == "deepspeed_cpu" and not training.strategy.startswith("deepspeed"):
         allowed = "deepspeed_stage_2_offload, deepspeed_stage_3_offload"
         raise InputError(f"--optim deepspeed_cpu: needs --loop lightning and --strategy, one of {allowed}")
+    if training.optim in TORCHAO_OPTIMIZERS and training.loop not in ROW_LOOPS and find_spec("torchao") is None:
+        raise InputError(
+            f"--optim {training.optim}: needs the package torchao, which is not installed; install it with: pip install"
+            " torchao; without it, adamw_8bit is the AdamW with the smallest state"
+        )
     if training.quantization and training.lora_r is None:
         raise InputError(f"--quantization {training.quantization}: needs --lora-r; quantized weights are not trained")
     _reject_unsupported_strategy(training)
