@@ -75,6 +75,12 @@ class CustomTraining:
         "Tokens per text (packed: per row of several texts), or with --task generate, per prompt; "
         f"default: {DEFAULT_TOKENS}, or the model's maximum if it is smaller.",
     )
+    packing: int | None = option(
+        None,
+        "Texts in each row of --seq tokens, which do not attend to each other; with --attention flash_attention_2, the "
+        "whole batch is one row; with --loop trainer, plain.",
+        metavar="TEXTS",
+    )
     task: Task = option("train", "Training, or text generation by transformers' generate.")
     new_tokens: int | None = option(
         None, f"With --task generate: tokens after each prompt; default: {DEFAULT_NEW_TOKENS}."

@@ -53,6 +53,7 @@ OPTIONS_OF_TRAINING = (
     "lora_dropout",
     "loop",
     "target_seq",
+    "packing",
 )
 """Options that only trainings have."""
 
@@ -104,6 +105,7 @@ def build_job(training: CustomTraining) -> LoopJob:
         batch=training.batch,
         seq=training.seq,
         target_seq=training.target_seq,
+        packing=training.packing,
         accumulate=training.accumulate,
         precision=training.precision,
         optimizer=training.optim or "adamw",

@@ -43,13 +43,18 @@ class CompiledUpdate:
 
 
 def allocate_buffers(states: list[Any]) -> None:
-    """Allocate the buffers of the compiled code for all states at once, then free those of one state after another."""
+    """Allocate the buffers of the compiled code for all states at once.
+
+    In 4 bit, one kernel for each state packs the codes, and the buffers of one state after another are freed.
+    """
     quantized = [state for state in states if not _is_plain(state)]
     scales = [torch.empty_like(state.scale) for state in quantized]
     values = [_empty(state, torch.float32) for state in quantized]
     codes = [_empty(state, dtype) for state in quantized if (dtype := CODES_OF_BITS[type(state).__name__])]
-    while scales:
-        for buffers in filter(None, (values, codes, scales)):
+    while codes:
+        del values[0], codes[0], scales[0]
+    for buffers in (values, scales):
+        while buffers:
             del buffers[0]
 
 
