@@ -1,7 +1,6 @@
 """torchao's AdamW in 4 and 8 bit: the memory of its compiled update, and predictions against runs on an H200.
 
-The runs trained two models for four steps in a plain loop, with PyTorch 2.11, torchao 0.18 and Triton 3.6. For one
-step, the allocations inside the optimizer were recorded (torch.cuda.memory._record_memory_history).
+tests/benchmarks/prediction/torchao_optimizers describes the runs.
 """
 
 import json
@@ -17,50 +16,19 @@ from experiments.errors import InputError
 from experiments.prediction.custom import TORCHAO_OPTIMIZERS, CustomTraining
 from experiments.prediction.loop import describe_training, program_command, single_changes, trace_options
 from experiments.prediction.script.trace import trace_script
-from experiments.system.files import GIB
+from experiments.system.files import CODE_FOLDER, GIB
+from tests.benchmarks.prediction.torchao_optimizers.__main__ import CARD, MODELS, TOKENS
 from tests.support.services.torchao_package import torchao_folder
 
 needs_device = pytest.mark.skipif(not (find_spec("torch") and which("c++")), reason="needs torch and a C++ compiler")
-CARD = "h200_141gb"
-LLAMA = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 768,
-    "intermediate_size": 2048,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 12,
-    "vocab_size": 32000,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": False,
-}
-QWEN = {
-    "model_type": "qwen2",
-    "architectures": ["Qwen2ForCausalLM"],
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": True,
-}
-MEASURED = [
-    (LLAMA, "bf16-true", "adamw_4bit", 1371510272),
-    (LLAMA, "32-true", "adamw_8bit_torchao", 1637228032),
-    (QWEN, "bf16-true", "adamw_4bit", 5888514560),
-    (QWEN, "bf16-true", "adamw_8bit_torchao", 4178613248),
-]
-"""Model, precision, optimizer, and the peak of allocated memory in bytes."""
+EVIDENCE = CODE_FOLDER / "experiments" / "evidence" / "prediction_h200"
+MEASURED = [json.loads(line) for line in (EVIDENCE / "torchao.jsonl").read_text().splitlines()]
+TRAININGS = [one for one in MEASURED if "peak" in one]
 MAX_ERROR = 0.005
-SCALES, VALUES, CODES = 768000, 98304000, 196608000
-FREED = [-VALUES, -CODES, -SCALES]
-EVENTS = {
-    "OptimState4bit": (128, [SCALES, SCALES, VALUES, VALUES, CODES, CODES, *FREED, *FREED]),
-    "OptimState8bit": (256, [SCALES // 2, SCALES // 2, VALUES, VALUES, -VALUES, -VALUES, -SCALES // 2, -SCALES // 2]),
-}
-"""Values of a scale, and the recorded events of a parameter of 32000 x 768 values: bytes, negative if freed."""
+BLOCKS = {"OptimState4bit": ("adamw_4bit", 128), "OptimState8bit": ("adamw_8bit_torchao", 256)}
+"""The optimizer of each class of states, and the number of values that have a scale."""
+EVENTS = {one["optim"]: one["events"] for one in MEASURED if "events" in one}
+"""The recorded bytes of a parameter's update, negative if they are freed."""
 
 
 class FakeState:
@@ -104,14 +72,14 @@ def update(average, square, *others):
     return replaced
 
 
-@pytest.mark.parametrize("kind", EVENTS)
+@pytest.mark.parametrize("kind", BLOCKS)
 def test_an_update_allocates_what_was_recorded_on_a_gpu(events, kind):
     torch = pytest.importorskip("torch")
-    block, recorded = EVENTS[kind]
+    optim, block = BLOCKS[kind]
     states = [type(kind, (FakeState,), {})(torch, block) for _ in range(2)]
     found = events()
     assert update(*states, None) == []
-    assert found == recorded
+    assert found == EVENTS[optim]
 
 
 def test_states_that_are_not_quantized_are_updated_in_place(events):
@@ -123,11 +91,10 @@ def test_states_that_are_not_quantized_are_updated_in_place(events):
 
 def test_the_maximum_of_amsgrad_has_buffers_of_its_own(events):
     torch = pytest.importorskip("torch")
-    block, recorded = EVENTS["OptimState4bit"]
-    states = [type("OptimState4bit", (FakeState,), {})(torch, block) for _ in range(3)]
+    states = [type("OptimState4bit", (FakeState,), {})(torch, 128) for _ in range(3)]
     found = events()
     update(*states)
-    assert sum(size for size in found if size > 0) == 3 / 2 * sum(size for size in recorded if size > 0)
+    assert sum(size for size in found if size > 0) == 3 / 2 * sum(size for size in EVENTS["adamw_4bit"] if size > 0)
 
 
 def test_states_of_another_kind_are_updated_by_torchaos_own_code(events):
@@ -193,7 +160,7 @@ def test_torchao_cannot_update_in_the_backward_pass():
 
 def predict(path, config, **options):
     path.write_text(json.dumps(config))
-    training = CustomTraining(str(path), card=CARD, **options)
+    training = CustomTraining(str(path), card=CARD, seq=TOKENS, **options)
     command = program_command(training)
     (found,) = trace_script(command, [CARD], lambda _: None, trace_options(training, command))
     return found, describe_training(training, found.sample)
@@ -201,17 +168,18 @@ def predict(path, config, **options):
 
 @needs_device
 @pytest.mark.usefixtures("installed")
-@pytest.mark.parametrize(("config", "precision", "optim", "peak"), MEASURED)
-def test_the_predicted_peak_is_the_measured_one(tmp_path, config, precision, optim, peak):
-    found, _ = predict(tmp_path / "config.json", config, loop="plain", precision=precision, optim=optim)
-    assert found.peak_gib * GIB == pytest.approx(peak, rel=MAX_ERROR)
+@pytest.mark.parametrize("case", TRAININGS, ids=lambda one: " ".join(map(str, one.values())))
+def test_the_predicted_peak_is_the_measured_one(tmp_path, case):
+    options = {name: case[name] for name in ("loop", "precision", "optim")}
+    found, _ = predict(tmp_path / "config.json", MODELS[case["model"]], **options)
+    assert found.peak_gib * GIB == pytest.approx(case["peak"], rel=MAX_ERROR)
 
 
 @needs_device
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize(("optim", "words", "bits"), [("adamw_4bit", "4 bit", 4), ("adamw_8bit_torchao", "8 bit", 8)])
 def test_the_states_of_the_trainer_have_this_many_bits(tmp_path, optim, words, bits):
-    config = LLAMA | {"num_hidden_layers": 2}
+    config = MODELS["llama"] | {"num_hidden_layers": 2}
     found, description = predict(tmp_path / "config.json", config, loop="trainer", precision="bf16-true", optim=optim)
     assert f"torchao's AdamW in {words}" in description
     scales = 32 / {4: 128, 8: 256}[bits]
