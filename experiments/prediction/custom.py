@@ -55,7 +55,8 @@ TRAINER_MAX_GRADIENT_NORM = 1.0
 DEFAULT_TOKENS = 512
 DEFAULT_NEW_TOKENS = 128
 MODEL_HELP = (
-    "a name that `testbed models` lists, the path of a config.json, or an id on the Hugging Face hub (org/name)"
+    "a name that `testbed models` lists, the path of a config.json or of its folder, or an id on the Hugging Face hub "
+    "(org/name)"
 )
 
 

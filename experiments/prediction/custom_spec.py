@@ -207,7 +207,9 @@ def _resolve_model(model: str) -> tuple[Model | None, str]:
     path, option_text = Path(model), f"--model {model}"
     if model in models():
         return None, model
-    if model.endswith(".json") or path.is_file():
+    if model and (path / "config.json").is_file():
+        path = path / "config.json"
+    if path.suffix == ".json" or path.is_file():
         name = path.parent.resolve().name if path.stem == "config" else path.stem
         return _parse_config(_read_text(path, option_text), option_text), name
     if HUB_ID.fullmatch(model):

@@ -107,6 +107,12 @@ def test_fit_uses_the_predictions_of_predict(traces):
     assert len(jobs) == len(set(jobs)) > 1
 
 
+def test_a_folder_with_a_configuration_is_the_configuration(traces, config):
+    for model in (config, config.parent, config):
+        assert main(["predict", "--model", str(model), "--card", "a100_80gb"]) == 0
+    assert len(traces.traced) == 1
+
+
 @pytest.mark.parametrize("loop", ["trainer", "plain", "lightning"])
 def test_a_changed_configuration_of_the_same_name_is_traced_again(traces, config, loop):
     question = ["predict", "--model", str(config), "--card", "a100_80gb", "--loop", loop]
