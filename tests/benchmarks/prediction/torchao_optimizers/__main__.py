@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.prediction.custom import LoopOptimizer
 from provision.temporary import TemporaryFolder
 
 CARD = "h200_141gb"
@@ -44,7 +45,7 @@ QWEN = {
     "tie_word_embeddings": True,
 }
 MODELS: dict[str, dict[str, Any]] = {"llama": LLAMA, "qwen": QWEN}
-TRAINER_NAMES = {"adamw_4bit": "adamw_torch_4bit", "adamw_8bit_torchao": "adamw_torch_8bit"}
+TRAINER_NAMES: dict[LoopOptimizer, str] = {"adamw_4bit": "adamw_torch_4bit", "adamw_8bit_torchao": "adamw_torch_8bit"}
 SHAPE = (32000, 768)
 EVENTS = {"alloc": 1, "free_completed": -1}
 
@@ -55,7 +56,7 @@ class Case(NamedTuple):
     loop: str
     model: str
     precision: str
-    optim: str
+    optim: LoopOptimizer
 
 
 CASES = [
@@ -82,7 +83,7 @@ def measure(file: Path) -> None:
             out.write(done.stdout.splitlines()[-1] + "\n")
 
 
-def measure_one(words: list[str]) -> dict[str, Any]:
+def measure_one(words: list[Any]) -> dict[str, Any]:
     """Return the peaks of a case in this process, or the events of an update."""
     if words[0] == "update":
         return {"optim": words[1], "shape": SHAPE, "events": record_update(words[1])}
@@ -145,7 +146,7 @@ def train_with_trainer(case: Case) -> None:
         Trainer(build(case), arguments, train_dataset=data).train()
 
 
-def record_update(optim: str) -> list[int]:
+def record_update(optim: LoopOptimizer) -> list[int]:
     """Return the bytes of the allocations in the third update of a parameter, negative for those that are freed."""
     import torch
 

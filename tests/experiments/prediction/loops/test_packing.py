@@ -3,6 +3,7 @@
 import json
 from importlib.util import find_spec
 from shutil import which
+from typing import Any
 
 import pytest
 
@@ -58,8 +59,14 @@ def test_with_flash_attention_the_whole_batch_is_one_row():
 def test_packed_texts_do_not_attend_to_each_other(attention):
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = LlamaConfig(**sizes, vocab_size=40, attn_implementation=attention, use_cache=False)
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    sizes |= {"vocab_size": 40, "attn_implementation": attention, "use_cache": False}
+    config = LlamaConfig(**sizes)
     model = LlamaForCausalLM(config).eval()
     batch = batch_of(packing=2, attention=attention)
     with torch.no_grad():
@@ -104,7 +111,7 @@ def predict(tmp_path, capfd, traces_start_warm):
 
     def trace_training(config=LONG, **options):
         path.write_text(json.dumps(config))
-        values = {"batch": BATCH, "seq": TOKENS, "precision": "bf16-true", "loop": "plain"} | options
+        values: dict[str, Any] = {"batch": BATCH, "seq": TOKENS, "precision": "bf16-true", "loop": "plain"} | options
         training = CustomTraining(str(path), card="h200_141gb", **values)
         words = program_command(training)
         (found,) = trace_script(words, [training.card], lambda _: None, trace_options(training, words))

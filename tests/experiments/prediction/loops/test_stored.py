@@ -2,10 +2,12 @@
 
 import json
 import os
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from shutil import which
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,7 @@ from experiments.prediction.script.store import PredictionStore
 from experiments.prediction.script.trace import ScriptFailed, trace_script
 from experiments.results.predictions import PeakParts
 from experiments.suites.cards import card_named
+from experiments.system.files import CODE_FOLDER
 from tests.experiments.prediction.loops.test_generate import CONFIG
 
 THREE_KERNELS = ["a100_80gb", "h100_94gb", "t4_16gb"]
@@ -34,9 +37,11 @@ def empty_cache(monkeypatch, tmp_path):
 
 def predicted(card: str, notes: tuple[str, ...] = ()) -> ScriptPrediction:
     on_card = CardPrediction(card=card, usable_gib=8, needed_gib=1, reserved_gib=1, retries=0, failure=None)
-    sizes = dict.fromkeys(("peak_gib", "reserved_gib", "host_gib", "elapsed_s"), 1.0)
-    counts = dict.fromkeys(("rank", "peak_step"), 0) | dict.fromkeys(("ranks", "parameters", "steps"), 1)
-    lists = dict.fromkeys(("optimizers", "timeline_gib", "phases", "modules", "lines", "blocks"), ())
+    sizes: dict[str, Any] = dict.fromkeys(("peak_gib", "reserved_gib", "host_gib", "elapsed_s"), 1.0)
+    counts: dict[str, Any] = dict.fromkeys(("rank", "peak_step"), 0) | dict.fromkeys(
+        ("ranks", "parameters", "steps"), 1
+    )
+    lists: dict[str, Any] = dict.fromkeys(("optimizers", "timeline_gib", "phases", "modules", "lines", "blocks"), ())
     return ScriptPrediction(
         **sizes,
         **counts,
@@ -160,7 +165,7 @@ CHANGES = {
     "a package": _install_package,
     "a property of the card": lambda patch, folder: _change_card(patch),
     "the code": lambda patch, folder: patch.setattr(storing, "CODE", ("provision",)),
-    "Python": lambda patch, folder: patch.setattr(storing.sys, "version", "3.99"),
+    "Python": lambda patch, folder: patch.setattr(sys, "version", "3.99"),
     "a variable of the allocator": lambda patch, folder: patch.setenv("PYTORCH_CUDA_ALLOC_CONF", "backend:native"),
 }
 
@@ -177,7 +182,7 @@ def test_everything_that_can_change_a_prediction_changes_its_key(monkeypatch, tm
     "folder", ["experiments/prediction/phantom/device.cpp", "experiments/suites/catalog/models.yaml"]
 )
 def test_the_simulated_device_and_the_catalog_are_part_of_the_code(folder):
-    files = [str(path.relative_to(storing.CODE_FOLDER)) for path in storing._code_files(storing.CODE_FOLDER)]
+    files = [str(path.relative_to(CODE_FOLDER)) for path in storing._code_files(CODE_FOLDER)]
     assert folder in files
 
 
