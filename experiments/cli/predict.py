@@ -96,7 +96,7 @@ def _predict_model(training: CustomTraining, card: str, batches: list[int], as_j
     for variant in (replace(training, card=names[0], batch=size) for size in batches):
         words = program_command(variant)
         with progress() as show, exit_if_script_fails():
-            options, name = trace_options(variant, words), f"{variant.model}, batch {variant.batch}"
+            options, name = trace_options(variant), f"{variant.model}, batch {variant.batch}"
             predictions = trace_script(words, names, show, options, name, smallest)
         samples, sample = samples_of_step(variant), predictions[0].sample
         data.append({**training_as_data(variant, sample), **script_predictions_as_data(predictions, samples)})

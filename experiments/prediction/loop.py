@@ -1,6 +1,5 @@
 """Describe custom trainings and text generations as small programs, which are traced like a user's script."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from math import inf
@@ -22,6 +21,7 @@ from experiments.prediction.fit import DEFAULT_LORA_RANK, FSDP_GPU_COUNTS
 from experiments.prediction.loops.job import LoopJob, LoopLora
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.store import PredictionStore
+from experiments.suites.cards import cards
 
 PROGRAMS_PACKAGE = "experiments.prediction.loops"
 FSDP_VERSIONS: dict[str, Literal[1, 2]] = {"fsdp": 1, "fsdp2": 2}
@@ -69,12 +69,14 @@ def program_command(training: CustomTraining) -> list[str]:
     return ["python", *program]
 
 
-def trace_options(training: CustomTraining, command: Sequence[str]) -> ScriptOptions:
-    """Return the options of a trace of the training's program ``command``, which is traced if no prediction is stored.
+def trace_options(training: CustomTraining) -> ScriptOptions:
+    """Return the options of a trace of the training's program, which is traced if no prediction is stored.
 
-    The key of a stored prediction contains the configuration of the model, not only its name.
+    The key of a stored prediction contains the configuration of the model, not only its name. The card in the command
+    of a row is only a label, so the key has the same card for each question; the cards of the trace are part of it.
     """
     options, (model, _) = ScriptOptions(gpus=training.gpus_per_process), find_model(training.model)
+    command = program_command(replace(training, card=next(iter(cards()))))
     return replace(options, store=PredictionStore(command, options, [model.model_dump_json()]))
 
 

@@ -46,8 +46,8 @@ def trace_programs(card_names: Sequence[str], print_line: PrintLine) -> SharedTr
 
     def trace(change: NamedChange, group: Sequence[str]) -> list[ScriptPrediction]:
         name, training = change
-        words = program_command(training)
-        return trace_script(words, group, print_line, trace_options(training, words), f"{training.model}, {name}")
+        words, options = program_command(training), trace_options(training)
+        return trace_script(words, group, print_line, options, f"{training.model}, {name}")
 
     return SharedTraces(card_names, trace)
 

@@ -177,7 +177,7 @@ def predict(case: Case, folder: Path) -> dict[str, int]:
     options: Any = case._asdict() | {"model": str(path)}
     training = CustomTraining(card=CARD, seq=TOKENS, **options)
     command = program_command(training)
-    (found,) = trace_script(command, [CARD], lambda _: None, trace_options(training, command))
+    (found,) = trace_script(command, [CARD], lambda _: None, trace_options(training))
     return {"predicted_peak": round(found.peak_gib * GIB), "predicted_reserved": round(found.reserved_gib * GIB)}
 
 

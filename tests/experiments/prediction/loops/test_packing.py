@@ -114,7 +114,7 @@ def predict(tmp_path, capfd, traces_start_warm):
         values: dict[str, Any] = {"batch": BATCH, "seq": TOKENS, "precision": "bf16-true", "loop": "plain"} | options
         training = CustomTraining(str(path), card="h200_141gb", **values)
         words = program_command(training)
-        (found,) = trace_script(words, [training.card], lambda _: None, trace_options(training, words))
+        (found,) = trace_script(words, [training.card], lambda _: None, trace_options(training))
         assert f"each {found.sample}" in describe_training(training, found.sample)
         capfd.readouterr()
         return found

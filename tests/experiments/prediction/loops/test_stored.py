@@ -104,6 +104,15 @@ def test_a_second_question_is_not_traced(traces, command, loop, capsys):
     assert (capsys.readouterr(), len(traces.traced)) == ((answer, ""), count)
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_question_for_fewer_cards_is_not_traced(traces, loop):
+    question = ["predict", "--model", "tiny-llama-1.1b", "--loop", loop, "--card"]
+    assert main([*question, "a100_80gb,h100_94gb,t4_16gb"]) == 0
+    assert main([*question, "h100_94gb"]) == 0
+    assert main([*question, "t4_16gb,h100_94gb"]) == 0
+    assert sorted(card for card, _ in traces.traced) == THREE_KERNELS
+
+
 def test_fit_uses_the_predictions_of_predict(traces):
     question = ["--model", "tiny-llama-1.1b", "--card", "a100_80gb", "--batch", "4"]
     assert main(["predict", *question]) == 0
@@ -129,7 +138,7 @@ def test_a_changed_configuration_of_the_same_name_is_traced_again(traces, config
 
 def key(monkeypatch, training, cards=("a100_80gb",), options=None):
     command = program_command(training)
-    found = trace_options(training, command).store if options is None else PredictionStore(command, options)
+    found = trace_options(training).store if options is None else PredictionStore(command, options)
     for cached in (storing._code_sha256, storing._packages):
         if hasattr(cached, "cache_clear"):
             cached.cache_clear()

@@ -162,7 +162,7 @@ def predict(path, config, **options):
     path.write_text(json.dumps(config))
     training = CustomTraining(str(path), card=CARD, seq=TOKENS, **options)
     command = program_command(training)
-    (found,) = trace_script(command, [CARD], lambda _: None, trace_options(training, command))
+    (found,) = trace_script(command, [CARD], lambda _: None, trace_options(training))
     return found, describe_training(training, found.sample)
 
 
