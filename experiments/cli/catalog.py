@@ -59,7 +59,7 @@ def models_command(as_json: Json = False) -> None:
         size = f"{model['parameters'] / 1e9:.2f} B" if model["parameters"] else ""
         table.add(model["model"], size, model["family"], model["kind"])
     console().print(table)
-    say("--model also takes the path of a config.json or its folder, or an id on the Hugging Face hub (org/name).")
+    say("--model also takes the path of a config.json or of its folder, or an id on the Hugging Face hub (org/name).")
 
 
 def _legend() -> list[str]:

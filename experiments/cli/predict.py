@@ -84,7 +84,13 @@ def _predict_rows(specs: "Sequence[RowSpec]", all_ranks: bool, as_json: bool) ->
 
 
 def _predict_model(training: CustomTraining, card: str, batches: list[int], as_json: bool) -> None:
-    from experiments.prediction.loop import describe_training, program_command, samples_of_step, training_as_data
+    from experiments.prediction.loop import (
+        describe_training,
+        program_command,
+        samples_of_step,
+        trace_options,
+        training_as_data,
+    )
     from experiments.prediction.script.trace import trace_script
     from experiments.prediction.script.view import script_predictions_as_data, script_predictions_view
     from experiments.suites.cards import parse_cards_or_smallest
@@ -94,7 +100,7 @@ def _predict_model(training: CustomTraining, card: str, batches: list[int], as_j
     try:
         for variant in (replace(training, card=names[0], batch=size) for size in batches):
             with failed.catch(variant.batch, has_answers=bool(data)):
-                words, options = program_command(variant), ScriptOptions(gpus=variant.gpus_per_process)
+                words, options = program_command(variant), trace_options(variant)
                 label = f"{variant.model}, batch {variant.batch}"
                 with progress() as show:
                     predictions = trace_script(words, names, show, options, label, smallest)

@@ -22,6 +22,8 @@ LoopOptimizer = Literal[
     "sgd_momentum",
     "adam_8bit",
     "adamw_8bit",
+    "adamw_4bit",
+    "adamw_8bit_torchao",
     "paged_adamw",
     "paged_adamw_8bit",
     "adafactor",
@@ -32,6 +34,8 @@ LoopOptimizer = Literal[
 LoopStrategy = Literal["auto", "ddp", "fsdp", "fsdp2", "deepspeed_stage_2_offload", "deepspeed_stage_3_offload"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 QuantizedBits = Literal["4bit", "8bit"]
+TORCHAO_OPTIMIZERS: tuple[LoopOptimizer, ...] = ("adamw_4bit", "adamw_8bit_torchao")
+"""Optimizers of torchao, which is not one of the project's packages: transformers' adamw_torch_4bit and _8bit."""
 LOOP_DESCRIPTIONS: dict[Loop, str] = {
     "trainer": "transformers' Trainer",
     "plain": "a plain PyTorch loop",
@@ -51,7 +55,7 @@ TRAINER_MAX_GRADIENT_NORM = 1.0
 DEFAULT_TOKENS = 512
 DEFAULT_NEW_TOKENS = 128
 MODEL_HELP = (
-    "a name that `testbed models` lists, the path of a config.json or its folder, or an id on the Hugging Face hub "
+    "a name that `testbed models` lists, the path of a config.json or of its folder, or an id on the Hugging Face hub "
     "(org/name)"
 )
 
@@ -72,6 +76,12 @@ class CustomTraining:
         "Tokens per text (packed: per row of several texts), or with --task generate, per prompt; "
         f"default: {DEFAULT_TOKENS}, or the model's maximum if it is smaller.",
     )
+    packing: int | None = option(
+        None,
+        "Texts in each row of --seq tokens, which do not attend to each other; with --attention flash_attention_2, the "
+        "whole batch is one row; with --loop trainer, plain.",
+        metavar="TEXTS",
+    )
     task: Task = option("train", "Training, or text generation by transformers' generate.")
     new_tokens: int | None = option(
         None, f"With --task generate: tokens after each prompt; default: {DEFAULT_NEW_TOKENS}."
@@ -83,7 +93,9 @@ class CustomTraining:
         "32-true", "Precision of weights and arithmetic; bf16-mixed is bf16=True of transformers' Trainer."
     )
     optim: LoopOptimizer | None = option(
-        None, "Optimizer; default: adamw (trainer: fused, other loops: foreach); with DeepSpeed: deepspeed_cpu."
+        None,
+        "Optimizer; default: adamw (trainer: fused, other loops: foreach); with DeepSpeed: deepspeed_cpu; "
+        "adamw_4bit and adamw_8bit_torchao need the package torchao.",
     )
     strategy: LoopStrategy = option(
         "auto",

@@ -4,7 +4,7 @@ import functools
 import json
 import re
 from collections.abc import Sequence
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -59,7 +59,7 @@ def find_model(model: str) -> tuple[Model, str]:
 
 def reject_invalid_numbers(training: CustomTraining, base_model: Model, name: str) -> None:
     """Raise InputError for a number that is too small or too large, or for adapter targets without a rank."""
-    for field in ("batch", "seq", "new_tokens", "accumulate", "devices", "lora_r", "target_seq"):
+    for field in ("batch", "seq", "packing", "new_tokens", "accumulate", "devices", "lora_r", "target_seq"):
         _reject_below_1(field, getattr(training, field))
     _reject_large_steps(training)
     _reject_long_texts(training, base_model, name)
@@ -69,7 +69,15 @@ def reject_invalid_numbers(training: CustomTraining, base_model: Model, name: st
 
 def _reject_options_without_setting(training: CustomTraining) -> None:
     """Raise InputError for an option or a value that the settings of a row do not have."""
-    for field in ("model_class", "target_seq", "attention", "quantization", "lora_dropout", "clip_gradients"):
+    for field in (
+        "model_class",
+        "target_seq",
+        "packing",
+        "attention",
+        "quantization",
+        "lora_dropout",
+        "clip_gradients",
+    ):
         if (value := getattr(training, field)) is not None:
             flag = f"--{field.replace('_', '-')} {value}"
             raise InputError(f"{flag}: allowed with --loop trainer, plain; not with {training.loop}")
@@ -176,9 +184,15 @@ def _reject_long_texts(training: CustomTraining, base_model: Model, name: str) -
         new_option = f"--new-tokens {new_tokens}"
         options = f"{options} {new_option}" if training.seq else f"a prompt and {new_option}"
         tokens, allowed = tokens + new_tokens, "together at most"
-    positions = _position_count(base_model)
-    if positions is not None and tokens > positions:
-        raise InputError(f"{options}: {name} has {positions} positions; allowed: {allowed} {positions}")
+    positions, limit = _position_count(base_model), inf
+    if positions is not None:
+        limit = positions * (training.packing or 1)
+    if tokens > limit:
+        options += f" --packing {training.packing}" if training.packing else ""
+        raise InputError(f"{options}: {name} has {positions} positions; allowed: {allowed} {limit}")
+    row_tokens = training.seq or min(DEFAULT_TOKENS, positions or DEFAULT_TOKENS)
+    if training.packing and training.packing > row_tokens:
+        raise InputError(f"--packing {training.packing}: a row has {row_tokens} tokens; allowed: 1 to {row_tokens}")
 
 
 def _position_count(base_model: Model) -> int | None:
@@ -195,7 +209,7 @@ def _resolve_model(model: str) -> tuple[Model | None, str]:
     path, option_text = Path(model), f"--model {model}"
     if model in models():
         return None, model
-    if (path / CONFIG_FILE).is_file():
+    if model and (path / CONFIG_FILE).is_file():
         path = path / CONFIG_FILE
     if path.suffix == ".json" or path.is_file():
         name = path.parent.resolve().name if path.stem == "config" else path.stem

@@ -1,6 +1,7 @@
 """Describe custom trainings and text generations as small programs, which are traced like a user's script."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from math import inf
 from typing import Literal
 
@@ -10,6 +11,7 @@ from experiments.prediction.custom import (
     LOOP_DESCRIPTIONS,
     LOOP_STRATEGIES,
     ROW_LOOPS,
+    TORCHAO_OPTIMIZERS,
     TRAINER_MAX_GRADIENT_NORM,
     CustomTraining,
     LoopOptimizer,
@@ -17,6 +19,9 @@ from experiments.prediction.custom import (
 from experiments.prediction.custom_spec import find_model, lora_targets, reject_invalid_numbers
 from experiments.prediction.fit import DEFAULT_LORA_RANK, FSDP_GPU_COUNTS
 from experiments.prediction.loops.job import LoopJob, LoopLora
+from experiments.prediction.script.options import ScriptOptions
+from experiments.prediction.script.store import PredictionStore
+from experiments.suites.cards import cards
 
 PROGRAMS_PACKAGE = "experiments.prediction.loops"
 FSDP_VERSIONS: dict[str, Literal[1, 2]] = {"fsdp": 1, "fsdp2": 2}
@@ -25,9 +30,14 @@ OPTIMIZER_NAMES = {
     "adamw_foreach": "AdamW (foreach)",
     "adamw_loop": "AdamW (neither fused nor foreach)",
     "adamw_cpu": "AdamW on the host",
+    "adamw_4bit": "torchao's AdamW in 4 bit",
+    "adamw_8bit_torchao": "torchao's AdamW in 8 bit",
     "deepspeed_cpu": "DeepSpeed's AdamW on the host",
 }
 """Names of optimizers in the output if they say more than the value of --optim."""
+QUANTIZED_ADAMW = ("adamw_8bit", *TORCHAO_OPTIMIZERS)
+NOT_IN_BACKWARD = ("adamw_cpu", "deepspeed_cpu", *TORCHAO_OPTIMIZERS)
+"""Optimizers that cannot update each parameter in the backward pass; torchao's keep the learning rate as a tensor."""
 GENERATION_PRECISIONS = ("32-true", "bf16-true", "16-true")
 OPTIONS_OF_TRAINING = (
     "accumulate",
@@ -43,6 +53,7 @@ OPTIONS_OF_TRAINING = (
     "lora_dropout",
     "loop",
     "target_seq",
+    "packing",
 )
 """Options that only trainings have."""
 
@@ -56,6 +67,17 @@ def program_command(training: CustomTraining) -> list[str]:
     if training.devices > training.gpus_per_process or training.strategy.startswith("deepspeed"):
         return ["torchrun", "--nproc-per-node", str(training.devices), *program]
     return ["python", *program]
+
+
+def trace_options(training: CustomTraining) -> ScriptOptions:
+    """Return the options of a trace of the training's program, which is traced if no prediction is stored.
+
+    The key of a stored prediction contains the configuration of the model, not only its name. The card in the command
+    of a row is only a label, so the key has the same card for each question; the cards of the trace are part of it.
+    """
+    options, (model, _) = ScriptOptions(gpus=training.gpus_per_process), find_model(training.model)
+    command = program_command(replace(training, card=next(iter(cards()))))
+    return replace(options, store=PredictionStore(command, options, [model.model_dump_json()]))
 
 
 def _program(training: CustomTraining) -> tuple[str, str]:
@@ -85,6 +107,7 @@ def build_job(training: CustomTraining) -> LoopJob:
         batch=training.batch,
         seq=training.seq,
         target_seq=training.target_seq,
+        packing=training.packing,
         accumulate=training.accumulate,
         precision=training.precision,
         optimizer=training.optim or "adamw",
@@ -201,10 +224,12 @@ def _changes_of_training(training: CustomTraining) -> list[tuple[str, CustomTrai
         changes.append(("precision bf16-true", replace(training, precision="bf16-true")))
     if not training.activation_checkpointing:
         changes.append(("activation checkpointing", replace(training, activation_checkpointing=True)))
-    has_adamw = training.optimizer.startswith("adamw") and training.optimizer != "adamw_8bit"
+    has_adamw = training.optimizer.startswith("adamw") and training.optimizer not in QUANTIZED_ADAMW
     if has_adamw:
         name: LoopOptimizer = "adam_8bit" if training.loop in ROW_LOOPS else "adamw_8bit"
         changes.append(("8-bit Adam" if training.loop in ROW_LOOPS else "8-bit AdamW", replace(training, optim=name)))
+    if has_adamw and training.loop not in ROW_LOOPS:
+        changes.append(("4-bit AdamW of torchao", replace(training, optim="adamw_4bit")))
     if training.optim not in ("sgd", "sgd_momentum"):
         changes.append(("SGD", replace(training, optim="sgd")))
     if training.lora_r is None:
@@ -245,7 +270,7 @@ def _may_step_in_backward(training: CustomTraining) -> bool:
         steps_after_each_backward
         and training.loop != "trainer"
         and not training.precision.startswith("16")
-        and training.optim not in ("adamw_cpu", "deepspeed_cpu")
+        and training.optim not in NOT_IN_BACKWARD
     )
 
 
@@ -254,7 +279,7 @@ def _reject_unsupported(training: CustomTraining) -> None:
         raise InputError(
             "--optimizer-in-backward: allowed with --loop plain, lightning, litgpt; --loop plain needs --devices 1,"
             " --accumulate 1, --precision 32-true, bf16-true or bf16-mixed, no --clip-gradients, and another --optim"
-            " than adamw_cpu"
+            " than adamw_cpu, adamw_4bit, adamw_8bit_torchao"
         )
     if training.new_tokens is not None or training.no_kv_cache:
         option = "--no-kv-cache" if training.no_kv_cache else f"--new-tokens {training.new_tokens}"
@@ -264,6 +289,11 @@ def _reject_unsupported(training: CustomTraining) -> None:
     if training.optim == "deepspeed_cpu" and not training.strategy.startswith("deepspeed"):
         allowed = "deepspeed_stage_2_offload, deepspeed_stage_3_offload"
         raise InputError(f"--optim deepspeed_cpu: needs --loop lightning and --strategy, one of {allowed}")
+    if training.optim in TORCHAO_OPTIMIZERS and training.loop not in ROW_LOOPS and find_spec("torchao") is None:
+        raise InputError(
+            f"--optim {training.optim}: needs the package torchao, which is not installed; install it with: pip install"
+            " torchao; without it, adamw_8bit is the AdamW with the smallest state"
+        )
     if training.quantization and training.lora_r is None:
         raise InputError(f"--quantization {training.quantization}: needs --lora-r; quantized weights are not trained")
     _reject_unsupported_strategy(training)

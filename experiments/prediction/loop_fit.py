@@ -10,10 +10,9 @@ from experiments.errors import InputError
 from experiments.prediction.changes import SEPARATOR, Combination, RuledOut
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.fit import cheapest_pairs
-from experiments.prediction.loop import program_command, samples_of_step, single_changes
+from experiments.prediction.loop import program_command, samples_of_step, single_changes, trace_options
 from experiments.prediction.outcome_tables import outcome_cells, outcomes_table
 from experiments.prediction.script.fit import BatchPrediction, ScriptFit, SharedTraces
-from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
 from experiments.prediction.script.speed import SAMPLES_COLUMN, STEP_COLUMN, describe_fastest, samples_per_s
 from experiments.prediction.script.trace import ScriptFailed, trace_script
@@ -55,10 +54,10 @@ class ProgramTraces(SharedTraces[NamedChange]):
 
         def trace(change: NamedChange, group: Sequence[str]) -> list[ScriptPrediction]:
             name, training = change
-            options = ScriptOptions(gpus=training.gpus_per_process)
             label = f"{training.model}, {name}{self.steps.describe()}"
             with self.steps.timed():
-                return trace_script(program_command(training), group, print_line, options, label)
+                words, options = program_command(training), trace_options(training)
+                return trace_script(words, group, print_line, options, label)
 
         super().__init__(card_names, trace)
 

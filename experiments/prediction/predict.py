@@ -153,7 +153,7 @@ def _prediction_code_sha256() -> str:
         PREDICTION_FOLDER / "tracer.py",
         PREDICTION_FOLDER / "peak.py",
         PREDICTION_FOLDER.parent / "results" / "predictions.py",
-        *sorted((PREDICTION_FOLDER / "phantom").glob("*.*")),
+        *sorted(path for end in ("py", "h", "cpp") for path in (PREDICTION_FOLDER / "phantom").rglob(f"*.{end}")),
         *sorted((PREDICTION_FOLDER / "times").glob("*.py")),
         *table_files(),
     ]

@@ -1,6 +1,7 @@
 """The numbers in the documentation, such as the accuracy of predictions, are those of the stored evidence."""
 
 import json
+import math
 import re
 from statistics import fmean, median
 from typing import NamedTuple
@@ -110,6 +111,27 @@ def test_the_page_states_the_stored_errors_of_host_times_in_forward_and_backward
     assert f"{found['host_ratio']:.2f} times as long for the operations of the table" in page()
     forward, backward = (f"{100 * found['errors'][name]['mean']:.1f} %" for name in ("forward", "backward"))
     assert f"mean error is {forward} for a forward pass and {backward} for a backward pass." in page()
+
+
+def test_the_page_states_the_stored_errors_of_torchaos_optimizers() -> None:
+    found = json.loads((EVIDENCE / "prediction_h200" / "torchao.json").read_text())
+    models = {row["model"] for row in found["rows"]}
+    peak, reserved = (f"{100 * found['largest_errors'][name]:.1f} %" for name in ("peak", "reserved"))
+    assert len(models) == 2
+    assert f"{len(found['rows'])} training runs of two models have a largest error of the peak of {peak}" in page()
+    assert f"and of reserved memory of {reserved} (" in page()
+
+
+def test_the_page_states_the_stored_bytes_of_an_update_by_torchao() -> None:
+    lines = (EVIDENCE / "prediction_h200" / "torchao.jsonl").read_text().splitlines()
+    updates = {one["optim"]: one for one in map(json.loads, lines) if "events" in one}
+    bits_4, bits_8 = (
+        sum(size for size in updates[name]["events"] if size > 0) / math.prod(updates[name]["shape"])
+        for name in ("adamw_4bit", "adamw_8bit_torchao")
+    )
+    assert (
+        f"needs {bits_4:.0f} bytes for each value of the parameter in 4 bit, and {bits_8:.0f} bytes in 8 bit" in page()
+    )
 
 
 def test_the_page_states_the_stored_time_and_memory_of_a_prediction() -> None:

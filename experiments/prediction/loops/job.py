@@ -26,6 +26,7 @@ class LoopJob(BaseModel):
     """Settings of one training, or of one text generation.
 
     batch: samples per GPU and micro-step. seq, target_seq: tokens per text and per target text; None: a default.
+    packing: texts in each row of ``seq`` tokens; None: a row is one text, and its positions are the model's default.
     clip_norm: norm at which gradients are clipped, 0: never; None: the default of the loop. offload: keep activations
     in host memory. chunked_loss: compute the output layer and the loss for a few tokens at a time. step_in_backward:
     update each parameter in the backward pass. fsdp: version of FSDP; None: another strategy.
@@ -40,6 +41,7 @@ class LoopJob(BaseModel):
     batch: int = 1
     seq: int | None = None
     target_seq: int | None = None
+    packing: int | None = None
     accumulate: int = 1
     precision: LoopPrecision = "32-true"
     optimizer: LoopOptimizer = "adamw"

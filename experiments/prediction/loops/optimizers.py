@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from experiments.prediction.custom import LoopOptimizer
+from experiments.prediction.custom import TORCHAO_OPTIMIZERS, LoopOptimizer
 from experiments.training.models.host_optimizer import HostAdamW
 
 LEARNING_RATE = 1e-5
@@ -31,6 +31,10 @@ def _find_library_optimizer(name: str) -> tuple[Any, dict[str, Any]]:
         from transformers.optimization import Adafactor
 
         return Adafactor, {"scale_parameter": False, "relative_step": False}
+    if name in TORCHAO_OPTIMIZERS:
+        from torchao.optim import AdamW4bit, AdamW8bit
+
+        return {"adamw_4bit": AdamW4bit, "adamw_8bit_torchao": AdamW8bit}[name], {}
     from bitsandbytes import optim
 
     classes = {

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from experiments.prediction.loops.build import AUTOCAST, build_model
 from experiments.prediction.loops.job import LoopJob, run_program
 from experiments.prediction.loops.optimizers import find_optimizer
+from experiments.prediction.loops.packing import make_batch
 from experiments.prediction.loops.samples import make_stated_sample
 from experiments.prediction.loops.sharding import clip_gradients, shard
 from experiments.training.models.backward_optimizer import BackwardOptimizer
@@ -42,7 +43,7 @@ def train(job: LoopJob) -> None:
     scaler = torch.amp.GradScaler(enabled=autocast is torch.float16)
     for _ in range(STEPS):
         for _ in range(job.accumulate):
-            batch = {name: torch.stack([value] * job.batch).to("cuda") for name, value in sample.items()}
+            batch = move_to_gpu(make_batch([sample] * job.batch, job))
             with torch.autocast("cuda", dtype=autocast) if autocast else nullcontext():
                 loss = model(**batch).loss / job.accumulate
             scaler.scale(loss).backward()
@@ -52,6 +53,11 @@ def train(job: LoopJob) -> None:
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
+
+
+def move_to_gpu(batch: dict[str, Any]) -> dict[str, Any]:
+    """Return the batch on the GPU; numbers stay on the host."""
+    return {name: value.to("cuda") if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
 def _place(model: Any, job: LoopJob, ranks: int) -> Any:

@@ -8,14 +8,15 @@ from experiments.errors import InputError
 from experiments.prediction.custom import DEFAULT_TOKENS
 from experiments.prediction.loops.build import input_names
 from experiments.prediction.loops.job import LoopJob
+from experiments.prediction.loops.packing import Sample, reject_unpackable
 from experiments.prediction.script.traced.stated import state_sample
+from provision.words import number_with_noun
 
 SOUND_SECONDS, SOUND_SAMPLES_PER_S = 10, 16_000
 SPECTRUM_FRAMES, TRANSCRIPT_TOKENS = 1000, 32
 FIRST_TOKEN_ID, LAST_TOKEN_ID = 5, 1000
 IMAGE_MODEL_TYPES = ("blip", "blip-2", "git")
 """Models of texts and images that need an image; other models are trained on texts only."""
-Sample = dict[str, torch.Tensor]
 
 
 def make_sample(model: Any, job: LoopJob) -> Sample:
@@ -31,6 +32,7 @@ def make_sample(model: Any, job: LoopJob) -> Sample:
         raise InputError(
             f"{class_name}: has no loss; use --model-class with a class that has one, such as a ForCausalLM class"
         )
+    reject_unpackable(inputs, class_name, names, job)
     return inputs
 
 
@@ -144,8 +146,9 @@ def describe_sample(sample: Sample, config: Any, job: LoopJob) -> str:
     if "input_ids" in sample:
         shortened = job.seq is None and text_tokens(config, job) < DEFAULT_TOKENS
         limit = " (the model's maximum)" if shortened else ""
+        packed = f"a row of {number_with_noun(job.packing, 'text')} with " if job.packing else "a text of "
         role = " for the encoder" if config.is_encoder_decoder else ""
-        words.append(f"a text of {len(sample['input_ids'])} tokens{limit}{role}")
+        words.append(f"{packed}{len(sample['input_ids'])} tokens{limit}{role}")
     if "pixel_values" in sample:
         height, width = sample["pixel_values"].shape[-2:]
         words.append(f"an image of {height} x {width} pixels")

@@ -5,6 +5,7 @@
 JOB: a LoopJob as JSON text. For several ranks, start this module with torchrun.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from experiments.prediction.custom import TRAINER_MAX_GRADIENT_NORM
 from experiments.prediction.loops.build import build_model
 from experiments.prediction.loops.job import LoopJob, run_program
 from experiments.prediction.loops.optimizers import find_optimizer
+from experiments.prediction.loops.packing import make_batch
 from experiments.prediction.loops.samples import make_stated_sample
 from experiments.prediction.script.traced.stated import temporary_folder
 
@@ -51,7 +53,8 @@ def _train(job: LoopJob, folder: Path) -> None:
     model = build_model(job)
     data: Any = [make_stated_sample(model, job)] * (job.batch * job.accumulate * arguments.world_size * STEPS)
     optimizer = find_optimizer(job.optimizer, "adamw_fused")
-    Trainer(model, arguments, train_dataset=data, optimizer_cls_and_kwargs=optimizer).train()
+    collate: Any = partial(make_batch, job=job) if job.packing else None
+    Trainer(model, arguments, collate, data, optimizer_cls_and_kwargs=optimizer).train()
 
 
 if __name__ == "__main__":

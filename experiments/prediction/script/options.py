@@ -3,8 +3,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.system.options import option
+
+if TYPE_CHECKING:
+    from experiments.prediction.script.store import PredictionStore
 
 
 @dataclass(frozen=True)
@@ -12,7 +16,8 @@ class ScriptOptions:
     """Options of a trace and of its output.
 
     limit_s: seconds after which the trace stops. max_gib: allowed GiB on one GPU; None: no limit. gpus: number of GPUs
-    of each process; only programs of this project use several.
+    of each process; only programs of this project use several. store: stored predictions of the command; None: it is
+    always traced.
     """
 
     steps: int = option(2, "Script: optimizer steps to trace; one more forward and backward pass follows.", minimum=1)
@@ -33,3 +38,4 @@ class ScriptOptions:
     )
     page: Path | None = option(None, "Script: write a page with the memory over time to this file.")
     gpus: int = 1
+    store: "PredictionStore | None" = None

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import takewhile
 from math import inf
 from pathlib import Path
 from typing import cast
@@ -18,6 +19,7 @@ from experiments.prediction.script.command import parse_command
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import SCRIPT_FAILED, ScriptPrediction, smallest_card
 from experiments.prediction.script.sandbox import ExecutionPlace, describe_place, sandbox
+from experiments.prediction.script.store import PredictionStore
 from experiments.results.wording import format_duration
 from experiments.suites.attention_kernels import group_by_kernels
 from experiments.suites.cards import card_named
@@ -74,10 +76,10 @@ def trace_script(
     only_smallest_card: trace only until the smallest card that fits is known. Cards whose kernels need the same memory
     form a group, which needs one trace. The first group is traced alone. The others are traced side by side, as many at
     a time as there are CPUs and as fit into memory. The script runs in this working directory with this environment.
-    Unless options.sandbox is set, it works on the real files and can use the network.
-    The script's output goes to stderr, for other groups than the first only if the script fails. Progress lines show
-    ``name``, by default the first words of the command and the place where it runs. A group that fails after another
-    one succeeded is left out, with a line.
+    Unless options.sandbox is set, it works on the real files and can use the network. The script's output goes to
+    stderr, for other groups than the first only if the script fails. Progress lines show ``name``, by default the first
+    words of the command and the place where it runs. A group that fails after another one succeeded is left out, with a
+    line. Groups whose predictions are in options.store are not traced; those of the others are written to it.
 
     Raises InputError for a command that cannot run, ScriptFailed if the script fails, and SimulationFailed if the
     simulated GPU fails.
@@ -95,14 +97,21 @@ def trace_script(
         predictions: list[ScriptPrediction] = []
         started_s, traced = time.monotonic(), 0
         while groups:
-            count = _traces_at_a_time() if predictions else 1
-            together, groups = groups[:count], groups[count:]
-            took_s = time.monotonic() - started_s
-            progress = _describe_progress(predictions, traced, len(together), len(groups), took_s)
-            print_line(f"tracing {what} for {'; '.join(map(_card_list, together))}{progress}")
-            jobs = [{**job, "cards": group} for group in together]
-            predictions += _trace_groups(jobs, place, options.all_ranks, print_line, bool(predictions))
-            traced += len(together)
+            stored = options.store.read(groups[0]) if options.store else None
+            if stored is not None:
+                predictions, groups = [*predictions, *stored], groups[1:]
+            else:
+                count = _traces_at_a_time() if predictions else 1
+                together = _not_stored(groups[:count], options.store)
+                groups = groups[len(together) :]
+                took_s = time.monotonic() - started_s
+                progress = _describe_progress(predictions, traced, len(together), len(groups), took_s)
+                print_line(f"tracing {what} for {'; '.join(map(_card_list, together))}{progress}")
+                jobs = [{**job, "cards": group} for group in together]
+                found = _trace_groups(jobs, place, options.all_ranks, print_line, bool(predictions))
+                predictions += found
+                traced += len(together)
+                _write_to_store(options.store, together, found)
             if only_smallest_card:
                 groups = [group for group in groups if _may_contain_smallest_card(group, predictions)]
     return predictions
@@ -114,6 +123,21 @@ def _working_folder() -> Path:
         return Path.cwd()
     except FileNotFoundError:
         raise InputError("the current folder was removed; change to another folder") from None
+
+
+def _not_stored(groups: Sequence[list[str]], store: PredictionStore | None) -> list[list[str]]:
+    """Return the groups before the first one whose predictions are stored. The first of ``groups`` is never stored."""
+    return [*groups[:1], *takewhile(lambda group: store is None or store.read(group) is None, groups[1:])]
+
+
+def _write_to_store(
+    store: PredictionStore | None, groups: Sequence[Sequence[str]], predictions: Sequence[ScriptPrediction]
+) -> None:
+    """Write the predictions of each group that was traced; a group without predictions failed."""
+    for group in groups:
+        of_group = [one for one in predictions if {card.card for card in one.cards} == {*group}]
+        if store and of_group:
+            store.write(group, of_group)
 
 
 def describe_command(command: Sequence[str]) -> str:

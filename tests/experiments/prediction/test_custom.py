@@ -113,7 +113,8 @@ def test_the_config_of_a_hub_id_is_downloaded(monkeypatch):
     [
         (
             {"model": "nope"},
-            "--model nope: unknown; allowed: a name that `testbed models` lists, the path of a config.json or its",
+            "--model nope: unknown; allowed: a name that `testbed models` lists, the path of a config.json or of its "
+            "folder, or",
         ),
         ({"model": "nope.json"}, "--model nope.json: cannot be read (No such file or directory); allowed: "),
         ({"card": "nope"}, "--card: unknown card 'nope'; allowed: a100_80gb"),

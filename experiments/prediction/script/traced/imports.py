@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import json
+import logging
 import sys
 from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
@@ -15,6 +16,7 @@ from experiments.errors import InputError
 from experiments.prediction.phantom import stand_ins
 from experiments.prediction.phantom.kernels.cuda_graphs import CUDAGraph
 from experiments.prediction.phantom.kernels.fake_triton import FakeModule, TritonFinder
+from experiments.prediction.phantom.kernels.torchao_adam import CompiledUpdate
 from experiments.prediction.phantom.library import Phantom
 from experiments.prediction.script.traced.missing import hub, network, tokenizer, weights
 
@@ -29,7 +31,9 @@ NOT_MODELED = {
 }
 """Libraries with their own kernels, whose scratch memory is unknown."""
 _compiled: set[str] = set()
-"""Names of modules and functions that the script compiled."""
+"""Names of modules and functions that the script compiled, and whose compiled memory is unknown."""
+_modeled: set[str] = set()
+"""Names of functions that the script compiled, and whose replacements allocate what the compiled code does."""
 _launched: set[str] = set()
 """Names of Triton's kernels that the script launched."""
 
@@ -83,6 +87,8 @@ def prepare_imports(phantom: Phantom) -> None:
         "huggingface_hub.hf_api": hub.skip_uploads,
         "safetensors.torch": _prepare_safetensors,
         "torch.utils.cpp_extension": _prepare_extensions,
+        "torchao": _prepare_torchao,
+        "torchao.optim.adam": _prepare_torchao_optimizers,
         "torchvision": lambda: _prepare_torchvision(phantom),
         "transformers.configuration_utils": weights.explain_missing_configurations,
         "transformers.generation.stopping_criteria": _prepare_generation,
@@ -119,7 +125,7 @@ def modeling_notes(model: "torch.nn.Module | None") -> list[str]:
         lines.append("LSTM and GRU layers: the memory of cuDNN's kernels is that of an H200")
     if isinstance(model, DataParallel):
         lines.append("DataParallel trained on one GPU, with the whole batch: torch.cuda.device_count() is 1")
-    if uses_compiled_code():
+    if _compiled:
         names = ", ".join(sorted(_compiled))
         lines.append(f"torch.compile was called ({names}): the prediction is for the uncompiled code")
     if captures_graphs():
@@ -129,7 +135,7 @@ def modeling_notes(model: "torch.nn.Module | None") -> list[str]:
 
 def uses_compiled_code() -> bool:
     """Return whether the script compiled a module, or called a function that was compiled, with torch.compile."""
-    return bool(_compiled)
+    return bool(_compiled or _modeled)
 
 
 def captures_graphs() -> bool:
@@ -147,8 +153,11 @@ def record_compile_calls() -> None:
     compile = torch.compile
 
     def recording_compile(*arguments: Any, **options: Any) -> Any:
-        compiled = compile(*arguments, **options)
         target = arguments[0] if arguments else options.get("model")
+        if isinstance(target, CompiledUpdate):
+            _modeled.add(type(target).__name__)
+            return target
+        compiled = compile(*arguments, **options)
         if isinstance(target, torch.nn.Module):
             _compiled.add(type(target).__name__)
             return compiled
@@ -225,6 +234,20 @@ def _prepare_safetensors() -> None:
     from experiments.prediction.script.traced.missing.files import replace_missing_safetensors
 
     replace_missing_safetensors()
+
+
+def _prepare_torchao() -> None:
+    """Import torchao, without warnings of kernels that need a GPU, and of names that PyTorch deprecates."""
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    import torchao  # noqa: F401
+
+
+def _prepare_torchao_optimizers() -> None:
+    """Let the compiled update of a parameter allocate what its compiled code does."""
+    from torchao.optim import adam
+
+    adam.single_param_adam = CompiledUpdate(_record_calls(adam.single_param_adam))
 
 
 def _prepare_torchvision(phantom: Phantom) -> None:

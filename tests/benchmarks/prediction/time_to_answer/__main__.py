@@ -6,13 +6,14 @@ Two trainings are predicted: the loop of `--model` with transformers' Trainer, a
 (`--fake-weights`). Each prediction follows a process that only imports the packages of the training. The overhead is
 the time of the whole prediction less that of the imports, which the training needs on a GPU, too. On a machine with
 other programs, the CPU time varies less than the elapsed time. It can be shorter for a prediction, which ends its
-traced process without Python's clean-up. The library of the phantom device is compiled before. The host memory is the
-resident memory of the largest process.
+traced process without Python's clean-up. The library of the phantom device is compiled before, and no prediction is
+stored. The host memory is the resident memory of the largest process.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+from experiments.prediction.script.store import FOLDER
 from experiments.suites.models import models
 from experiments.system.files import GIB
 from provision.temporary import TemporaryFolder
@@ -32,10 +34,15 @@ IMPORTS_OF_LOOP = "import experiments.prediction.loops.trainer, transformers.mod
 Cost = dict[str, float]
 
 
-def measure(command: Sequence[str]) -> Cost:
-    """Return the elapsed and the CPU seconds of a command, and the resident memory of its largest process, GiB."""
+def measure(command: Sequence[str], cache: Path) -> Cost:
+    """Return the elapsed and the CPU seconds of a command, and the resident memory of its largest process, GiB.
+
+    cache: the cache of the command, from which stored predictions are removed before.
+    """
+    shutil.rmtree(cache / FOLDER, ignore_errors=True)
+    environment, nothing = {**os.environ, "TESTBED_CACHE": str(cache)}, subprocess.DEVNULL
     begun = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment, stdout=nothing, stderr=nothing)
     _, status, used = os.wait4(process.pid, 0)
     elapsed_s = time.perf_counter() - begun
     assert os.waitstatus_to_exitcode(status) == 0, command
@@ -66,15 +73,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
-    with TemporaryFolder("config") as folder:
+    with TemporaryFolder("config") as folder, TemporaryFolder("cache") as cache:
         script = [sys.executable, SCRIPT]
         commands = {
             "--model": ([sys.executable, "-c", IMPORTS_OF_LOOP], [*PREDICT, "--model", MODEL]),
             "script": (script, [*PREDICT, "--fake-weights", "--", *script, write_config(folder)]),
         }
-        measure(commands["--model"][1])
+        measure(commands["--model"][1], cache)
         costs = {
-            name: [[measure(command) for command in pair] for _ in range(rounds)] for name, pair in commands.items()
+            name: [[measure(command, cache) for command in pair] for _ in range(rounds)]
+            for name, pair in commands.items()
         }
     found = {name: compare(*zip(*pairs, strict=True)) for name, pairs in costs.items()}
     load = f"shared with other programs, {os.getloadavg()[2]:.1f} processes on average"

@@ -1,0 +1,44 @@
+"""Batches of a training program: one text in each row, or several packed texts, which do not attend to each other."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import DataCollatorWithFlattening
+
+from experiments.errors import InputError
+from experiments.prediction.loops.job import LoopJob
+
+IGNORED_LABEL = -100
+"""Label of the first token of a text, which no token of the same text predicts."""
+CAUSAL_CLASSES = ("ForCausalLM", "LMHeadModel")
+Sample = dict[str, torch.Tensor]
+
+
+def make_batch(samples: Sequence[Sample], job: LoopJob) -> dict[str, Any]:
+    """Return a batch of samples, each (tokens,) or of another shape of the model: stacked, packed or flattened.
+
+    Packed, a row has ``job.packing`` texts without padding, whose positions begin at 0. With flash attention, all texts
+    of the batch are one row, (1, batch * tokens), as by transformers' DataCollatorWithFlattening and in TRL's packing.
+    """
+    if job.packing is None:
+        return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+    rows = [sample["input_ids"].tensor_split(job.packing) for sample in samples]
+    if job.attention == "flash_attention_2":
+        texts = [{"input_ids": text.tolist()} for row in rows for text in row]
+        batch: dict[str, Any] = DataCollatorWithFlattening(return_flash_attn_kwargs=True)(texts)
+        return batch
+    positions = torch.stack([torch.cat([torch.arange(len(text)) for text in row]) for row in rows])
+    tokens = torch.stack([torch.cat(row) for row in rows])
+    labels = tokens.masked_fill(positions == 0, IGNORED_LABEL)
+    return {"input_ids": tokens, "labels": labels, "position_ids": positions}
+
+
+def reject_unpackable(sample: Sample, class_name: str, names: Sequence[str], job: LoopJob) -> None:
+    """Raise InputError if texts are to be packed for a model that would mix them, or that has other inputs."""
+    only_texts = sample.keys() == {"input_ids", "labels"} and class_name.endswith(CAUSAL_CLASSES)
+    if job.packing and not (only_texts and "position_ids" in names):
+        raise InputError(
+            f"--packing {job.packing}: {class_name} cannot tell packed texts apart; allowed: causal language models"
+            " with position_ids, such as LlamaForCausalLM"
+        )

@@ -1,0 +1,94 @@
+"""Keep the predictions of the project's own programs in the cache, so that a repeated question is not traced again."""
+
+import functools
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from experiments.prediction.script.options import ScriptOptions
+from experiments.prediction.script.record import ScriptPrediction
+from experiments.suites.cards import card_named
+from experiments.system.files import CODE_FOLDER, cache_folder, write_atomically
+from provision.files import read_bytes
+
+FOLDER = "program-predictions"
+CODE = ("experiments", "provision")
+CODE_SUFFIXES = (".py", ".h", ".cpp", ".yaml", ".toml", ".json")
+NOT_CODE = ("evidence", "notebooks", "cli", "report", "charts", "history", "watch", "semester", "bundle", "notify")
+"""Folders of the project whose files no prediction depends on."""
+PACKAGE_SUFFIXES = (".dist-info", ".egg-info")
+VARIABLES = ("ACCELERATE", "BNB", "CUBLAS", "CUDA", "CUDNN", "DEEPSPEED", "DS_", "FSDP", "HF_", "NCCL", "NVIDIA_TF32")
+VARIABLES_OF_TORCH = ("PYTORCH", "TORCH", "TRANSFORMERS", "TRITON")
+"""Beginnings of the names of environment variables that can change what a program allocates."""
+PREDICTIONS = TypeAdapter(tuple[ScriptPrediction, ...])
+
+
+class PredictionStore:
+    """Stored predictions of one program, for each group of cards that was traced.
+
+    The key contains everything that can change a prediction: the command with its job, facts that the command only
+    names, the options of the trace, all properties of the cards, this project's code, the versions of all installed
+    packages and of Python, and the environment variables of the libraries. Failures are not stored.
+    """
+
+    def __init__(self, command: Sequence[str], options: ScriptOptions, facts: Iterable[str] = ()) -> None:
+        """Describe the program. facts: content that the command names only, such as a model's configuration."""
+        described = {name: str(getattr(options, name)) for name in ("steps", "limit_s", "all_ranks", "gpus")}
+        self._program = [*command, json.dumps(described), *facts]
+
+    def read(self, group: Sequence[str]) -> list[ScriptPrediction] | None:
+        """Return the predictions for a group of cards; None if none are stored, or if the file cannot be read."""
+        try:
+            return list(PREDICTIONS.validate_json(read_bytes(self.path(group))))
+        except (OSError, ValidationError):
+            return None
+
+    def write(self, group: Sequence[str], predictions: Sequence[ScriptPrediction]) -> None:
+        """Store the predictions for a group of cards."""
+        path = self.path(group)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, PREDICTIONS.dump_json(tuple(predictions)).decode())
+
+    def path(self, group: Sequence[str]) -> Path:
+        """Return the file of the predictions for a group of cards."""
+        cards = [f"{name} {card_named(name).model_dump_json()}" for name in group]
+        parts = [*self._program, *cards, _code_sha256(), sys.version, *_packages(), *_variables()]
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+        return cache_folder() / FOLDER / f"{key}.json"
+
+
+@functools.cache
+def _code_sha256() -> str:
+    """Return the SHA-256 of the project's files that a prediction can depend on, with their names."""
+    digest = hashlib.sha256()
+    for folder in CODE:
+        for path in _code_files(CODE_FOLDER / folder):
+            digest.update(str(path.relative_to(CODE_FOLDER)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _code_files(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in NOT_CODE]
+        found += [Path(place, name) for name in names if name.endswith(CODE_SUFFIXES)]
+    return sorted(found)
+
+
+@functools.cache
+def _packages() -> tuple[str, ...]:
+    """Return the names and versions of all installed packages, as the folders of their metadata are named."""
+    found: set[str] = set()
+    for place in filter(os.path.isdir, sys.path):
+        found.update(name for name in os.listdir(place) if name.endswith(PACKAGE_SUFFIXES))
+    return tuple(sorted(found))
+
+
+def _variables() -> list[str]:
+    beginnings = (*VARIABLES, *VARIABLES_OF_TORCH)
+    return sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith(beginnings))
