@@ -17,6 +17,8 @@ from experiments.training.measure.schedule import relative_spread
 from provision.temporary import TemporaryFolder
 from tests.benchmarks.forks import FORK
 
+LOG_LINES = 40
+"""Number of log lines that are kept if a program fails."""
 SCRIPTS = Path(__file__).parent / "scripts"
 STEPS = 2
 TIMED_STEPS = 6
@@ -48,9 +50,11 @@ class Measurement:
     """The memory of this process before its third optimizer step, and the seconds of later steps.
 
     The hooks that find the third step delay the host, so the timed steps run without the hooks of modules.
+    timed_steps: number of timed steps; 0: the process ends before the third step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timed_steps: int = TIMED_STEPS) -> None:
+        self._timed_steps = timed_steps
         self._found: dict[str, Any] = {}
         self._begun: list[Any] = []
         self._optimizers = 1
@@ -71,13 +75,18 @@ class Measurement:
             self._optimizers = optimizers
             for hooks in (modules._global_forward_pre_hooks, modules._global_forward_hooks):
                 hooks.clear()
+            if not self._timed_steps:
+                self._end()
             return
         begun = torch.cuda.Event(enable_timing=True)
         begun.record()
         self._begun.append(begun)
-        if len(self._begun) == (TIMED_STEPS + 1) * self._optimizers:
-            self.write()
-            os._exit(0)
+        if len(self._begun) == (self._timed_steps + 1) * self._optimizers:
+            self._end()
+
+    def _end(self) -> None:
+        self.write()
+        os._exit(0)
 
     def write(self) -> None:
         """Print the measurement, or write it to a file in $MEASURED_FOLDER; do nothing before the third step."""
@@ -99,14 +108,15 @@ class Measurement:
             torch.distributed.barrier()
 
 
-def watch() -> Measurement:
+def watch(timed_steps: int = TIMED_STEPS) -> Measurement:
     """Measure this process's memory until its third optimizer step, and the seconds of later steps.
 
-    The process ends after TIMED_STEPS of them. If the program ends before, ``write`` of the measurement must be called.
+    The process ends after ``timed_steps`` of them. If the program ends before, ``write`` of the measurement must be
+    called.
     """
     from experiments.prediction.script.traced.watch import TrainingWatcher
 
-    measurement = Measurement()
+    measurement = Measurement(timed_steps)
 
     def begin_step() -> None:
         measurement.begin_step(len(watcher.steps_by_optimizer))
@@ -116,39 +126,47 @@ def watch() -> Measurement:
     return measurement
 
 
-def measure_one(words: list[str]) -> None:
-    """Run a file or a module (`-m MODULE`) in this process as ``watch`` does."""
-    measurement = watch()
+def measure_one(words: list[str], timed_steps: int = TIMED_STEPS) -> None:
+    """Run a file or a module (`-m MODULE`) in this process, and measure it as ``watch`` does."""
+    measurement = watch(timed_steps)
+    run_program(words)
+    measurement.write()
+
+
+def run_program(words: list[str]) -> None:
+    """Run a file or a module (`-m MODULE`) with its arguments in this process, as python does."""
     if words[0] == "-m":
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv, sys.path[0] = words, str(Path(words[0]).parent)
         runpy.run_path(words[0], run_name="__main__")
-    measurement.write()
 
 
-def measure_in_fork(words: list[str]) -> dict[str, Any]:
+def measure_in_fork(words: list[str], timed_steps: int = TIMED_STEPS, limit_s: float | None = None) -> dict[str, Any]:
     """Return what ``measure_one`` measures in a fork of this process, which has not used the GPU; or {"error": LINES}.
 
-    The fork does not import the usual libraries again.
+    The fork does not import the usual libraries again. It is killed after ``limit_s`` seconds; None: never.
     """
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # else this process uses the GPU when it looks for one
     importlib.import_module("experiments.prediction.loops.build")
     with TemporaryFolder("measured") as temporary:
         found, log = temporary / "0.json", temporary / "log.txt"
-        process = FORK.Process(target=_measure_and_log, args=(words, temporary, log))
+        process = FORK.Process(target=_measure_and_log, args=(words, timed_steps, temporary, log))
         process.start()
+        process.join(limit_s)
+        process.kill()
         process.join()
         if not found.exists():
-            return {"error": log.read_text(errors="replace").strip().splitlines()[-5:]}
+            lines = log.read_text(errors="replace").strip().splitlines()[-LOG_LINES:]
+            return {"error": [*lines, f"exit status {process.exitcode}"]}
         measured: dict[str, Any] = json.loads(found.read_text())
         return measured
 
 
-def _measure_and_log(words: list[str], folder: Path, log: Path) -> None:
+def _measure_and_log(words: list[str], timed_steps: int, folder: Path, log: Path) -> None:
     os.environ["MEASURED_FOLDER"] = str(folder)
     with log.open("w") as out:
         for stream in (1, 2):
             os.dup2(out.fileno(), stream)
-    measure_one(words)
+    measure_one(words, timed_steps)

@@ -1,0 +1,118 @@
+"""Measure the first of several ranks alone on one GPU, with DeepSpeed and FSDP, and compare it with predictions.
+
+    python -m tests.benchmarks.prediction.lone_loops measure FILE [CASE ...]    on a GPU without a memory limit
+    python -m tests.benchmarks.prediction.lone_loops predict FILE [CASE ...]    without a GPU
+    python -m tests.benchmarks.prediction.lone_loops compare
+
+The trainings of cases.yaml run with a process group whose collective operations do nothing (lone_rank.py). ``measure``
+and ``predict`` write a line of JSON for each case to FILE, and skip the cases that it has; a case that failed runs
+again. Without CASE: all of cases.yaml. Measured and predicted memory are those before the third optimizer step.
+``compare`` reads lone_loops.jsonl and lone_loops_predicted.jsonl in experiments/evidence/prediction_h200, and writes
+lone_loops.md there.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from experiments.system.files import write_atomically
+from tests.benchmarks.prediction.loop_cases import loop_words
+from tests.benchmarks.prediction.unchanged_program import SCRIPTS, STEPS, measure_in_fork
+
+HERE = Path(__file__).parent
+CARD = "h200_141gb"
+LIMIT_S = 300
+LONE_RANK = ("-m", "tests.benchmarks.prediction.lone_loops.lone_rank")
+Answer = dict[str, Any]
+
+
+class Case(NamedTuple):
+    """A training on ``ranks`` ranks. words: the command line after `python`."""
+
+    name: str
+    ranks: int
+    words: tuple[str, ...]
+
+
+def read_cases() -> list[Case]:
+    """Return the cases of cases.yaml."""
+    listed = yaml.safe_load((HERE / "cases.yaml").read_text())
+    cases = []
+    for name, case in listed["loops"].items():
+        words = loop_words(case["loop"], case["model"], listed["common"] | case["settings"])
+        cases.append(Case(name, case["ranks"], words))
+    for name, case in listed["scripts"].items():
+        script, *options = case["script"].split()
+        cases.append(Case(name, case["ranks"], (str(SCRIPTS / script), *options)))
+    return cases
+
+
+def selected_cases(wanted: list[str]) -> list[Case]:
+    """Return the cases with these names, or all cases without names. Exits with an error for an unknown name."""
+    known = {case.name: case for case in read_cases()}
+    if unknown := [name for name in wanted if name not in known]:
+        raise SystemExit(f"{unknown[0]}: unknown case; allowed: {', '.join(known)}")
+    return [known[name] for name in wanted or known]
+
+
+def measure(case: Case) -> Answer:
+    """Return the memory of the first rank in GiB, the GPU and the version of PyTorch; or {"error": LINES}."""
+    found = measure_in_fork([*LONE_RANK, str(case.ranks), *case.words], timed_steps=0, limit_s=LIMIT_S)
+    return {name: value for name, value in found.items() if name not in ("rank", "timed_steps")}
+
+
+def predict(case: Case) -> Answer:
+    """Return the predicted memory of the first rank in GiB; or {"error": LINES}."""
+    from experiments.errors import InputError
+    from experiments.prediction.script.options import ScriptOptions
+    from experiments.prediction.script.trace import trace_script
+
+    start = ["python"] if case.ranks == 1 else ["torchrun", "--nproc-per-node", str(case.ranks)]
+    try:
+        (one,) = trace_script([*start, *case.words], [CARD], lambda _: None, ScriptOptions(steps=STEPS))
+    except InputError as error:
+        return {"error": str(error).splitlines()}
+    return {"peak_gib": one.peak_gib, "reserved_gib": one.reserved_gib}
+
+
+def read_answers(file: Path) -> dict[str, Answer]:
+    """Return the answers in a file by the names of their cases."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    return {answer["case"]: answer for answer in map(json.loads, lines)}
+
+
+def answer_cases(file: Path, wanted: list[str], run: Callable[[Case], Answer]) -> bool:
+    """Write the answer for each wanted case that has none to the file. Return whether all wanted cases succeeded."""
+    cases, answers = selected_cases(wanted), read_answers(file)
+    for number, case in enumerate(cases, start=1):
+        kept = case.name in answers and "error" not in answers[case.name]
+        if not kept:
+            started = time.monotonic()
+            answer = run(case)
+            seconds = round(time.monotonic() - started, 1)
+            answers[case.name] = {"case": case.name, "ranks": case.ranks, **answer, "seconds": seconds}
+            write_atomically(file, "".join(json.dumps(one) + "\n" for one in answers.values()))
+        print(f"{number}/{len(cases)} {describe(answers[case.name])}{' (kept)' if kept else ''}", flush=True)
+    failed = [case.name for case in cases if "error" in answers[case.name]]
+    print(f"{len(cases) - len(failed)} of {len(cases)} cases in {file}; failed: {', '.join(failed) or 'none'}")
+    return not failed
+
+
+def describe(answer: Answer) -> str:
+    """Return a line on an answer, or lines on an error."""
+    head = f"{answer['case']}: {answer['seconds']:.0f} s"
+    if "error" in answer:
+        return "\n    ".join([f"{head}, failed:", *answer["error"]])
+    return f"{head}, peak {answer['peak_gib']:.3f} GiB, reserved {answer['reserved_gib']:.3f} GiB"
+
+
+if __name__ == "__main__":
+    what, target, *names = sys.argv[1:]
+    run = measure if what == "measure" else predict
+    sys.exit(0 if answer_cases(Path(target), names, run) else 1)
