@@ -12,22 +12,28 @@ lone_loops.md there.
 """
 
 import json
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import yaml
 
 from experiments.system.files import write_atomically
+from provision.temporary import TemporaryFolder
 from tests.benchmarks.prediction.loop_cases import loop_words
-from tests.benchmarks.prediction.unchanged_program import SCRIPTS, STEPS, measure_in_fork
+from tests.benchmarks.prediction.unchanged_program import SCRIPTS, STEPS, measure_one
 
 HERE = Path(__file__).parent
+REPOSITORY = Path(__file__).parents[4]
 CARD = "h200_141gb"
 LIMIT_S = 300
+LINES = 40
+"""Number of log lines that are kept if a case fails."""
+MEASURED = ("device", "torch", "peak_gib", "reserved_gib")
 LONE_RANK = ("-m", "tests.benchmarks.prediction.lone_loops.lone_rank")
 Answer = dict[str, Any]
 
@@ -62,9 +68,31 @@ def selected_cases(wanted: list[str]) -> list[Case]:
 
 
 def measure(case: Case) -> Answer:
-    """Return the memory of the first rank in GiB, the GPU and the version of PyTorch; or {"error": LINES}."""
-    found = measure_in_fork([*LONE_RANK, str(case.ranks), *case.words], timed_steps=0, limit_s=LIMIT_S)
-    return {name: value for name, value in found.items() if name not in ("rank", "timed_steps")}
+    """Return the memory of the first rank in GiB, the GPU and the version of PyTorch; or {"error": LINES}.
+
+    A process of its own runs the case. A fork could not use the GPU if this process has looked for one.
+    """
+    words = [sys.executable, "-m", __spec__.parent, "one", str(case.ranks), *case.words]
+    with TemporaryFolder("measured") as folder:
+        path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+        environment = os.environ | {"MEASURED_FOLDER": str(folder), "PYTHONPATH": path}
+        log = folder / "log.txt"
+        with log.open("w") as out:
+            end = _run(words, environment, out)
+        found = folder / "0.json"
+        if not found.exists():
+            return {"error": [*log.read_text(errors="replace").splitlines()[-LINES:], end]}
+        measured = json.loads(found.read_text())
+    return {name: measured[name] for name in MEASURED}
+
+
+def _run(words: list[str], environment: dict[str, str], out: TextIO) -> str:
+    """Run a command; return how it ended."""
+    try:
+        ran = subprocess.run(words, env=environment, stdout=out, stderr=out, timeout=LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return f"no answer within {LIMIT_S} s"
+    return f"exit status {ran.returncode}"
 
 
 def predict(case: Case) -> Answer:
@@ -114,5 +142,8 @@ def describe(answer: Answer) -> str:
 
 if __name__ == "__main__":
     what, target, *names = sys.argv[1:]
+    if what == "one":
+        measure_one([*LONE_RANK, target, *names], timed_steps=0)
+        sys.exit("the program ended before its third optimizer step")
     run = measure if what == "measure" else predict
     sys.exit(0 if answer_cases(Path(target), names, run) else 1)

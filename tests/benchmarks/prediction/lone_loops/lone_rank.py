@@ -31,7 +31,7 @@ def replace_groups(ranks: int) -> None:
     }
     start, store = dist.init_process_group, FakeStore()
 
-    def init_process_group(backend: str | None = None, *_: Any, **__: Any) -> None:  # noqa: ARG001 - callers pass it
+    def init_process_group(backend: str | None = None, *_: Any, **__: Any) -> None:
         start(backend="fake", store=store, rank=0, world_size=ranks)
 
     replace_init_process_group(init_process_group)
