@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -25,6 +25,7 @@ import yaml
 from experiments.system.files import write_atomically
 from provision.temporary import TemporaryFolder
 from tests.benchmarks.prediction.loop_cases import loop_words
+from tests.benchmarks.prediction.tables import EVIDENCE, ErrorTable
 from tests.benchmarks.prediction.unchanged_program import SCRIPTS, STEPS, measure_one
 
 HERE = Path(__file__).parent
@@ -140,7 +141,36 @@ def describe(answer: Answer) -> str:
     return f"{head}, peak {answer['peak_gib']:.3f} GiB, reserved {answer['reserved_gib']:.3f} GiB"
 
 
+def table(measured: Mapping[str, Answer], predicted: Mapping[str, Answer]) -> str:
+    """Return a table of the cases with the errors of the predictions, and the largest differences in GiB."""
+    errors, failed = ErrorTable("training", "ranks"), []
+    differences: dict[str, list[float]] = {"peak_gib": [], "reserved_gib": []}
+    for case in read_cases():
+        sides = {"measured": measured.get(case.name), "predicted": predicted.get(case.name)}
+        problems = [f"- {case.name}: not {side}" for side, one in sides.items() if not one or "error" in one]
+        failed += problems
+        if problems:
+            continue
+        before, after = measured[case.name], predicted[case.name]
+        errors.add(case.name, case.ranks, measured=before, predicted=after)
+        for quantity, values in differences.items():
+            values.append(abs(after[quantity] - before[quantity]))
+    peak, reserved = (max(values, default=0.0) for values in differences.values())
+    largest = f"\nLargest difference: {peak:.3f} GiB of the peak, {reserved:.3f} GiB of reserved memory.\n"
+    return "\n".join([errors.text() + largest, *failed]).rstrip() + "\n"
+
+
+def compare() -> None:
+    """Print and write the table of the stored measurements and predictions."""
+    text = table(read_answers(EVIDENCE / "lone_loops.jsonl"), read_answers(EVIDENCE / "lone_loops_predicted.jsonl"))
+    print(text)
+    write_atomically(EVIDENCE / "lone_loops.md", text)
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["compare"]:
+        compare()
+        sys.exit()
     what, target, *names = sys.argv[1:]
     if what == "one":
         measure_one([*LONE_RANK, target, *names], timed_steps=0)
