@@ -71,6 +71,15 @@ def test_the_page_states_the_stored_errors_of_the_training_loops() -> None:
     assert f"The median error of the peak is {peak.median} %. The largest error is {peak.largest} %" in page()
 
 
+def test_the_page_states_the_stored_differences_of_the_first_ranks_that_ran_alone() -> None:
+    text = (EVIDENCE / "prediction_h200/lone_loops.md").read_text()
+    peak, reserved = re.findall(r"([\d.]+) GiB of", text)
+    assert (
+        f"In all {summaries('prediction_h200/lone_loops.md')[0].cases} training runs, the peak differs by at most {peak}"
+        f" GiB from the predicted one, and the reserved memory by at most {reserved} GiB." in page()
+    )
+
+
 def test_the_page_states_the_stored_number_of_published_measurements() -> None:
     known, other = summaries("prediction_published/published.md")
     assert f"with {int(known.cases) + int(other.cases)} measurements that other people published" in page()

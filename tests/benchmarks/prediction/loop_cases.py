@@ -10,6 +10,7 @@ before the program's third optimizer step; the measured time is the median of la
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,14 +79,13 @@ class Case(NamedTuple):
 def program(loop: str, model: str, **overrides: object) -> tuple[str, ...]:
     """Return the arguments of python that train the model in the loop."""
     own = OWN.get(f"{loop} {model}", PLAIN if loop == "plain" else TRAINER)
+    return loop_words(loop, model, {"batch": 8, "seq": 512, **own, **overrides})
+
+
+def loop_words(loop: str, model: str, settings: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the arguments of python that train the model in the loop with these settings of a LoopJob."""
     architecture = {"model_type": model, **MODELS[model]}
-    job = {
-        "model": {"family": "transformers", "architecture": architecture},
-        "batch": 8,
-        "seq": 512,
-        **own,
-        **overrides,
-    }
+    job = {"model": {"family": "transformers", "architecture": architecture}, **settings}
     return "-m", f"experiments.prediction.loops.{loop}", json.dumps(job)
 
 

@@ -48,9 +48,11 @@ class Measurement:
     """The memory of this process before its third optimizer step, and the seconds of later steps.
 
     The hooks that find the third step delay the host, so the timed steps run without the hooks of modules.
+    timed_steps: number of timed steps; 0: the process ends before the third step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timed_steps: int = TIMED_STEPS) -> None:
+        self._timed_steps = timed_steps
         self._found: dict[str, Any] = {}
         self._begun: list[Any] = []
         self._optimizers = 1
@@ -71,13 +73,18 @@ class Measurement:
             self._optimizers = optimizers
             for hooks in (modules._global_forward_pre_hooks, modules._global_forward_hooks):
                 hooks.clear()
+            if not self._timed_steps:
+                self._end()
             return
         begun = torch.cuda.Event(enable_timing=True)
         begun.record()
         self._begun.append(begun)
-        if len(self._begun) == (TIMED_STEPS + 1) * self._optimizers:
-            self.write()
-            os._exit(0)
+        if len(self._begun) == (self._timed_steps + 1) * self._optimizers:
+            self._end()
+
+    def _end(self) -> None:
+        self.write()
+        os._exit(0)
 
     def write(self) -> None:
         """Print the measurement, or write it to a file in $MEASURED_FOLDER; do nothing before the third step."""
@@ -99,14 +106,15 @@ class Measurement:
             torch.distributed.barrier()
 
 
-def watch() -> Measurement:
+def watch(timed_steps: int = TIMED_STEPS) -> Measurement:
     """Measure this process's memory until its third optimizer step, and the seconds of later steps.
 
-    The process ends after TIMED_STEPS of them. If the program ends before, ``write`` of the measurement must be called.
+    The process ends after ``timed_steps`` of them. If the program ends before, ``write`` of the measurement must be
+    called.
     """
     from experiments.prediction.script.traced.watch import TrainingWatcher
 
-    measurement = Measurement()
+    measurement = Measurement(timed_steps)
 
     def begin_step() -> None:
         measurement.begin_step(len(watcher.steps_by_optimizer))
@@ -116,16 +124,21 @@ def watch() -> Measurement:
     return measurement
 
 
-def measure_one(words: list[str]) -> None:
-    """Run a file or a module (`-m MODULE`) in this process as ``watch`` does."""
-    measurement = watch()
+def measure_one(words: list[str], timed_steps: int = TIMED_STEPS) -> None:
+    """Run a file or a module (`-m MODULE`) in this process, and measure it as ``watch`` does."""
+    measurement = watch(timed_steps)
+    run_program(words)
+    measurement.write()
+
+
+def run_program(words: list[str]) -> None:
+    """Run a file or a module (`-m MODULE`) with its arguments in this process, as python does."""
     if words[0] == "-m":
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv, sys.path[0] = words, str(Path(words[0]).parent)
         runpy.run_path(words[0], run_name="__main__")
-    measurement.write()
 
 
 def measure_in_fork(words: list[str]) -> dict[str, Any]:
