@@ -31,7 +31,7 @@ from experiments.semester.parts import CheckPart
 from experiments.semester.state import Check, EndedPart
 from experiments.semester.versions import VERSION_SETS
 from experiments.suites.suite import suite_named
-from tests.experiments.cli.test_predict_script import prediction
+from tests.experiments.cli.predict.test_predict_script import prediction
 from tests.support.results.handwritten import SUITE, h200_run, ranks_run, tiny_run, with_predictions, worse_run
 from tests.support.results.semesters import repeat_run
 from tests.support.services.chromium import Page, chromium_path

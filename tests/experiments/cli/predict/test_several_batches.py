@@ -9,7 +9,7 @@ from experiments.errors import InputError
 from experiments.prediction import loop_fit
 from experiments.prediction.script import trace
 from experiments.prediction.script.trace import ScriptFailed, SimulationFailed
-from tests.experiments.cli.test_predict_script import card_prediction, prediction
+from tests.experiments.cli.predict.test_predict_script import card_prediction, prediction
 
 MODEL = ["--model", "tiny-llama-1.1b", "--card", "a100_80gb"]
 FAILURES = [
