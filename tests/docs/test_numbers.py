@@ -104,6 +104,15 @@ def test_the_page_states_the_stored_errors_of_step_times(folder: str, sentence: 
     assert f"{sentence.format(rows=rows, mean=mean)} and the largest {largest} %." in page()
 
 
+def test_the_page_states_the_stored_errors_with_constants_of_the_other_suites() -> None:
+    rows = {
+        card: json.loads((EVIDENCE / f"prediction_{card}" / "step_times.json").read_text())["rows"]
+        for card in ("h100", "h200")
+    }
+    h100, h200 = (f"{100 * fmean(abs(one['held_out_error']) for one in found):.1f} %" for found in rows.values())
+    assert f"the mean error is {h100} on an H100, and {h200} on an H200." in page()
+
+
 def test_the_page_states_the_stored_errors_on_the_machine_where_operations_were_measured() -> None:
     found = json.loads((EVIDENCE / "prediction_h200" / "calibrated" / "step_times.json").read_text())
     by_host = mean_errors_by_host([(abs(one["error"]), one["limited_by"]) for one in found["rows"]])

@@ -357,7 +357,7 @@ assert scratch == 24 * 2**20 + 3072, scratch  # as measured on an H100
 
 GROUPS = {
     "a100_80gb": 60.0,
-    "a10_24gb": 60.0,
+    "a30_24gb": 60.0,
     "h100_80gb": 61.0,
     "v100_16gb": 70.0,
     "mi210_64gb": 60.0,

@@ -80,7 +80,7 @@ def test_an_operation_that_breaks_the_gpu_ends_the_calibration_which_resumes_aft
 
     with monkeypatch.context() as broken:
         broken.setattr("torch.cuda.empty_cache", reject)
-        with pytest.raises(InputError, match=r"aten::relu.out failed on this GPU.*run the command again"):
+        with pytest.raises(InputError, match=r"aten::relu.out failed, and the GPU now rejects.*run the command again"):
             run_calibration(FakeGpu(rejected=8))
     again = FakeGpu()
     run_calibration(again)
