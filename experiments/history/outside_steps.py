@@ -121,4 +121,4 @@ def row_parts(settings: Settings, parameters: int, card: str) -> dict[Stage, dic
 
 
 def _has_cudnn_attention(settings: Settings, card: str) -> bool:
-    return settings.precision.startswith("bf16") and kernel_properties(card_named(card)).cudnn
+    return settings.precision.startswith("bf16") and kernel_properties(card_named(card)).cudnn_width > 0

@@ -17,17 +17,18 @@ class KernelProperties:
     """The properties of a card that determine which kernels PyTorch uses and how much memory they need.
 
     flash: flash attention. memory_efficient: memory-efficient attention for all data types except bfloat16.
-    memory_efficient_bfloat16: memory-efficient attention for bfloat16. cudnn: attention of cuDNN, which PyTorch prefers
-    to the others. workspace_bytes: memory that a cuBLAS handle allocates at its first matrix product and keeps.
-    multiprocessors: the card's number of multiprocessors, which determines the scratch memory of large reductions.
-    attention_generation: the lowest compute capability, times 10, with the same attention kernels of PyTorch (not
-    cuDNN's), which determines the scratch memory of attention; 0: AMD's kernels.
+    memory_efficient_bfloat16: memory-efficient attention for bfloat16. cudnn_width: number of values of a head up to
+    which PyTorch prefers cuDNN's attention to the others; 0: never. workspace_bytes: memory that a cuBLAS handle
+    allocates at its first matrix product and keeps. multiprocessors: the card's number of multiprocessors, which
+    determines the scratch memory of large reductions. attention_generation: the lowest compute capability, times 10,
+    with the same attention kernels of PyTorch (not cuDNN's), which determines the scratch memory of attention; 0: AMD's
+    kernels.
     """
 
     flash: bool
     memory_efficient: bool
     memory_efficient_bfloat16: bool
-    cudnn: bool
+    cudnn_width: int
     workspace_bytes: int
     multiprocessors: int
     attention_generation: int
@@ -39,8 +40,8 @@ def kernel_properties(card: Card) -> KernelProperties:
     The rules are from the source code of PyTorch 2.12 and 2.13:
 
     - aten/src/ATen/native/transformers/cuda/sdp_utils.cpp: flash attention from 8.0. Memory-efficient attention from
-      5.0, in bfloat16 from 8.0. cuDNN's attention is preferred on 9.x and 10.x. On AMD's gfx90a and gfx942, all
-      except cuDNN's.
+      5.0, in bfloat16 from 8.0. cuDNN's attention is preferred on 9.x, for heads of up to 256 values (with cuDNN from
+      9.10), and on 10.x, up to 128. On AMD's gfx90a and gfx942, all except cuDNN's.
     - aten/src/ATen/cuda/CublasHandlePool.cpp: workspaces of 32 MiB on 9.x, 10.x and 12.x (pytorch/pytorch#175344),
       else 8 MiB + 128 KiB. On AMD, 128 MiB on gfx94x, else 32 MiB.
     - aten/src/ATen/native/transformers/cuda/mem_eff_attention/kernels/generate_kernels.py: kernels for 5.0, 7.0, 7.5
@@ -49,14 +50,14 @@ def kernel_properties(card: Card) -> KernelProperties:
     if card.compute_capability.startswith("gfx"):
         fused = card.compute_capability in AMD_WITH_ATTENTION_KERNELS
         workspace = 128 * MIB if card.compute_capability.startswith("gfx94") else 32 * MIB
-        return KernelProperties(fused, fused, fused, False, workspace, card.multiprocessors, 0)
+        return KernelProperties(fused, fused, fused, 0, workspace, card.multiprocessors, 0)
     major = int(card.compute_capability.split(".")[0])
     capability = round(10 * float(card.compute_capability))
     return KernelProperties(
         flash=major >= 8,
         memory_efficient=major >= 5,
         memory_efficient_bfloat16=major >= 8,
-        cudnn=major in (9, 10),
+        cudnn_width={9: 256, 10: 128}.get(major, 0),
         workspace_bytes=32 * MIB if major in (9, 10, 12) else 8 * MIB + 128 * KIB,
         multiprocessors=card.multiprocessors,
         attention_generation=_attention_generation(capability),
@@ -76,7 +77,7 @@ def group_by_kernels(card_names: Sequence[str]) -> list[list[str]]:
     """Return the cards in groups with the same kernels. Each group begins with the card with the most multiprocessors.
 
     A trace for that first card is valid for its group, as the others need hardly more scratch memory: none for
-    reductions, and at most a few MiB for a small flash attention, whose parts depend on the number of multiprocessors.
+    reductions, and up to about 60 MiB for a small flash attention, whose parts depend on the number of multiprocessors.
     """
 
     def kernels_key(name: str) -> tuple[int, ...]:

@@ -113,7 +113,7 @@ def _match_attention_kernels(kernels: KernelProperties, precision: Precision) ->
     torch.backends.cuda.enable_flash_sdp(kernels.flash)
     efficient = kernels.memory_efficient if precision == "32-true" else kernels.memory_efficient_bfloat16
     torch.backends.cuda.enable_mem_efficient_sdp(efficient)
-    torch.backends.cuda.enable_cudnn_sdp(kernels.cudnn)
+    torch.backends.cuda.enable_cudnn_sdp(kernels.cudnn_width > 0)
 
 
 def _gpu_architecture(properties: Any) -> str:

@@ -186,7 +186,7 @@ bool is_own_flash_backward(const std::string& name, const std::vector<IValue>& a
   if (name == "aten::_flash_attention_backward") return true;
   if (name != "aten::_scaled_dot_product_flash_attention_backward") return false;
   const Block* sums = find_block(arguments[5].toTensor());
-  return !card.cudnn_attention || (sums && sums->of_flash);
+  return !card.cudnn_width || (sums && sums->of_flash);
 }
 
 // Allocate the copies that a backward pass makes of the gradient of the output, and flash attention also of the output,

@@ -15,7 +15,7 @@ struct CardProperties {
   bool flash = true;             // flash attention kernels
   bool efficient = true;         // memory-efficient attention in other data types than bfloat16
   bool bfloat_efficient = true;  // memory-efficient attention in bfloat16
-  bool cudnn_attention = false;  // cuDNN's attention, which is preferred to the others
+  int64_t cudnn_width = 0;       // values per head up to which cuDNN's attention is preferred to the others; 0: never
   int64_t workspace_bytes = 0;   // size of the workspace of one cuBLAS handle
   int64_t multiprocessors = 1;   // number of multiprocessors, over which a large reduction is divided
   int64_t attention_generation = 80;  // of PyTorch's own attention kernels: 10 times a compute capability, or kAmd
@@ -28,33 +28,36 @@ CardProperties card;
 // Whether cuDNN computes the next attention that this thread runs as flash attention.
 thread_local bool chose_cudnn = false;
 
-// Return whether cuDNN's attention is chosen instead of flash attention (check_cudnn_tensor_shapes in sdp_utils.cpp,
-// with cuDNN up to 9.22).
-bool prefers_cudnn(const Tensor& query, const Tensor& key, const Tensor& value) {
+// Return whether cuDNN's attention supports heads of up to `limit` values, and the program allows it
+// (can_use_cudnn_attention in sdp_utils.cpp, with cuDNN from 9.14).
+bool supports_cudnn(const Tensor& query, const Tensor& key, const Tensor& value, int64_t limit) {
+  const auto& context = at::globalContext();
+  const bool deterministic = context.deterministicAlgorithms() && !context.deterministicAlgorithmsWarnOnly();
+  const bool low_precision = query.scalar_type() == at::kHalf || query.scalar_type() == at::kBFloat16;
   const int64_t width = query.size(3), value_width = value.size(3);
-  return card.cudnn_attention && at::globalContext().userEnabledCuDNNSDP() && std::max(width, value_width) <= 128 &&
+  return context.userEnabledCuDNNSDP() && !deterministic && low_precision && std::max(width, value_width) <= limit &&
       width % 8 == 0 && value_width % 8 == 0 && key.size(2) > 1;
 }
 
 // Return whether flash attention cannot compute the gradients of such wide heads, because of the card's shared memory
 // (check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_120 in sdp_utils.cpp).
 bool is_too_wide_for_flash(const Tensor& query, const Tensor& key, const Tensor& value, double dropout) {
-  const bool trains = query.requires_grad() || key.requires_grad() || value.requires_grad();
+  const bool trains =
+      at::GradMode::is_enabled() && (query.requires_grad() || key.requires_grad() || value.requires_grad());
   const bool small = card.attention_generation == 86 || card.attention_generation == 120;
   return small && trains && query.size(3) > 192 && (query.size(3) <= 224 || dropout > 0);
 }
 
-// Return plain attention. Fail as PyTorch does if the program allows only kernels that do not support the attention.
+// Return plain attention. Fail as PyTorch does if the program does not allow it.
 int64_t plain_attention() {
-  const auto& context = at::globalContext();
-  const bool allowed = context.userEnabledMathSDP() || context.userEnabledCuDNNSDP();
-  TORCH_CHECK(allowed, "No available kernel. Aborting execution.");
+  TORCH_CHECK(at::globalContext().userEnabledMathSDP(), "No available kernel. Aborting execution.");
   return 0;
 }
 
-// Selection of the attention kernel as in ATen/native/transformers/cuda/sdp_utils.cpp: flash, memory-efficient, cuDNN's
-// or plain (SDPBackend 1, 2, 3, 0), with the conditions that can occur in training. Without a mask, cuDNN's attention has
-// results of the same sizes as flash attention, so 1 (flash) is returned for both.
+// Selection of the attention kernel as in ATen/native/transformers/cuda/sdp_utils.cpp: flash, memory-efficient,
+// cuDNN's or plain (SDPBackend 1, 2, 3, 0), with the conditions that can occur in training. Without a mask, and with
+// keys as wide as values, cuDNN's attention has results of the same sizes as flash attention, so 1 (flash) is
+// returned for both.
 int64_t choose_attention(
     const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask, double dropout,
     bool causal, std::optional<double>, bool grouped) {
@@ -68,22 +71,23 @@ int64_t choose_attention(
   const bool same_heads = query.size(1) == key.size(1) && key.size(1) == value.size(1);
   const bool square = query.size(2) == key.size(2);
   const bool flash = card.flash && context.userEnabledFlashSDP() && !is_too_wide_for_flash(query, key, value, dropout);
-  const bool cudnn = prefers_cudnn(query, key, value);
-  if ((flash || cudnn) && (half || bfloat) && !has_mask && query.size(3) <= 256 && query.size(3) == value.size(3) &&
-      (same_heads || grouped) && (square || !causal)) {
-    chose_cudnn = cudnn;
+  const bool same_width = query.size(3) == value.size(3), supports_heads = same_heads || grouped;
+  const auto cudnn_choice = [&] { return chose_cudnn = !has_mask && same_width, chose_cudnn ? 1 : 3; };
+  const bool supports_mask = !has_mask || !mask->requires_grad();
+  if (supports_heads && supports_mask && supports_cudnn(query, key, value, card.cudnn_width)) return cudnn_choice();
+  if (flash && (half || bfloat) && !has_mask && query.size(3) <= 256 && same_width && supports_heads &&
+      (square || !causal)) {
+    chose_cudnn = false;
     return 1;
   }
-  if (card.cudnn_attention && context.userEnabledCuDNNSDP() && (half || bfloat) && has_mask && !mask->requires_grad() &&
-      query.size(3) <= 256 && query.size(3) % 8 == 0 && value.size(3) % 8 == 0 && key.size(2) > 1 &&
-      (same_heads || grouped))
-    return 3;
   const bool efficient_type = bfloat ? card.bfloat_efficient : card.efficient && (half || type == at::kFloat);
   const int64_t alignment = 16 / static_cast<int64_t>(query.element_size());
-  return efficient_type && context.userEnabledMemEfficientSDP() && same_heads && query.size(3) % alignment == 0 &&
-          value.size(3) % alignment == 0
-      ? 2
-      : plain_attention();
+  if (efficient_type && context.userEnabledMemEfficientSDP() && same_heads && query.size(3) % alignment == 0 &&
+      value.size(3) % alignment == 0)
+    return 2;
+  const bool only_cudnn = !context.userEnabledMathSDP() && card.attention_generation >= 80 && supports_heads;
+  if (only_cudnn && supports_mask && supports_cudnn(query, key, value, 128)) return cudnn_choice();
+  return plain_attention();
 }
 
 // cuBLAS allocates a workspace for each thread's handle and stream at the first matrix product, and never frees it. The

@@ -116,7 +116,7 @@ extern "C" {
 // Set the properties of the card: its attention kernels, the size of a cuBLAS workspace in bytes, its multiprocessors,
 // and the generation of PyTorch's own attention kernels.
 void phantom_install(
-    int64_t flash, int64_t efficient, int64_t bfloat_efficient, int64_t cudnn_attention,
+    int64_t flash, int64_t efficient, int64_t bfloat_efficient, int64_t cudnn_width,
     int64_t workspace_bytes, int64_t multiprocessors, int64_t attention_generation) {
   static bool registered = false;
   if (!registered) {
@@ -129,7 +129,7 @@ void phantom_install(
   phantom::card.flash = flash;
   phantom::card.efficient = efficient;
   phantom::card.bfloat_efficient = bfloat_efficient;
-  phantom::card.cudnn_attention = cudnn_attention;
+  phantom::card.cudnn_width = cudnn_width;
   phantom::card.workspace_bytes = workspace_bytes;
   phantom::card.multiprocessors = multiprocessors;
   phantom::card.attention_generation = attention_generation;

@@ -1,7 +1,6 @@
 """Log work of the host that starts no operation: the views that FSDP replaces, and activation checkpointing."""
 
 import functools
-import inspect
 import json
 from collections.abc import Callable
 from typing import Any
@@ -41,14 +40,16 @@ def log_checkpoints(phantom: Phantom) -> None:
 def _log_before(phantom: Phantom, owner: Any, name: str, key: Callable[..., str]) -> None:
     """Patch a function of ``owner``: before each call, it logs the key that ``key`` returns for the arguments.
 
-    A further patch replaces the earlier one, so that each call is logged once.
+    A further patch replaces the earlier one, so that each call is logged once. Decorators of the function stay.
     """
-    function = inspect.unwrap(getattr(owner, name))
+    current = getattr(owner, name)
+    function = getattr(current, "logged_function", current)
 
     @functools.wraps(function)
     def logged(*arguments: Any, **options: Any) -> Any:
         phantom.log_operation(key(*arguments, **options))
         return function(*arguments, **options)
 
+    setattr(logged, "logged_function", function)  # noqa: B010 - not an attribute of functions
     is_static = isinstance(vars(owner)[name], staticmethod)
     setattr(owner, name, staticmethod(logged) if is_static else logged)

@@ -82,7 +82,7 @@ class Phantom:
             ctypes.c_int64(kernels.flash),
             ctypes.c_int64(kernels.memory_efficient),
             ctypes.c_int64(kernels.memory_efficient_bfloat16),
-            ctypes.c_int64(kernels.cudnn),
+            ctypes.c_int64(kernels.cudnn_width),
             ctypes.c_int64(kernels.workspace_bytes),
             ctypes.c_int64(kernels.multiprocessors),
             ctypes.c_int64(kernels.attention_generation),

@@ -77,7 +77,7 @@ def traced(cache: Path) -> dict[str, int]:
             flash=False,
             memory_efficient=True,
             memory_efficient_bfloat16=False,
-            cudnn=False,
+            cudnn_width=0,
             workspace_bytes=0,
             multiprocessors=0,
             attention_generation=80,

@@ -7,26 +7,26 @@ from experiments.suites.cards import card_named, cards, parse_card_list
 
 SMALL = 8 * MIB + 128 * KIB
 GENERATIONS = {
-    "3.7": (False, False, False, False, SMALL, 50),
-    "5.2": (False, True, False, False, SMALL, 50),
-    "6.0": (False, True, False, False, SMALL, 50),
-    "6.1": (False, True, False, False, SMALL, 50),
-    "7.0": (False, True, False, False, SMALL, 70),
-    "7.5": (False, True, False, False, SMALL, 75),
-    "8.0": (True, True, True, False, SMALL, 80),
-    "8.6": (True, True, True, False, SMALL, 86),
-    "8.9": (True, True, True, False, SMALL, 86),
-    "9.0": (True, True, True, True, 32 * MIB, 80),
-    "10.0": (True, True, True, True, 32 * MIB, 80),
-    "12.0": (True, True, True, False, 32 * MIB, 120),
-    "gfx908": (False, False, False, False, 32 * MIB, 0),
-    "gfx90a": (True, True, True, False, 32 * MIB, 0),
-    "gfx942": (True, True, True, False, 128 * MIB, 0),
+    "3.7": (False, False, False, 0, SMALL, 50),
+    "5.2": (False, True, False, 0, SMALL, 50),
+    "6.0": (False, True, False, 0, SMALL, 50),
+    "6.1": (False, True, False, 0, SMALL, 50),
+    "7.0": (False, True, False, 0, SMALL, 70),
+    "7.5": (False, True, False, 0, SMALL, 75),
+    "8.0": (True, True, True, 0, SMALL, 80),
+    "8.6": (True, True, True, 0, SMALL, 86),
+    "8.9": (True, True, True, 0, SMALL, 86),
+    "9.0": (True, True, True, 256, 32 * MIB, 80),
+    "10.0": (True, True, True, 128, 32 * MIB, 80),
+    "12.0": (True, True, True, 0, 32 * MIB, 120),
+    "gfx908": (False, False, False, 0, 32 * MIB, 0),
+    "gfx90a": (True, True, True, 0, 32 * MIB, 0),
+    "gfx942": (True, True, True, 0, 128 * MIB, 0),
 }
-"""Which kernels exist: flash, memory-efficient, memory-efficient in bfloat16, cuDNN's; the workspace, bytes; and the
-generation of PyTorch's own attention kernels."""
-TRACES = 10
-"""Kinds of kernels among all cards: before 7.0, 7.0, 7.5, 8.0, 8.6 and 8.9, 9.x and 10.x, 12.x, gfx90a, gfx942,
+"""Which kernels exist: flash, memory-efficient, memory-efficient in bfloat16; the width of heads up to which
+cuDNN's is preferred; the workspace, bytes; and the generation of PyTorch's own attention kernels."""
+TRACES = 11
+"""Kinds of kernels among all cards: before 7.0, 7.0, 7.5, 8.0, 8.6 and 8.9, 9.x, 10.x, 12.x, gfx90a, gfx942,
 gfx908."""
 
 
@@ -38,7 +38,7 @@ def test_the_generation_of_a_card_determines_attention_kernels_and_workspace(gen
         kernels.flash,
         kernels.memory_efficient,
         kernels.memory_efficient_bfloat16,
-        kernels.cudnn,
+        kernels.cudnn_width,
         kernels.workspace_bytes,
         kernels.attention_generation,
     ) == expected

@@ -160,6 +160,9 @@ def chosen_attention(phantom: Any) -> Any:
     cases = {
         "H200": Case(SHORT),
         "H200, 192 values": Case(WIDE),
+        "B200, 192 values": Case(WIDE, "b200_180gb"),
+        "H200, deterministic": Case((1, 2, 2, 1024, 1024, 128), deterministic=True),
+        "H200, values half as wide as keys": Case((1, 8, 8, 1024, 1024, 128), value_width=64),
         "A100": Case(SHORT, A100),
         "RTX 4090, 208 values": Case((1, 8, 8, 300, 300, 208), RTX4090),
         "RTX 4090, 256 values": Case((1, 8, 8, 300, 300, 256), RTX4090),
@@ -193,7 +196,8 @@ def unsupported_attention(phantom: Any) -> Any:
     from torch.nn.attention import SDPBackend
 
     found = []
-    for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
+    backends = SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION
+    for backend in (*backends, [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION]):
         try:
             measure(phantom, Case((1, 8, 2, 300, 300, 64), "v100_32gb", "float16"), backend)
         except RuntimeError as error:

@@ -359,7 +359,7 @@ def main(cache: Path) -> None:
             flash=True,
             memory_efficient=True,
             memory_efficient_bfloat16=True,
-            cudnn=True,
+            cudnn_width=256,
             workspace_bytes=0,
             multiprocessors=132,
             attention_generation=80,

@@ -105,7 +105,10 @@ def test_memory_efficient_attention_allocates_sums_and_a_workspace(probe_results
     ("case", "sizes"),
     [
         ("H200", ([], [4 * 12 * 1024 * 65 + 256])),
-        ("H200, 192 values", FLASH_SIZES["192 values"]),
+        ("H200, 192 values", ([], [4 * 2 * 16 * 512 * 193 + 256])),
+        ("B200, 192 values", FLASH_SIZES["192 values"]),
+        ("H200, deterministic", FLASH_SIZES["deterministic"]),
+        ("H200, values half as wide as keys", ([], [4 * 8 * 1024 * 129 + 256])),
         ("A100", FLASH_SIZES["short on an A100"]),
         ("RTX 4090, 208 values", ([1_996_800], BACKWARD_OF_MORE_THAN_192_VALUES)),
         ("RTX 4090, 256 values", ([48_000, 12_288_000], [12_288, 3_145_728])),
@@ -124,4 +127,4 @@ def test_flash_attention_of_concatenated_texts_rounds_each_text_up(probe_results
 
 
 def test_an_attention_fails_as_on_a_gpu_if_the_only_allowed_kernel_does_not_support_it(probe_results):
-    assert probe_results["unsupported_attention"] == ["No available kernel. Aborting execution."] * 2
+    assert probe_results["unsupported_attention"] == ["No available kernel. Aborting execution."] * 4

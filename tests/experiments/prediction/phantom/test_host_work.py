@@ -3,6 +3,7 @@
 import json
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp._flat_param import FlatParamHandle
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.checkpoint import checkpoint
@@ -56,6 +58,26 @@ def test_the_views_of_each_unit_are_logged_with_the_number_of_its_parameters(syn
     keys = run_in_fork(logged_views, synchronize)
     assert keys == [json.dumps(["host::views", PARAMETERS])] * (VIEWS * UNITS)
     assert parse(keys[0]).family == "views"
+
+
+def grad_modes_in_methods() -> list[bool]:
+    """Return whether gradients are enabled in two methods of FSDP's that say so, if two devices log their calls."""
+    found: list[bool] = []
+    for name in ("_use_unsharded_views", "_use_sharded_views"):
+        mode = torch.enable_grad if name == "_use_unsharded_views" else torch.no_grad
+        setattr(FlatParamHandle, name, mode()(lambda _: found.append(torch.is_grad_enabled())))
+    for _ in range(2):
+        log_view_replacements_of_fsdp(Log())  # type: ignore[arg-type]
+    handle: Any = SimpleNamespace(flat_param=SimpleNamespace(_param_infos=[]))
+    with torch.no_grad():
+        FlatParamHandle._use_unsharded_views(handle)
+    with torch.enable_grad():
+        FlatParamHandle._use_sharded_views(handle)
+    return found
+
+
+def test_decorators_of_logged_methods_stay() -> None:
+    assert run_in_fork(grad_modes_in_methods) == [True, False]
 
 
 def views_of_simulated_ranks(folder: Path) -> bool:
