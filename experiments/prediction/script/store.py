@@ -18,7 +18,7 @@ from provision.files import read_bytes
 
 FOLDER = "program-predictions"
 CODE = ("experiments", "provision")
-CODE_SUFFIXES = (".py", ".h", ".cpp", ".yaml", ".toml", ".json")
+CODE_SUFFIXES = (".py", ".h", ".cpp", ".yaml", ".toml", ".json", ".gz")
 NOT_CODE = ("evidence", "notebooks", "cli", "report", "charts", "history", "watch", "semester", "bundle", "notify")
 """Folders of the project whose files no prediction depends on."""
 PACKAGE_SUFFIXES = (".dist-info", ".egg-info")

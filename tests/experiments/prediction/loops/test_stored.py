@@ -188,11 +188,16 @@ def test_everything_that_can_change_a_prediction_changes_its_key(monkeypatch, tm
 
 
 @pytest.mark.parametrize(
-    "folder", ["experiments/prediction/phantom/device.cpp", "experiments/suites/catalog/models.yaml"]
+    "file",
+    [
+        "experiments/prediction/phantom/device.cpp",
+        "experiments/prediction/times/tables/h200_141gb.jsonl.gz",
+        "experiments/suites/catalog/models.yaml",
+    ],
 )
-def test_the_simulated_device_and_the_catalog_are_part_of_the_code(folder):
+def test_the_simulated_device_the_times_and_the_catalog_are_part_of_the_code(file):
     files = [str(path.relative_to(CODE_FOLDER)) for path in storing._code_files(CODE_FOLDER)]
-    assert folder in files
+    assert file in files
 
 
 def test_options_of_the_training_and_of_the_trace_and_the_group_of_cards_have_keys_of_their_own(monkeypatch):
