@@ -101,7 +101,7 @@ def _fit_model(training: CustomTraining, card: str, batches: list[int], as_json:
 
     try:
         for variant in (replace(training, card=names[0], batch=size) for size in batches):
-            with failed.catch(variant.batch, has_answers=bool(data)):
+            with failed.catch(variant.batch, data):
                 fits, tried = list["ScriptFit"](), list[list["Attempt"]]()
                 try:
                     with progress() as show:

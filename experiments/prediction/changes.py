@@ -1,6 +1,8 @@
 """Rule out changes of a training that cannot make it fit: if all of them together do not fit, none of them does.
 
 Each change saves memory or leaves it as it is. So if a combination of changes does not fit, neither does a part of it.
+4-bit weights are an exception: the weights that are not quantized, such as those of the embedding, become 32-bit
+numbers (peft, prepare_model_for_kbit_training). So a combination with them rules out only combinations with them.
 """
 
 import re
@@ -10,6 +12,8 @@ from typing import Generic, NamedTuple, TypeVar
 TrainingT = TypeVar("TrainingT")
 SEPARATOR = "; "
 """Stands between the names of changes that are combined."""
+QUANTIZATION = "4-bit weights"
+"""Beginning of the names of changes that can need more memory."""
 GPU_COUNT = re.compile(r"\d+(?= GPUs)")
 
 
@@ -47,14 +51,22 @@ class RuledOut(Generic[TrainingT]):
     def covers(self, names: Iterable[str]) -> bool:
         """Return whether these changes are a part of a combination that does not fit."""
         needed = [name for name in names if name not in self._free]
-        return any(all(_is_in(name, changes) for name in needed) for changes in self._not_fitting)
+        return any(
+            all(_is_in(name, changes) for name in needed)
+            and all(name in needed for name in changes if name.startswith(QUANTIZATION))
+            for changes in self._not_fitting
+        )
 
     def rule_out(self, names: Iterable[str], allowed: Collection[str]) -> bool:
         """Add as many of the ``allowed`` changes as possible to ``names``; return whether even that does not fit."""
-        combination = self._combine([name for name in names if name not in self._free], allowed)
-        if combination is None or self._fits(combination):
-            return False
-        self._not_fitting.append(combination.names)
+        needed = [name for name in names if name not in self._free]
+        for added in (allowed, [name for name in allowed if not name.startswith(QUANTIZATION)]):
+            combination = self._combine(needed, added)
+            if combination is None or self._fits(combination):
+                return False
+            self._not_fitting.append(combination.names)
+            if self.covers(needed):
+                break
         return True
 
     def _fits(self, combination: Combination[TrainingT]) -> bool:

@@ -78,7 +78,7 @@ def _mounts(lines: str) -> Iterator[tuple[str, PurePosixPath, Path]]:
     for line in lines.splitlines():
         before, _, after = line.partition(" - ")
         root, mount = before.split()[3:5]
-        kind, _, options = after.split(maxsplit=2)
+        kind, _, options = after.split(" ", 2)
         if kind == "cgroup2" or (kind == "cgroup" and "memory" in options.split(",")):
             yield kind, PurePosixPath(root), Path(mount)
 

@@ -1,7 +1,7 @@
 """Arguments of `testbed predict` and `testbed fit`, and functions that interpret them."""
 
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,8 +94,11 @@ class FailedBatches:
         self._count, self._code = count, 0
 
     @contextmanager
-    def catch(self, batch: int, *, has_answers: bool) -> Iterator[None]:
-        """Print a failure in the body of the with statement. Exit if nothing was answered, and after Ctrl-C."""
+    def catch(self, batch: int, answers: Sized) -> Iterator[None]:
+        """Print a failure in the body of the with statement. Exit if nothing was answered, and after Ctrl-C.
+
+        answers: those so far; the body can add to them before it fails.
+        """
         from experiments.prediction.script.trace import ScriptFailed
 
         try:
@@ -105,7 +108,7 @@ class FailedBatches:
                 raise
             code = report_failure(problem, f"batch {batch}" if self._count > 1 else "")
             self._code = self._code or code
-            if not has_answers or isinstance(problem, KeyboardInterrupt):
+            if not answers or isinstance(problem, KeyboardInterrupt):
                 raise typer.Exit(code) from None
 
     def exit_if_any(self) -> None:

@@ -57,7 +57,8 @@ Tensor on_host(const Tensor& tensor) {
 std::optional<double> known_constant(const Tensor& tensor) {
   const Block* block = is_on_device(tensor) ? find_block(tensor) : nullptr;
   if (block && block->constant) return block->constant;
-  const bool is_supported = is_on_device(tensor) || tensor.device().is_cpu();
+  const bool is_supported = (is_on_device(tensor) || tensor.device().is_cpu()) &&
+      !c10::isBarebonesUnsignedType(tensor.scalar_type());  // aminmax does not support these types
   if (!is_supported || !tensor.numel() || tensor.nbytes() > kMiB || tensor.is_complex() || !has_readable_values(tensor))
     return std::nullopt;
   const auto [least, most] = at::aminmax(on_host(tensor));

@@ -4,6 +4,7 @@ The sandbox does not protect other files: the script can read and write absolute
 """
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ TEMPORARY_FOLDERS = {
     "XDG_DATA_HOME": "home/.local/share",
     "TMPDIR": "tmp",
 }
+LAUNCHER = re.compile(r"(LOCAL_|GROUP_)?RANK|(LOCAL_)?WORLD_SIZE|MASTER_(ADDR|PORT)|SLURM_.*")
+"""Environment variables of a process that torchrun or srun has started."""
 NAMESPACES = ("--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
@@ -32,12 +35,21 @@ class ExecutionPlace(NamedTuple):
     """The working folder and environment variables of a script.
 
     command_prefix: words before the script's command. folder_mapping: the original working folder and its copy.
+    hides_launcher: the script does not get the variables with which a launcher has started this process.
     """
 
     folder: Path
     environment: dict[str, str]
     command_prefix: tuple[str, ...] = ()
     folder_mapping: tuple[str, str] = ("", "")
+    hides_launcher: bool = False
+
+    @property
+    def inherited_environment(self) -> dict[str, str]:
+        """Return the environment variables of this process that the script gets."""
+        return {
+            name: value for name, value in os.environ.items() if not (self.hides_launcher and LAUNCHER.fullmatch(name))
+        }
 
     def translate_command(self, command: Sequence[str]) -> list[str]:
         """Return the command with absolute paths of the working folder replaced by paths of the copy."""

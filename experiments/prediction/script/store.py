@@ -6,25 +6,29 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
+from experiments.prediction.times.table import table_files
 from experiments.suites.cards import card_named
 from experiments.system.files import CODE_FOLDER, cache_folder, write_atomically
 from provision.files import read_bytes
 
 FOLDER = "program-predictions"
 CODE = ("experiments", "provision")
-CODE_SUFFIXES = (".py", ".h", ".cpp", ".yaml", ".toml", ".json", ".gz")
+CODE_SUFFIXES = (".py", ".h", ".cpp", ".yaml", ".toml", ".json")
 NOT_CODE = ("evidence", "notebooks", "cli", "report", "charts", "history", "watch", "semester", "bundle", "notify")
 """Folders of the project whose files no prediction depends on."""
 PACKAGE_SUFFIXES = (".dist-info", ".egg-info")
 VARIABLES = ("ACCELERATE", "BNB", "CUBLAS", "CUDA", "CUDNN", "DEEPSPEED", "DS_", "FSDP", "HF_", "NCCL", "NVIDIA_TF32")
 VARIABLES_OF_TORCH = ("PYTORCH", "TORCH", "TRANSFORMERS", "TRITON")
 """Beginnings of the names of environment variables that can change what a program allocates."""
+OF_DOWNLOADS = ("HF_TOKEN", "HF_HUB_")
+"""Beginnings of those of them that only concern downloads."""
 PREDICTIONS = TypeAdapter(tuple[ScriptPrediction, ...])
 
 
@@ -33,7 +37,8 @@ class PredictionStore:
 
     The key contains everything that can change a prediction: the command with its job, facts that the command only
     names, the options of the trace, all properties of the cards, this project's code, the versions of all installed
-    packages and of Python, and the environment variables of the libraries. Failures are not stored.
+    packages and of Python, the measured times of operations, and the environment variables of the libraries. Neither
+    failures nor predictions that ended at the time limit are stored.
     """
 
     def __init__(self, command: Sequence[str], options: ScriptOptions, facts: Iterable[str] = ()) -> None:
@@ -42,24 +47,37 @@ class PredictionStore:
         self._program = [*command, json.dumps(described), *facts]
 
     def read(self, group: Sequence[str]) -> list[ScriptPrediction] | None:
-        """Return the predictions for a group of cards; None if none are stored, or if the file cannot be read."""
+        """Return the predictions for a group of cards; None if none are stored, or if the file is not usable."""
         try:
-            return list(PREDICTIONS.validate_json(read_bytes(self.path(group))))
+            predictions = list(PREDICTIONS.validate_json(read_bytes(self.path(group))))
         except (OSError, ValidationError):
             return None
+        return predictions if predictions and all(_is_of(group, one) for one in predictions) else None
 
     def write(self, group: Sequence[str], predictions: Sequence[ScriptPrediction]) -> None:
-        """Store the predictions for a group of cards."""
-        path = self.path(group)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, PREDICTIONS.dump_json(tuple(predictions)).decode())
+        """Store the predictions for a group of cards, if they are complete and the cache can be written."""
+        if any(one.ended == "time limit" for one in predictions):
+            return
+        with suppress(OSError):
+            path = self.path(group)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, PREDICTIONS.dump_json(tuple(predictions)).decode())
 
     def path(self, group: Sequence[str]) -> Path:
         """Return the file of the predictions for a group of cards."""
         cards = [f"{name} {card_named(name).model_dump_json()}" for name in group]
-        parts = [*self._program, *cards, _code_sha256(), sys.version, *_packages(), *_variables()]
+        parts = [*self._program, *cards, _code_sha256(), sys.version, *_packages(), *_tables(), *_variables()]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
         return cache_folder() / FOLDER / f"{key}.json"
+
+
+def _is_of(group: Sequence[str], prediction: ScriptPrediction) -> bool:
+    return {card.card for card in prediction.cards} == {*group}
+
+
+def _tables() -> list[str]:
+    """Return the SHA-256 of each table of operation times; a calibration of this user's card changes them."""
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in table_files()]
 
 
 @functools.cache
@@ -76,8 +94,8 @@ def _code_files(folder: Path) -> list[Path]:
     found: list[Path] = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in NOT_CODE]
-        found += [Path(place, name) for name in names if name.endswith(CODE_SUFFIXES)]
-    return sorted(found)
+        found += [Path(place, name) for name in names if name.endswith(CODE_SUFFIXES) and not name.startswith(".")]
+    return sorted(path for path in found if path.is_file())
 
 
 @functools.cache
@@ -91,4 +109,5 @@ def _packages() -> tuple[str, ...]:
 
 def _variables() -> list[str]:
     beginnings = (*VARIABLES, *VARIABLES_OF_TORCH)
-    return sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith(beginnings))
+    names = [name for name in os.environ if name.startswith(beginnings) and not name.startswith(OF_DOWNLOADS)]
+    return sorted(f"{name}={os.environ[name]}" for name in names)

@@ -79,7 +79,8 @@ def trace_script(
     Unless options.sandbox is set, it works on the real files and can use the network. The script's output goes to
     stderr, for other groups than the first only if the script fails. Progress lines show ``name``, by default the first
     words of the command and the place where it runs. A group that fails after another one succeeded is left out, with a
-    line. Groups whose predictions are in options.store are not traced; those of the others are written to it.
+    line. Groups whose predictions are in options.store are not traced; those of the others are written to it. Programs
+    with such a store are this project's own and do not inherit the variables of a launcher.
 
     Raises InputError for a command that cannot run, ScriptFailed if the script fails, and SimulationFailed if the
     simulated GPU fails.
@@ -91,7 +92,8 @@ def trace_script(
     parse_command(command)
     what = name or f"{describe_command(command)}, {describe_place(options.sandbox)},"
     groups = sorted(group_by_kernels(card_names), key=len, reverse=True)
-    with sandbox() if options.sandbox else nullcontext(ExecutionPlace(folder, {})) as place:
+    here = ExecutionPlace(folder, {}, hides_launcher=options.store is not None)
+    with sandbox() if options.sandbox else nullcontext(here) as place:
         job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights", "gpus")}
         job |= {"command": place.translate_command(command), "cache": str(cache_folder())}
         predictions: list[ScriptPrediction] = []
@@ -257,7 +259,7 @@ def _start_trace(job: Job, place: ExecutionPlace, shown: bool) -> Iterator[Calla
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno() if shown else subprocess.DEVNULL,
             stderr=sys.stderr.fileno() if shown else subprocess.DEVNULL,
-            env={**os.environ, **place.environment, "PYTHONPATH": _python_path()},
+            env={**place.inherited_environment, **place.environment, "PYTHONPATH": _python_path()},
         ) as process:
             yield lambda: _read_result(process.wait(), out)
 

@@ -25,6 +25,7 @@ def groups(tmp_path, monkeypatch):
         (tmp_path / "cgroup").write_text(f"3:cpu:/elsewhere\n{number}:{controllers}:{group}\n")
         (tmp_path / "mountinfo").write_text(
             "22 1 0:21 / /proc rw,relatime shared:5 - proc proc rw\n"
+            "23 1 0:22 / /unnamed rw,relatime shared:6 - tmpfs  rw\n"
             f"35 31 0:32 {root} {mount} rw,relatime shared:9 - {kind} {kind} rw,memory\n"
         )
         for path, (limit, used, cache) in (limits or {}).items():

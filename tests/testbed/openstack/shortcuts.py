@@ -41,7 +41,8 @@ def keep_connections() -> None:
 def share_tokens() -> None:
     """Let clients with the same account and trust share a token: Blazar makes a client, which gets one, for each call.
 
-    A client that another service rejects gets a new token.
+    A client that another service rejects gets a new token. So a test cannot find out here that Blazar asks keystone
+    again after a trust was revoked.
     """
     from keystoneauth1.identity import v3
 

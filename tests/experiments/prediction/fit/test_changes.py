@@ -64,6 +64,22 @@ def test_no_combination_that_fits_is_ever_ruled_out(ruled_out, fitting):
             assert not (rules.covers(names) and {*names} >= fitting)
 
 
+def test_4_bit_weights_rule_out_only_combinations_with_them():
+    """They can need more memory, so each change is also tried without them."""
+    names = ("bf16", "LoRA", "4-bit weights and LoRA")
+
+    def possible(training: Training) -> list[tuple[str, Training]]:
+        return [(name, training | {name}) for name in names if name not in training]
+
+    def fits(combination: Combination[Training]) -> bool:
+        return combination.training == {"bf16", "LoRA"}
+
+    rules = RuledOut(frozenset[str](), possible, fits)
+    assert not rules.rule_out_all(names)
+    assert rules.covers(["bf16", "4-bit weights and LoRA"])
+    assert not rules.covers(["bf16", "LoRA"])
+
+
 def test_changes_that_exclude_each_other_rule_out_nothing_and_a_combination_is_tried_once(ruled_out):
     make, tried = ruled_out
     rules = make(lambda training: False)

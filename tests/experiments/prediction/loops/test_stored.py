@@ -59,20 +59,24 @@ def predicted(card: str, notes: tuple[str, ...] = ()) -> ScriptPrediction:
 
 
 class FakeTraces:
-    """Fake of the processes that trace; ``traced`` has the job of each. fails_on: a card on which the script fails."""
+    """Fake of the processes that trace; ``traced`` has the job of each, ``environments`` what it inherits.
+
+    fails_on: a card on which the script fails. ended: how a trace ends.
+    """
 
     def __init__(self):
-        self.traced, self.fails_on = [], ""
+        self.traced, self.fails_on, self.ended, self.environments = [], "", "stopped", []
 
     @contextmanager
     def start(self, job, place, shown):
         (card,) = job["cards"]
         self.traced.append((card, job["command"][-1]))
+        self.environments.append(place.inherited_environment)
 
         def wait():
             if card == self.fails_on:
                 raise ScriptFailed(1)
-            return [predicted(card, (f"trace {len(self.traced)}",))]
+            return [predicted(card, (f"trace {len(self.traced)}",)).model_copy(update={"ended": self.ended})]
 
         yield wait
 
@@ -169,12 +173,19 @@ def _change_card(monkeypatch):
     monkeypatch.setattr(storing, "card_named", lambda _: faster)
 
 
+def _write_table(tmp_path):
+    table = tmp_path / "cache" / "times" / "a100_80gb.jsonl"
+    table.parent.mkdir(parents=True)
+    table.touch()
+
+
 CHANGES = {
     "the configuration of a model in the catalog": lambda patch, folder: _change_model(patch),
     "a package": _install_package,
     "a property of the card": lambda patch, folder: _change_card(patch),
     "the code": lambda patch, folder: patch.setattr(storing, "CODE", ("provision",)),
     "Python": lambda patch, folder: patch.setattr(sys, "version", "3.99"),
+    "a calibrated table of times": lambda patch, folder: _write_table(folder),
     "a variable of the allocator": lambda patch, folder: patch.setenv("PYTORCH_CUDA_ALLOC_CONF", "backend:native"),
 }
 
@@ -191,11 +202,10 @@ def test_everything_that_can_change_a_prediction_changes_its_key(monkeypatch, tm
     "file",
     [
         "experiments/prediction/phantom/device.cpp",
-        "experiments/prediction/times/tables/h200_141gb.jsonl.gz",
         "experiments/suites/catalog/models.yaml",
     ],
 )
-def test_the_simulated_device_the_times_and_the_catalog_are_part_of_the_code(file):
+def test_the_simulated_device_and_the_catalog_are_part_of_the_code(file):
     files = [str(path.relative_to(CODE_FOLDER)) for path in storing._code_files(CODE_FOLDER)]
     assert file in files
 
@@ -250,10 +260,33 @@ def test_a_failed_trace_is_not_stored(traces, trace_three):
     assert len(traces.traced) == 2
 
 
-def test_a_damaged_file_is_traced_again(traces, trace_three, tmp_path):
+def test_a_trace_that_ended_at_its_time_limit_is_not_stored(traces, trace_three):
+    traces.ended = "time limit"
+    trace_three(cards=["t4_16gb"])
+    trace_three(cards=["t4_16gb"])
+    assert len(traces.traced) == 2
+
+
+def test_an_answer_is_not_lost_if_the_cache_cannot_be_written(traces, trace_three, tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / storing.FOLDER).touch()
+    assert trace_three(cards=["t4_16gb"])[0] == [("t4_16gb", "trace 1")]
+
+
+def test_a_launcher_of_this_process_is_hidden_from_the_program(traces, trace_three, monkeypatch):
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "SLURM_NTASKS"):
+        monkeypatch.setenv(name, "4")
+    trace_three(cards=["t4_16gb"])
+    (environment,) = traces.environments
+    assert "PATH" in environment
+    assert not {"WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "SLURM_NTASKS"} & {*environment}
+
+
+@pytest.mark.parametrize("content", ["[{}]", "[]", ""])
+def test_a_damaged_file_is_traced_again(traces, trace_three, tmp_path, content):
     trace_three(cards=["t4_16gb"])
     (stored,) = (tmp_path / "cache").rglob("*.json")
-    stored.write_text("[{}]")
+    stored.write_text(content)
     trace_three(cards=["t4_16gb"])
     trace_three(cards=["t4_16gb"])
     assert len(traces.traced) == 2
