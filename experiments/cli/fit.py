@@ -72,11 +72,11 @@ def fit(
 def _fit_model(training: CustomTraining, card: str, batches: list[int], as_json: bool) -> None:
     from experiments.prediction.loop import describe_training, samples_of_step, training_as_data
     from experiments.prediction.loop_fit import (
+        ProgramTraces,
         attempts_as_data,
         attempts_table,
         describe_fastest_change,
         fit_program,
-        trace_programs,
         try_changes,
     )
     from experiments.prediction.script.fit import fit_as_data, fit_view, largest_batches_view
@@ -105,7 +105,7 @@ def _fit_model(training: CustomTraining, card: str, batches: list[int], as_json:
                 fits, tried = list["ScriptFit"](), list[list["Attempt"]]()
                 try:
                     with progress() as show:
-                        traces = trace_programs(names, show)
+                        traces = ProgramTraces(names, show)
                         fits = fit_program(variant, traces)
                         tried = [[] for _ in fits]
                         traces.raise_failure()

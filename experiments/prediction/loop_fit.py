@@ -46,7 +46,7 @@ class Attempt(NamedTuple):
 class ProgramTraces(SharedTraces[NamedChange]):
     """Predictions of trainings for several cards. Each is traced when it is needed, with a line of progress.
 
-    steps: the number of the change that is tried, and how many there are.
+    print_line: called with each line of progress. steps: number of the change that is tried, and how many there are.
     """
 
     def __init__(self, card_names: Sequence[str], print_line: PrintLine) -> None:
@@ -92,14 +92,6 @@ class Steps:
         each_s = self._took_s / self._traced if self._traced else 0.0
         left = format_duration(each_s * (self._total - self._number + 1))
         return f" (change {self._number} of at most {self._total}, at most {left} left)"
-
-
-def trace_programs(card_names: Sequence[str], print_line: PrintLine) -> ProgramTraces:
-    """Return the predictions of trainings for these cards, which are traced when they are needed.
-
-    print_line: called with each line of progress.
-    """
-    return ProgramTraces(card_names, print_line)
 
 
 def fit_program(training: CustomTraining, traces: ProgramTraces) -> list[ScriptFit]:

@@ -55,13 +55,17 @@ class PredictionStore:
         return predictions if predictions and all(_is_of(group, one) for one in predictions) else None
 
     def write(self, group: Sequence[str], predictions: Sequence[ScriptPrediction]) -> None:
-        """Store the predictions for a group of cards, if they are complete and the cache can be written."""
-        if any(one.ended == "time limit" for one in predictions):
+        """Store those of the predictions that are for a group of cards.
+
+        Nothing is stored if there is none, if one ended at the time limit, or if the cache cannot be written.
+        """
+        of_group = tuple(one for one in predictions if _is_of(group, one))
+        if not of_group or any(one.ended == "time limit" for one in of_group):
             return
         with suppress(OSError):
             path = self.path(group)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, PREDICTIONS.dump_json(tuple(predictions)).decode())
+            write_atomically(path, PREDICTIONS.dump_json(of_group).decode())
 
     def path(self, group: Sequence[str]) -> Path:
         """Return the file of the predictions for a group of cards."""

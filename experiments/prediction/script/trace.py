@@ -113,7 +113,9 @@ def trace_script(
                 found = _trace_groups(jobs, place, options.all_ranks, print_line, bool(predictions))
                 predictions += found
                 traced += len(together)
-                _write_to_store(options.store, together, found)
+                if options.store:
+                    for group in together:
+                        options.store.write(group, found)
             if only_smallest_card:
                 groups = [group for group in groups if _may_contain_smallest_card(group, predictions)]
     return predictions
@@ -130,16 +132,6 @@ def _working_folder() -> Path:
 def _not_stored(groups: Sequence[list[str]], store: PredictionStore | None) -> list[list[str]]:
     """Return the groups before the first one whose predictions are stored. The first of ``groups`` is never stored."""
     return [*groups[:1], *takewhile(lambda group: store is None or store.read(group) is None, groups[1:])]
-
-
-def _write_to_store(
-    store: PredictionStore | None, groups: Sequence[Sequence[str]], predictions: Sequence[ScriptPrediction]
-) -> None:
-    """Write the predictions of each group that was traced; a group without predictions failed."""
-    for group in groups:
-        of_group = [one for one in predictions if {card.card for card in one.cards} == {*group}]
-        if store and of_group:
-            store.write(group, of_group)
 
 
 def describe_command(command: Sequence[str]) -> str:

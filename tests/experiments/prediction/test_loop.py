@@ -12,7 +12,7 @@ from experiments.prediction import loop_fit
 from experiments.prediction.custom import LOOP_DESCRIPTIONS, CustomTraining
 from experiments.prediction.fit import DEFAULT_LORA_RANK
 from experiments.prediction.loop import describe_training, program_command, single_changes
-from experiments.prediction.loop_fit import fit_program, trace_programs, try_changes
+from experiments.prediction.loop_fit import ProgramTraces, fit_program, try_changes
 from experiments.prediction.script import trace
 from experiments.prediction.script.record import CardPrediction
 
@@ -121,7 +121,7 @@ def traced_jobs(monkeypatch):
 @pytest.mark.parametrize("loop", ["trainer", "plain"])
 def test_the_largest_batch_of_a_loop_is_found_and_changes_are_tried_only_for_a_larger_batch(traced_jobs, loop):
     training = CustomTraining(model="tiny-llama-1.1b", card="a100_80gb", batch=12, loop=loop)
-    traces = trace_programs([training.card], lambda _: None)
+    traces = ProgramTraces([training.card], lambda _: None)
     (found,) = fit_program(training, traces)
     assert (found.largest, found.largest_borderline) == (7, 7)
     tried = {one.change: one for one in try_changes(training, found, traces)}

@@ -31,7 +31,7 @@ def tried_changes(monkeypatch, labels):
 
         monkeypatch.setattr(loop_fit, "trace_script", trace)
         messages: list[str] = []
-        traces = loop_fit.trace_programs([TRAINING.card], messages.append)
+        traces = loop_fit.ProgramTraces([TRAINING.card], messages.append)
         (fit,) = loop_fit.fit_program(TRAINING, traces)
         return loop_fit.try_changes(TRAINING, fit, traces)
 
