@@ -19,7 +19,6 @@ from experiments.prediction.phantom.exchange import HostExchange, RankStore, rec
 from experiments.prediction.phantom.host_work import log_view_replacements_of_fsdp
 from experiments.prediction.phantom.library import Phantom
 
-_create_work: Any = getattr(c10d, "_create_work_from_future")  # noqa: B009 - not in the stubs
 NO_OP_COLLECTIVES = """
 all_gather_single_coalesced allgather_coalesced allgather_into_tensor_coalesced allreduce_coalesced barrier
 monitored_barrier reduce reduce_scatter reduce_scatter_single reduce_scatter_single_coalesced
@@ -111,10 +110,37 @@ class SimulatedGroup(c10d.ProcessGroup):
     pg_name = group_name
 
 
-def _complete(group: SimulatedGroup, *arguments: Any, **_: Any) -> Any:
-    done: Future[Any] = Future(devices=[torch.device("cuda", 0)])
-    done.set_result(arguments[0] if arguments else None)
-    return _create_work(done)
+class CompletedWork(c10d.Work):
+    """A collective operation that has ended.
+
+    ``wait`` does not record a use of the tensors on the waiting stream, as NCCL's does not. Only the future does so.
+    """
+
+    def __init__(self, tensors: Any) -> None:
+        super().__init__()
+        self._tensors = tensors
+
+    def wait(self, *_: Any, **__: Any) -> bool:
+        return True
+
+    def is_completed(self) -> bool:
+        return True
+
+    is_success = is_completed
+
+    def synchronize(self) -> None: ...
+
+    def result(self) -> Any:
+        return self._tensors
+
+    def get_future(self) -> Future[Any]:
+        future: Future[Any] = Future(devices=[torch.device("cuda", 0)])
+        future.set_result(self._tensors)
+        return future
+
+
+def _complete(group: SimulatedGroup, *arguments: Any, **_: Any) -> CompletedWork:
+    return CompletedWork(arguments[0] if arguments else None)
 
 
 def _clear_and_complete(group: SimulatedGroup, *arguments: Any, **_: Any) -> Any:
