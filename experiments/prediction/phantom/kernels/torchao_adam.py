@@ -21,7 +21,7 @@ CODE_TYPES: dict[str, torch.dtype | None] = {"OptimState4bit": torch.int64, "Opt
 
 def is_modeled(*states: Any) -> bool:
     """Return whether the memory of an update with these states is known: each is in 4 bit, 8 bit, or not quantized."""
-    return all(_is_plain(state) or type(state).__name__ in CODE_TYPES for state in map(_local, states))
+    return all(_is_unquantized(state) or type(state).__name__ in CODE_TYPES for state in map(_local, states))
 
 
 class CompiledUpdate:
@@ -47,7 +47,7 @@ def allocate_buffers(states: list[Any]) -> None:
 
     In 4 bit, a kernel for each state packs the codes. After each kernel, the buffers of its state are freed.
     """
-    quantized = [state for state in states if not _is_plain(state)]
+    quantized = [state for state in states if not _is_unquantized(state)]
     scales = [torch.empty_like(state.scale) for state in quantized]
     values = [_empty(state, torch.float32) for state in quantized]
     codes = [_empty(state, dtype) for state in quantized if (dtype := CODE_TYPES[type(state).__name__])]
@@ -67,5 +67,5 @@ def _local(state: Any) -> Any:
     return state.to_local() if hasattr(state, "to_local") else state
 
 
-def _is_plain(state: Any) -> bool:
+def _is_unquantized(state: Any) -> bool:
     return type(state) is torch.Tensor
