@@ -113,7 +113,7 @@ def architecture() -> str:
         Box(270, 150, 220, 100, "runners", ("rows on this machine,", "or as Slurm jobs"), "teal"),
         Box(540, 150, 200, 100, "prediction", ("training code", "on a phantom device"), "blue"),
         Box(20, 316, 200, 64, "inputs", ("weights, texts, archives",), "gray"),
-        Box(270, 316, 220, 64, "training", ("worker, ranks, engines, probe",), "teal"),
+        Box(270, 316, 220, 64, "training", ("worker, ranks, engines,", "measurement"), "teal"),
         Box(540, 316, 200, 64, "results", ("schema, statements, status",), "teal"),
         Box(540, 430, 200, 64, "report, notebooks", ("HTML, JSON, JUnit",), "teal"),
         Arrow([(220, 52), (270, 52)]),

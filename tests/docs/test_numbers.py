@@ -163,7 +163,7 @@ def test_the_page_states_the_stored_time_and_memory_of_a_prediction() -> None:
         return f"{costs['--model'][name]:.1f}", f"{costs['script'][name]:.1f}"
 
     model, script = both("overhead_elapsed_s")
-    assert f"took {model} s longer than the imports of the training alone with `--model`, and {script} s for" in page()
+    assert f"took {model} s longer than the imports alone with `--model`, and {script} s for" in page()
     predictions, imports = " and ".join(both("prediction_cpu_s")), " and ".join(both("imports_cpu_s"))
     assert f"predictions needed {predictions} s of CPU time, the imports alone {imports} s." in page()
     assert f"The largest process needed {' and '.join(both('host_gib'))} GiB of host memory" in page()
