@@ -29,6 +29,8 @@ MAX_LIST_BYTES = 2**30
 """Limit of the bytes in the tensor lists of an operation. Longer lists are shortened, and the time is scaled up."""
 AHEAD_CYCLES = 3_000_000
 """Clock cycles for which the GPU is occupied, so that the host has started all runs before the first one executes."""
+VECTOR_ELEMENTS = 64
+"""Length of which the lengths of long tensors in a list are multiples."""
 WARM_UP_RUNS, MEASURED_S, MAX_REPEATS = 2, 0.004, 20
 
 
@@ -137,11 +139,21 @@ def _build_value(value: Any, lengths: dict[int, int]) -> Any:
         count: int = value["values"]
         return [0.5] * lengths.get(count, count)
     if "tensors" in value:
-        length = max(1, value["elements"] // value["tensors"])
+        length = list_tensor_length(value["elements"], value["tensors"])
         return [_build_tensor([length], None, value) for _ in range(lengths[value["tensors"]])]
     if "scalar" in value:
         return 1 if value["type"] in ("Long", "Int", "Bool") else 0.5
     return _build_tensor(value["sizes"], value.get("strides"), value)
+
+
+def list_tensor_length(elements: int, tensors: int) -> int:
+    """Return the length of each tensor in a list of ``tensors`` equal tensors with about ``elements`` elements.
+
+    Long tensors have a multiple of VECTOR_ELEMENTS, as almost all parameters of models do. Otherwise PyTorch's kernels
+    for lists use their slower code, which loads one element at a time (aten/src/ATen/native/cuda/ForeachFunctors.cuh).
+    """
+    length = max(1, round(elements / tensors))
+    return length if length < VECTOR_ELEMENTS else round(length / VECTOR_ELEMENTS) * VECTOR_ELEMENTS
 
 
 def _build_tensor(sizes: list[int], strides: list[int] | None, value: dict[str, Any]) -> torch.Tensor:

@@ -89,6 +89,23 @@ def gradients_used_on_another_stream(phantom: Any) -> Any:
     return in_use
 
 
+def waits_for_collectives(phantom: Any) -> Any:
+    """Return whether a block was released in use after a wait for its collective operation, and for its future."""
+    import torch
+
+    from experiments.prediction.phantom.ranks import CompletedWork
+
+    in_use = []
+    for future in (False, True):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            gathered = block(512)
+        work = CompletedWork([gathered])
+        (work.get_future() if future else work).wait()
+        del work, gathered
+        in_use.append(phantom.released_in_use())
+    return in_use
+
+
 def waits_for_events(phantom: Any) -> Any:
     """Return how many operations the host had started since the event, and whether it waited for those before it."""
     import torch
@@ -105,4 +122,10 @@ def waits_for_events(phantom: Any) -> Any:
     return waits
 
 
-PROBES = (pools, replays_with_clocks, gradients_used_on_another_stream, waits_for_events)
+PROBES = (
+    pools,
+    replays_with_clocks,
+    gradients_used_on_another_stream,
+    waits_for_collectives,
+    waits_for_events,
+)
