@@ -343,7 +343,7 @@ def _show_expected_times(planned: PlannedRun, view: View) -> dict[str, ExpectedT
         {prepared.suite.suite: specs}, target.node, gpus, stored, rows_are_jobs=not target.starts_warm
     )
     shared = target.rows_per_gpu(planned.run, prepared.suite) > 1
-    view.print_line(expected.rows_summary + ("; the times are for GPUs that rows do not share" if shared else ""))
+    view.print_line(expected.rows_summary + ("; these times are for one row at a time on a GPU" if shared else ""))
     if shared:
         return {}
     pairs = zip(specs, expected.rows[prepared.suite.suite], strict=True)

@@ -291,10 +291,10 @@ def _prepare_runs(reproduction: Reproduction, host: Host) -> list[PreparedRun]:
 
 
 def _with_recorded_data(run: PreparedRun) -> PreparedRun:
-    """Return the run with the data folder that its run.json records, if run.json is about the same data; else ``run``.
+    """Return the run with the data folder that its run.json records, if the data has the same SHA-256; else ``run``.
 
-    The data folder on the node is not known before the lease. Another folder than the recorded one would make the
-    stored results outdated.
+    The data folder on the node is not known before the lease. Results that were stored with the recorded folder would
+    be outdated if the run had another folder.
     """
     if run.run.data_sha256 is None or not (run.folder.path / RUN_FILE).exists():
         return run

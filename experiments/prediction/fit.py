@@ -25,7 +25,7 @@ AttemptT = TypeVar("AttemptT")
 
 
 class Change(NamedTuple):
-    """A change of a row's settings, and its cost."""
+    """A change of a row's settings. cost: what the change costs, in words, such as 'weights in 16 bit'."""
 
     name: str
     cost: str
@@ -78,7 +78,7 @@ def fit_row(spec: RowSpec, predict: Predict) -> Fit:
     )
     requested = batches.predict_batch(spec.settings.batch_size)
     largest = batches.largest_batch(BORDERLINE_SHARE * requested.usable_gib)
-    likely = batches.largest_batch(0.0)
+    largest_borderline = batches.largest_batch(0.0)
     candidates = (
         [] if requested.predicted_outcome == "fits" else [*_smaller_batch_change(spec, largest), *single_changes(spec)]
     )
@@ -91,7 +91,7 @@ def fit_row(spec: RowSpec, predict: Predict) -> Fit:
     return Fit(
         requested=requested,
         largest=batches.predict_batch(largest) if largest else None,
-        largest_borderline=batches.predict_batch(likely) if likely else None,
+        largest_borderline=batches.predict_batch(largest_borderline) if largest_borderline else None,
         changes=singles,
         pairs=tuple(pairs),
     )
@@ -125,8 +125,9 @@ def change_settings(spec: RowSpec, **settings: Any) -> RowSpec:
     """Return ``spec`` with other settings; the number of samples is rounded to whole optimizer steps."""
     values = {**spec.settings.model_dump(), "global_batch_size": None, **settings}
     if values["train_samples"] is not None:
-        step = values["batch_size"] * values["accumulate"] * values["devices"] * values["nodes"]
-        values["train_samples"] = step * max(OPTIMIZER_STEPS, round(values["train_samples"] / step))
+        samples_per_step = values["batch_size"] * values["accumulate"] * values["devices"] * values["nodes"]
+        steps = max(OPTIMIZER_STEPS, round(values["train_samples"] / samples_per_step))
+        values["train_samples"] = samples_per_step * steps
     return spec.model_copy(update={"settings": validate(Settings, values, f"{spec.suite}/{spec.row}")})
 
 
@@ -223,6 +224,7 @@ def _try_changes(spec: RowSpec, candidates: Sequence[Change], predict: Predict) 
 
 
 def _change_or_explain(spec: RowSpec, change: Change) -> RowSpec | str:
+    """Return the changed row, or the reason why the row's other settings do not allow the change."""
     try:
         return change_settings(spec, **change.settings)
     except InputError as problem:

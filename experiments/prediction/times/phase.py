@@ -99,12 +99,12 @@ class PhaseTime(NamedTuple):
 
     @property
     def without_waits(self) -> "PhaseTime":
-        """Return the time of the operations before the last one, for which host or GPU wait."""
+        """Return the time without the last operation, for which the host or the GPU waits."""
         return self._replace(link_s=0.0, cpu_optimizer_s=0.0, host_waits=False)
 
     @property
     def waits(self) -> "PhaseTime":
-        """Return the time of the operation at the end for which host or GPU wait."""
+        """Return the time of the last operation alone, for which the host or the GPU waits."""
         return self._replace(host_work={}, device_s={})
 
     def scaled(self, host_factor: float, device_factor: float) -> "PhaseTime":

@@ -75,7 +75,7 @@ class StepRecorder(PhaseRecorder):
             super().begin_phase(phase)
 
     def end_step(self, optimizer: int, phase: Phase) -> None:
-        """Record the end of a step of an optimizer, whose id is ``optimizer``; ``phase`` continues or begins."""
+        """Record that the optimizer with the id ``optimizer`` has ended a step. phase: that of the next operations."""
         self._ends.append((optimizer, len(self._starts)))
         super().begin_phase(phase)
 

@@ -26,7 +26,7 @@ SCALED_CARD = "h100_80gb"
 WholePhase = tuple[RecordedPhase, ...]
 """The parts of a phase, in their order."""
 TRANSFERS_SHARE = 0.1
-"""Share of the GPU's time from which transfers from and to the host count as use of host memory."""
+"""A step uses host memory if transfers from and to the host take more than this share of the GPU's time."""
 
 
 def step_time(
@@ -195,7 +195,7 @@ def parts_of_step(recorded: Sequence[RecordedPhase], accumulate: int) -> list[tu
 
 
 def whole_phases(recorded: Sequence[RecordedPhase]) -> list[WholePhase]:
-    """Return the parts of each phase together."""
+    """Return one tuple for each phase, which contains the parts of the phase."""
     return [tuple(parts) for _, parts in itertools.groupby(recorded, key=lambda part: part.phase)]
 
 

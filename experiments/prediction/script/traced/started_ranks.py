@@ -46,7 +46,9 @@ class StartedRanks:
         """Simulate the ranks of ``nodes`` nodes with ``devices`` GPUs each, unless ranks are simulated already."""
         if self._make_first_group is None:
             if devices * nodes != self.world_size:
-                self.notes.append(f"a later start of {devices * nodes} ranks ran as one of {self.world_size} ranks")
+                self.notes.append(
+                    f"the script started {devices * nodes} ranks later; they were traced as {self.world_size} ranks"
+                )
             return
         replace_init_process_group(self._make_first_group)
         self._make_first_group = None

@@ -97,8 +97,8 @@ def test_a_launcher_that_counts_gpus_finds_one_or_those_that_are_visible_and_a_n
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("torchrun --nproc-per-node cpu train.py", "--nproc-per-node cpu: not a number"),
-        ("torchrun --nproc-per-node 0 train.py", "--nproc-per-node 0: not a number"),
+        ("torchrun --nproc-per-node cpu train.py", "--nproc-per-node cpu: allowed: a whole number above 0"),
+        ("torchrun --nproc-per-node 0 train.py", "--nproc-per-node 0: allowed: a whole number above 0"),
         (
             "accelerate launch --multi_gpu --num_processes 1 train.py",
             "accelerate: You need to use at least 2",
