@@ -198,7 +198,7 @@ def _reject_long_texts(training: CustomTraining, base_model: Model, name: str) -
 
 
 def _position_count(base_model: Model) -> int | None:
-    """Return the number of positions that the configuration states, or None. T5 has none: its positions are relative."""
+    """Return the number of positions that the configuration states, or None. T5 has relative positions, so none."""
     if _language_model(base_model) == "t5":
         return None
     inner = base_model.architecture.get("text_config") or base_model.architecture

@@ -37,7 +37,7 @@ OPTIMIZER_NAMES = {
 """Names of optimizers in the output if they say more than the value of --optim."""
 QUANTIZED_ADAMW = ("adamw_8bit", *TORCHAO_OPTIMIZERS)
 NOT_IN_BACKWARD = ("adamw_cpu", "deepspeed_cpu", *TORCHAO_OPTIMIZERS)
-"""Optimizers that cannot update each parameter in the backward pass. Those of torchao have a tensor as learning rate."""
+"""Optimizers that cannot update each parameter in the backward pass. In torchao, the learning rate is a tensor."""
 GENERATION_PRECISIONS = ("32-true", "bf16-true", "16-true")
 OPTIONS_OF_TRAINING = (
     "accumulate",

@@ -254,7 +254,7 @@ def _describe_largest_batch(fit: Fit) -> str:
 
 
 def _describe_fastest(attempts: Iterable[Attempt]) -> list[str]:
-    """Return a line with the fitting change that trains the most samples per second; [] if fewer than two have a speed."""
+    """Return a line with the fitting change of the most samples per second; [] if fewer than two have a speed."""
     speeds = {
         attempt.change: (attempt.prediction.samples_per_s, attempt.prediction.time)
         for attempt in attempts

@@ -22,16 +22,8 @@ FOLDER = "program-predictions"
 CODE = ("experiments", "provision")
 CODE_SUFFIXES = (".py", ".h", ".cpp", ".yaml", ".toml", ".json")
 UNUSED_FOLDERS = (
-    "evidence",
-    "notebooks",
-    "cli",
-    "report",
-    "charts",
-    "history",
-    "watch",
-    "semester",
-    "bundle",
-    "notify",
+    *("bundle", "charts", "cli", "evidence", "history"),
+    *("notebooks", "notify", "report", "semester", "watch"),
 )
 """Folders of the project whose files no prediction depends on."""
 PACKAGE_SUFFIXES = (".dist-info", ".egg-info")

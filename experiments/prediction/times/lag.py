@@ -46,7 +46,7 @@ def set_clocks_of(card: str, phantom: Phantom, recorded: Sequence[RecordedPhase]
 
 
 def clock_points(begin: int, parts: Iterable[tuple[int, PhaseTime]]) -> list[ClockPoint]:
-    """Return the clocks from operation ``begin`` on, when no work is left. parts: end and time of each part of a phase."""
+    """Return the clocks from operation ``begin`` on, when no work is left. parts: end and time of each part."""
     clocks, points = Clocks(), [ClockPoint(begin, 0.0, 0.0)]
     for end, time in parts:
         if end == points[-1].operations:
