@@ -1,4 +1,7 @@
-"""A run from its options to its report: prepare, plan, predict, run rows, evaluate, report."""
+"""A run from its options to its report: prepare, plan, predict, run rows, evaluate, report.
+
+A suite is the data of one lab: its rows and its statements.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -47,8 +50,8 @@ def _ignore_progress(done_bytes: int, total_bytes: int | None) -> None:
 class PreparedRun:
     """A run of one suite with resolved and checked options. Nothing has been written yet.
 
-    options: the resolved options. size_was_auto: whether the user left the size at 'auto'. target: where the rows run:
-    this machine, a cluster or leased nodes. run: the content to write to run.json.
+    options: the options, with values in place of 'auto'. size_was_auto: whether the user left the size at 'auto'.
+    target: where the rows run: this machine, a cluster or leased nodes. run: the content to write to run.json.
     """
 
     options: RunOptions
@@ -198,8 +201,8 @@ def options_per_suite(suites: Sequence[str], options: RunOptions) -> list[RunOpt
 
 def connect_target(options: RunOptions) -> Target:
     """Connect to the target that the options name. The caller must close the target."""
-    named = partial(target_named, options.site, options.profile, options.account)
-    return named(image_variant=options.image_variant, in_container=options.in_container)
+    make_target = partial(target_named, options.site, options.profile, options.account)
+    return make_target(image_variant=options.image_variant, in_container=options.in_container)
 
 
 def prepare(options: RunOptions, target: Target, on_download: DownloadCallback = _ignore_progress) -> PreparedRun:

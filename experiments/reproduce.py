@@ -1,6 +1,6 @@
 """Reproduce suites on leased machines: doctor, predict, slots, lease, configure, run, release.
 
-Each stage continues the work of an earlier, interrupted command with the same options: leases are in the journal, a
+Each stage continues the work of an earlier, interrupted command with the same options: the journal lists the leases, a
 configured node is not changed, jobs are tracked, and rows with results do not run again.
 """
 

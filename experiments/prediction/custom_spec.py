@@ -104,7 +104,7 @@ def _build_settings(training: CustomTraining, name: str, base_model: Model) -> S
         "precision": training.precision,
         "optimizer": _choose_optimizer(training),
         "lr": 1e-4,
-        "warmup_steps": 1 if training.loop == "litgpt" else 0,  # LitGPT's schedule divides by it
+        "warmup_steps": 1 if training.loop == "litgpt" else 0,  # LitGPT's schedule divides by this number
         "max_epochs": 1,
         "max_length": tokens,
         "train_samples": OPTIMIZER_STEPS * training.batch * training.accumulate * training.devices,

@@ -19,7 +19,7 @@ DEFAULT_LORA_RANK = 16
 FSDP_GPU_COUNTS = (2, 4, 8)
 
 Predict = Callable[[Sequence[RowSpec], OnFailure | None], list[Prediction]]
-"""Predicts rows as ``service.trace_rows`` does. It calls its second argument for each row that it cannot predict."""
+"""Predicts rows as ``service.trace_rows`` does. The second argument is called for each row that cannot be predicted."""
 ChangeT = TypeVar("ChangeT")
 AttemptT = TypeVar("AttemptT")
 
@@ -45,7 +45,7 @@ class Attempt(Record):
 
 
 class Fit(Record):
-    """The largest batches with which a row fits its card, and the changes that were tried to make it fit.
+    """The largest batches with which a row fits its card, and the changes that were tried to make the row fit.
 
     requested: the unchanged row. largest: the row with the largest batch that fits. largest_borderline: the row with
     the largest batch that fits or is borderline. Both are None if even a batch of 1 is too large. Batches above 4096

@@ -19,7 +19,7 @@ from experiments.prediction.script.trace import ScriptFailed, trace_script
 from experiments.results.wording import format_duration
 from experiments.system.tables import Table
 
-TOGETHER_TITLE = "no change, and not even all changes together, make the training fit; GiB on one GPU"
+TOGETHER_TITLE = "no change makes the training fit, not even all changes together; GiB on one GPU"
 PrintLine = Callable[[str], None]
 NamedChange = tuple[str, CustomTraining]
 """The description of a change, and the changed training."""

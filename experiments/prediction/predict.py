@@ -101,7 +101,7 @@ def predict(
     that cannot be traced raises InputError (user error) or RuntimeError. Raises InputError if no row can be traced on
     this machine.
 
-    rank: the rank that is traced, from 0. All rows must have it.
+    rank: the rank that is traced, from 0. All rows must have this rank.
     """
     folder = store or cache / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def _group_by_kernels(specs: Iterable[RowSpec]) -> list[list[RowSpec]]:
 
 
 def _cache_key(spec: RowSpec, traced_spec: RowSpec, rank: int) -> str:
-    """Return the cache key of a row. traced_spec: the row on the traced card, which may have more multiprocessors."""
+    """Return the cache key of a row. traced_spec: the row on the card of the trace."""
     traced_multiprocessors = str(card_named(traced_spec.card).multiprocessors)
     row = [spec.fingerprint, card_named(spec.card).model_dump_json(), traced_multiprocessors]
     parts = [*row, str(rank), code_sha256(), _prediction_code_sha256(), *_library_versions()]

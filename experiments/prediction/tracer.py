@@ -42,6 +42,7 @@ from provision.hardware.host_memory import processes_that_fit
 from provision.temporary import TemporaryFolder
 
 MAX_PROCESS_BYTES = 8 * GIB
+"""Limit of the data memory of a process that traces a row (RLIMIT_DATA)."""
 ASSUMED_PROCESS_BYTES = 6 * GIB
 """Memory that the trace of a row is assumed to need until the first trace has ended; all rows of the labs need less."""
 

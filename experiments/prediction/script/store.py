@@ -110,7 +110,7 @@ def _code_files(folder: Path) -> list[Path]:
 
 @functools.cache
 def _packages() -> tuple[str, ...]:
-    """Return the names and versions of all installed packages, as the folders of their metadata are named."""
+    """Return the names of the metadata folders of all installed packages, which contain the names and versions."""
     found: set[str] = set()
     for place in filter(os.path.isdir, sys.path):
         found.update(name for name in os.listdir(place) if name.endswith(PACKAGE_SUFFIXES))

@@ -111,17 +111,17 @@ def trace_script(
                 predictions, groups = [*predictions, *stored], groups[1:]
             else:
                 count = _traces_at_a_time() if predictions else 1
-                together = _groups_before_stored(groups[:count], options.store)
-                groups = groups[len(together) :]
+                next_groups = _groups_before_stored(groups[:count], options.store)
+                groups = groups[len(next_groups) :]
                 took_s = time.monotonic() - started_s
-                progress = _describe_progress(predictions, traced, len(together), len(groups), took_s)
-                print_line(f"tracing {what} for {'; '.join(map(_card_list, together))}{progress}")
-                jobs = [{**job, "cards": group} for group in together]
+                progress = _describe_progress(predictions, traced, len(next_groups), len(groups), took_s)
+                print_line(f"tracing {what} for {'; '.join(map(_card_list, next_groups))}{progress}")
+                jobs = [{**job, "cards": group} for group in next_groups]
                 found = _trace_groups(jobs, place, options.all_ranks, print_line, bool(predictions))
                 predictions += found
-                traced += len(together)
+                traced += len(next_groups)
                 if options.store:
-                    for group in together:
+                    for group in next_groups:
                         options.store.write(group, found)
             if only_smallest_card:
                 groups = [group for group in groups if _may_contain_smallest_card(group, predictions)]

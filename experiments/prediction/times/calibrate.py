@@ -22,7 +22,7 @@ PROGRESS_INTERVAL_S = 5.0
 
 
 def this_machine(command: str) -> Machine:
-    """Describe this machine and its first GPU. Raises InputError if there is none, or if the catalog lacks it."""
+    """Describe this machine and its first GPU. Raises InputError without a GPU, or if the catalog lacks the GPU."""
     if not torch.cuda.is_available():
         raise InputError("testbed calibrate measures a GPU, and this machine has none that PyTorch can use")
     name = torch.cuda.get_device_name()

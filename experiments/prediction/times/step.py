@@ -152,7 +152,7 @@ def operations_of_one_micro_step(recorded: Sequence[RecordedPhase]) -> set[str]:
 
 
 def _first_occurrences(whole: WholePhase, keys: Set[str]) -> Iterator[set[str]]:
-    """Yield for each part of a phase those of ``keys`` that this part has and no earlier part has."""
+    """Yield for each part of a phase those of ``keys`` that occur in this part for the first time."""
     remaining = set(keys)
     for part in whole:
         new_keys = remaining & part.operations.keys()

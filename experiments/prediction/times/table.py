@@ -71,7 +71,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 class Estimate(NamedTuple):
     """The times of an operation on the GPU of a table. attainable_s: the operation's attainable time on this GPU.
 
-    is_measured: False if the times are those of a similar operation, scaled to this one's size.
+    is_measured: False if the times are those of a similar operation, scaled to the size of this operation.
     """
 
     operation: Operation
@@ -219,7 +219,7 @@ def _groups(operation: Operation) -> tuple[tuple[str, ...], ...]:
 
 
 def _features(operation: Operation) -> OperationFeatures:
-    """Return the sizes of a matrix product, otherwise the operation's arithmetic and bytes; and its layout."""
+    """Return the sizes of a matrix product, or the arithmetic and bytes of another operation; and its layout."""
     sizes = operation.product_sizes or (operation.flop + 1, operation.total_bytes + 1)
     layout = operation.layout if operation.family in MEMORY_BOUND else ""
     return OperationFeatures(tuple(math.log(max(1, size)) for size in sizes), layout)

@@ -131,7 +131,7 @@ def _card_prediction(
     """Return the prediction for one card.
 
     recorded: all phases, if memory that another stream used was released; else empty. In the first case, the needed
-    memory depends on the speed of the card. needed_size: bytes that the training needs if it does not.
+    memory depends on the speed of the card. needed_size: bytes that the training needs in the second case.
     """
     usable_size = round(card_named(name).usable_gib * GIB)
     if recorded:
