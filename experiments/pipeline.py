@@ -180,7 +180,7 @@ def cancel_jobs(all_options: Sequence[RunOptions], view: View) -> list[str]:
 
 
 def options_per_suite(suites: Sequence[str], options: RunOptions) -> list[RunOptions]:
-    """Return a copy of ``options`` for each suite that has requested rows, limited to these rows.
+    """Return, for each suite that has requested rows, a copy of ``options`` with only the rows of this suite.
 
     Raises InputError for a row that no suite has.
     """

@@ -51,7 +51,7 @@ class PreflightFailed(InputError):
 
 
 class LeaseTooLong(InputError):
-    """The requested lease is longer than the budget."""
+    """The requested lease is longer than --max-hours allows."""
 
 
 class LeaseEnded(InputError):
@@ -246,7 +246,7 @@ def _expected_times(node_type: str, runs: Sequence[PreparedRun], predictions: Se
 def _with_lease_length(reproduction: Reproduction, times: ExpectedTimes, report: Callable[[str], None]) -> Reproduction:
     """Return the reproduction. If its ``choose_length`` is set, its lease gets the length that the rows need.
 
-    Raises LeaseTooLong if the lease is longer than the budget, and LeaseTooShort if the rows need more time.
+    Raises LeaseTooLong if the lease is longer than --max-hours, and LeaseTooShort if the rows need more time.
     """
     length = times.lease_length() if reproduction.choose_length else None
     if length:

@@ -73,13 +73,13 @@ class CustomTraining:
     batch: int = option(1, "Samples per GPU and micro-step.")
     seq: int | None = option(
         None,
-        "Tokens per text; with --packing, per row of several texts; with --task generate, per prompt; "
+        "Tokens per text; with --packing, per sequence of several texts; with --task generate, per prompt; "
         f"default: {DEFAULT_TOKENS}, or the model's maximum if it is smaller.",
     )
     packing: int | None = option(
         None,
-        "Texts in each row of --seq tokens; no text attends to another text; with --attention flash_attention_2, the "
-        "whole batch is one row; only with --loop trainer, plain.",
+        "Texts in each sequence of --seq tokens; no text attends to another text; with --attention flash_attention_2, "
+        "the whole batch is one sequence; only with --loop trainer, plain.",
         metavar="TEXTS",
     )
     task: Task = option("train", "Training, or text generation by transformers' generate.")

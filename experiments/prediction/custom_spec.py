@@ -31,8 +31,8 @@ HUB_CONNECT_TIMEOUT_S, HUB_ANSWER_TIMEOUT_S = 6.0, 30.0
 """Longest time to connect to the hub, and to wait for each part of its answer, seconds."""
 CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 16 << 20
-MAX_SAMPLES = 1 << 24
-MAX_TOKENS = 1 << 26
+MAX_SAMPLES_PER_STEP = 1 << 24
+MAX_TOKENS_PER_MICRO_STEP = 1 << 26
 MAX_LORA_RANK = 1 << 16
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -165,9 +165,9 @@ def _reject_below_1(field: str, value: int | None) -> None:
 
 def _reject_large_steps(training: CustomTraining) -> None:
     """Raise InputError if the data of a step, or the adapters, would fill the memory of this machine."""
-    _reject_above(MAX_SAMPLES, "samples of an optimizer step", training, ("batch", "accumulate", "devices"))
+    _reject_above(MAX_SAMPLES_PER_STEP, "samples of an optimizer step", training, ("batch", "accumulate", "devices"))
     for length in ("seq", "new_tokens", "target_seq"):
-        _reject_above(MAX_TOKENS, "tokens of a micro-step", training, ("batch", length))
+        _reject_above(MAX_TOKENS_PER_MICRO_STEP, "tokens of a micro-step", training, ("batch", length))
     _reject_above(MAX_LORA_RANK, "rank of the adapters", training, ("lora_r",))
 
 
@@ -192,9 +192,9 @@ def _reject_long_texts(training: CustomTraining, base_model: Model, name: str) -
     if tokens > limit:
         options += f" --packing {training.packing}" if training.packing else ""
         raise InputError(f"{options}: {name} has {positions} positions; allowed: {allowed} {limit}")
-    row_tokens = training.seq or min(DEFAULT_TOKENS, positions or DEFAULT_TOKENS)
-    if training.packing and training.packing > row_tokens:
-        raise InputError(f"--packing {training.packing}: a row has {row_tokens} tokens; allowed: 1 to {row_tokens}")
+    length = training.seq or min(DEFAULT_TOKENS, positions or DEFAULT_TOKENS)
+    if training.packing and training.packing > length:
+        raise InputError(f"--packing {training.packing}: a sequence has {length} tokens; allowed: 1 to {length}")
 
 
 def _position_count(base_model: Model) -> int | None:

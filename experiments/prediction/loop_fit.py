@@ -220,7 +220,7 @@ def attempts_table(attempts: Sequence[Attempt]) -> Table | str:
 
 
 def describe_fastest_change(attempts: Sequence[Attempt]) -> list[str]:
-    """Return a line with the fitting change of the most samples per second; [] if fewer than two have a speed."""
+    """Return a line that names the change that fits with the most samples/s; [] if fewer than two have a speed."""
     speeds = {
         attempt.change: (speed, attempt.batch_prediction.card.time)
         for attempt in attempts

@@ -195,9 +195,10 @@ def _step_cells(prediction: Prediction) -> tuple[str, str]:
 
 
 def fit_as_data(fit: Fit) -> dict[str, Any]:
-    """Return the result as JSON-compatible data. The fields of the requested row's prediction are at the top level.
+    """Return the result of ``fit_row`` as JSON-compatible data.
 
-    A largest batch of 0 means that not even a batch of 1 fits.
+    The fields of the requested row's prediction are at the top level. A largest batch of 0 means that not even a batch
+    of 1 fits.
     """
     return {
         **prediction_as_data(fit.requested),
@@ -221,7 +222,7 @@ def _attempt_as_data(attempt: Attempt) -> dict[str, Any]:
 
 
 def fit_view(fit: Fit) -> Group:
-    """Return the result for the terminal: the requested row, the largest batch, and the tried changes.
+    """Return the result of ``fit_row`` for the terminal: the requested row, the largest batch, and the tried changes.
 
     Pairs of changes follow if no single change fits.
     """
@@ -254,7 +255,7 @@ def _describe_largest_batch(fit: Fit) -> str:
 
 
 def _describe_fastest(attempts: Iterable[Attempt]) -> list[str]:
-    """Return a line with the fitting change of the most samples per second; [] if fewer than two have a speed."""
+    """Return a line that names the change that fits with the most samples/s; [] if fewer than two have a speed."""
     speeds = {
         attempt.change: (attempt.prediction.samples_per_s, attempt.prediction.time)
         for attempt in attempts

@@ -235,7 +235,7 @@ def _return_failures(trace: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def fit_as_data(fit: ScriptFit, batches_per_step: int | None = None) -> dict[str, Any]:
-    """Return the result as a JSON-compatible object.
+    """Return the result of the search as a JSON-compatible object.
 
     batches_per_step: the number of batches in an optimizer step over all GPUs; None if it is unknown.
     """
@@ -259,7 +259,7 @@ def fit_as_data(fit: ScriptFit, batches_per_step: int | None = None) -> dict[str
 
 
 def fit_view(fit: ScriptFit, flag: str, batches_per_step: int | None = None) -> Group:
-    """Return the result for the terminal, with every batch that was traced. batches_per_step: as in ``fit_as_data``."""
+    """Return the result for the terminal, with all traced batches. batches_per_step: as in ``fit_as_data``."""
     columns = Column("batch", number=True), STEP_COLUMN, SAMPLES_COLUMN
     table = outcomes_table(*columns, title="GiB on one GPU, traced batches")
     for batch, one in sorted(fit.predictions.items()):

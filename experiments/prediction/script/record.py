@@ -50,7 +50,7 @@ class ModuleMemory(Record):
     module: str = Field(description="name of the module in the model; empty: outside of all modules")
     phase: Phase = Field(description="phase in which the memory was allocated")
     category: str = Field(description="kind of memory, such as params or activations")
-    size_gib: float = Field(description="bytes / 1024**3")
+    size_gib: float = Field(description="memory in GiB (bytes / 1024**3)")
 
 
 class LineMemory(Record):
@@ -60,7 +60,7 @@ class LineMemory(Record):
         description="FILE:LINE, relative to the script's folder; empty: before the first line of the script"
     )
     category: str = Field(description="kind of memory, such as params or activations")
-    size_gib: float = Field(description="bytes / 1024**3")
+    size_gib: float = Field(description="memory in GiB (bytes / 1024**3)")
 
 
 class ModuleLineMemory(Record):
@@ -71,7 +71,7 @@ class ModuleLineMemory(Record):
     line: str = Field(
         description="FILE:LINE, relative to the script's folder; empty: before the first line of the script"
     )
-    size_gib: float = Field(description="bytes / 1024**3")
+    size_gib: float = Field(description="memory in GiB (bytes / 1024**3)")
 
 
 class ScriptPrediction(Record):

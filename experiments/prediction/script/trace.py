@@ -1,4 +1,4 @@
-"""Trace a training script in separate processes, for the requested cards and ranks."""
+"""Trace a training script: run it on the simulated GPU, in a process for each group of cards and each rank."""
 
 import json
 import os

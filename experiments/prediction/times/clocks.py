@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from experiments.prediction.times.phase import HOST_FACTORS, HostWork, PhaseTime
 
 SIMULATED_STEPS = 3
-"""Only the last step counts. It begins while the GPU may still do the work of the previous step."""
+"""Number of equal steps to simulate. Only the last one counts: it begins while the GPU may still be busy."""
 
 
 class Clocks:

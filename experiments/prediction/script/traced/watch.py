@@ -1,8 +1,9 @@
 """Find the phases, modules and categories of tensors of an unchanged training.
 
 Global hooks of PyTorch report when the forward pass of a module and the step of an optimizer begin and end. The
-function `backward` is replaced. A step of an optimizer counts only if a backward pass ran since its previous step.
-Therefore, many steps in a row, one for each parameter or shard, count as one.
+function torch.autograd.backward is replaced by one that reports backward passes. A step of an optimizer counts only if
+a backward pass ran since the optimizer's previous step. Therefore, many steps in a row, one for each parameter or
+shard, count as one.
 """
 
 from collections.abc import Callable, Iterator

@@ -64,7 +64,7 @@ def describe_failure(error: BaseException, code: int, phantom: Phantom) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and its causes. The cause of an exit is the error that the script handled by the exit."""
+    """Yield the error and its causes. If the script handled an error by an exit, the cause is this error."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen

@@ -6,7 +6,7 @@ from typing import Any
 CONNECT_TIMEOUT_S = 6.0
 """Seconds in which a connection must be open. In this time, Linux sends its first packet three times (tcp(7))."""
 MAX_FAILED_CONNECTIONS = 2
-"""After this number of connections that fail at once, there is no network, unless the hub has answered before."""
+"""After this number of connections that fail immediately, there is no network, unless the hub has answered before."""
 TIMEOUT_VARIABLES = ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
 """Variables with which a user sets the timeouts of huggingface_hub, also that of connections."""
 
@@ -35,7 +35,7 @@ class HubConnection:
             try:
                 response = send(request, **options)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                self._count_failure(error, at_once=isinstance(error, httpx.ConnectError))
+                self._count_failure(error, immediately=isinstance(error, httpx.ConnectError))
                 raise
             self._has_answered = True
             return response
@@ -43,13 +43,13 @@ class HubConnection:
         client.send = send_or_go_offline  # type: ignore[method-assign]
         return client
 
-    def _count_failure(self, error: Exception, at_once: bool) -> None:
+    def _count_failure(self, error: Exception, immediately: bool) -> None:
         """Turn on the offline mode of huggingface_hub if the failed connection shows that there is no network."""
         from huggingface_hub import constants
         from huggingface_hub.errors import OfflineModeIsEnabled
 
         self._failed += 1
-        if self._has_answered or (at_once and self._failed < MAX_FAILED_CONNECTIONS):
+        if self._has_answered or (immediately and self._failed < MAX_FAILED_CONNECTIONS):
             return
         self.unreachable_reason = str(error) or f"no connection within {CONNECT_TIMEOUT_S:g} s"
         constants.HF_HUB_OFFLINE = True

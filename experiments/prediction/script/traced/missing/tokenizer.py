@@ -17,7 +17,7 @@ NO_FILES = "Couldn't instantiate the backend tokenizer"
 PLACE_OPTIONS = ("cache_dir", "revision", "subfolder", "token")
 """Options of from_pretrained that state where the files of the model are."""
 PASSED_OPTIONS = ("padding_side", "truncation_side", "model_max_length", *(f"{name}_token" for name in SPECIAL_TOKENS))
-"""Options of from_pretrained that the tokenizer that is made up gets too."""
+"""Options of from_pretrained that are passed on to a tokenizer that is made up."""
 
 
 def replace_missing_tokenizers() -> None:
