@@ -1,4 +1,4 @@
-"""Find the largest batch of a custom training, and changes that make the training fit, by traces of small programs."""
+"""Find the largest batch of a custom training that fits a card, and changes that make the training fit."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -220,7 +220,7 @@ def attempts_table(attempts: Sequence[Attempt]) -> Table | str:
 
 
 def describe_fastest_change(attempts: Sequence[Attempt]) -> list[str]:
-    """Return a line that names the change that fits with the most samples/s; [] if fewer than two have a speed."""
+    """Return a line that names the fastest change that fits; [] if fewer than two changes have a predicted speed."""
     speeds = {
         attempt.change: (speed, attempt.batch_prediction.card.time)
         for attempt in attempts

@@ -255,7 +255,7 @@ def _describe_largest_batch(fit: Fit) -> str:
 
 
 def _describe_fastest(attempts: Iterable[Attempt]) -> list[str]:
-    """Return a line that names the change that fits with the most samples/s; [] if fewer than two have a speed."""
+    """Return a line that names the fastest change that fits; [] if fewer than two changes have a predicted speed."""
     speeds = {
         attempt.change: (attempt.prediction.samples_per_s, attempt.prediction.time)
         for attempt in attempts

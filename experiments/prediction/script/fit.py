@@ -32,7 +32,7 @@ TrainingT = TypeVar("TrainingT", bound=Hashable)
 
 
 class BatchPrediction(NamedTuple):
-    """The prediction of one batch size, for the rank and GPU with the largest need of memory."""
+    """The prediction of one batch size, for the rank and GPU that need the most memory."""
 
     prediction: ScriptPrediction
     card: CardPrediction

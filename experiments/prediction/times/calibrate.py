@@ -28,7 +28,7 @@ def this_machine(command: str) -> Machine:
     name = torch.cuda.get_device_name()
     card = card_of_device(name, torch.cuda.get_device_properties(0).total_memory / 2**30)
     if card is None:
-        raise InputError(f"{name}: not in the catalog of GPUs; `testbed cards` lists the allowed ones")
+        raise InputError(f"{name}: not in the catalog of GPUs; `testbed cards` lists the allowed GPUs")
     return Machine(
         card=card,
         gpu=name,

@@ -26,7 +26,7 @@ SCALED_CARD = "h100_80gb"
 WholePhase = tuple[RecordedPhase, ...]
 """The parts of a phase, in their order."""
 TRANSFERS_SHARE = 0.1
-"""A step uses host memory if transfers from and to the host take more than this share of the GPU's time."""
+"""A step counts as using host memory if transfers from and to the host take a higher share of the GPU's time."""
 
 
 def step_time(
