@@ -81,7 +81,7 @@ def trace_script(
     after another group has succeeded is left out, with a line that says why.
 
     The script runs in this working directory with this environment. Unless options.sandbox is set, the script works on
-    the real files and can use the network. Its output goes to stderr; traces that run side by side show no output.
+    the real files and can use the network. The script's output goes to stderr; traces side by side show no output.
 
     Groups whose predictions are in options.store are not traced; new predictions are written to the store. Only
     programs of this project have a store. They do not inherit the variables of a launcher.
