@@ -78,8 +78,8 @@ class CustomTraining:
     )
     packing: int | None = option(
         None,
-        "Texts in each sequence of --seq tokens; no text attends to another text; with --attention flash_attention_2, "
-        "the whole batch is one sequence; only with --loop trainer, plain.",
+        "Number of texts in each sequence of --seq tokens; the texts do not attend to each other. With --attention "
+        "flash_attention_2, the whole batch is one sequence. Only with --loop trainer or plain.",
         metavar="TEXTS",
     )
     task: Task = option("train", "Training, or text generation by transformers' generate.")

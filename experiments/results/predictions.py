@@ -108,7 +108,7 @@ class Prediction(Record):
     prediction_version: Literal[1] = Field(default=PREDICTION_VERSION, description="version of this schema")
     spec: RowSpec = Field(description="specification of the predicted row")
     rank: int = Field(default=0, description="predicted rank, from 0")
-    parameters: int = Field(description="parameters of the model, shared tensors once")
+    parameters: int = Field(description="parameters of the model, shared tensors counted once")
     trainable_parameters: int = Field(description="parameters that have gradients")
     peak_gib: float = Field(description="maximum allocated memory, with unlimited capacity")
     reserved_gib: float = Field(description="maximum reserved memory, with unlimited capacity")
