@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from experiments.prediction.times.phase import HOST_FACTORS, HostWork, PhaseTime
 
 SIMULATED_STEPS = 3
-"""Only the last step counts. It begins while the GPU may still do the work of the previous step."""
+"""Number of equal steps to simulate. Only the last one counts: it begins while the GPU may still be busy."""
 
 
 class Clocks:
@@ -48,7 +48,7 @@ class Clocks:
     def _count_busy(self, begun_s: float, ended_s: float, kernels_s: float) -> None:
         """Count kernels that run evenly spread from begun_s to ended_s, without the time that was already counted.
 
-        kernels_s: seconds in which they run.
+        kernels_s: seconds in which the kernels run.
         """
         uncounted_s = ended_s - max(begun_s, self._busy_until_s)
         if uncounted_s > 0:
@@ -73,7 +73,7 @@ def gpu_busy_share(parts: Sequence[PhaseTime]) -> float:
 
 
 def _simulate(parts: Sequence[PhaseTime], factors: Mapping[HostWork, float]) -> tuple[float, float]:
-    """Return the seconds of one of many equal steps, and those of them in which the GPU is busy."""
+    """Return the seconds of one of many equal steps, and the seconds of this step in which the GPU is busy."""
     clocks, begun_s, busy_before_s = Clocks(), 0.0, 0.0
     for _ in range(SIMULATED_STEPS):
         begun_s, busy_before_s = clocks.latest_s, clocks.busy_s

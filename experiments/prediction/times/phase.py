@@ -99,12 +99,12 @@ class PhaseTime(NamedTuple):
 
     @property
     def without_waits(self) -> "PhaseTime":
-        """Return the time of the operations before the last one, for which host or GPU wait."""
+        """Return the time without the wait at the end of the part."""
         return self._replace(link_s=0.0, cpu_optimizer_s=0.0, host_waits=False)
 
     @property
     def waits(self) -> "PhaseTime":
-        """Return the time of the operation at the end for which host or GPU wait."""
+        """Return only the wait at the end of the part: for the GPU, for links, or for the optimizer on the CPU."""
         return self._replace(host_work={}, device_s={})
 
     def scaled(self, host_factor: float, device_factor: float) -> "PhaseTime":

@@ -46,7 +46,7 @@ class PhaseRecorder:
         ]
 
     def _parts(self, phase: Phase, tokens: int, start: int, end: int) -> Iterator[RecordedPhase]:
-        """Yield the parts of a phase: a wait of the host or a collective operation is the last operation of each."""
+        """Yield the parts of a phase. Each part but the last ends with a wait of the host or a collective operation."""
         keys, repeats = self._phantom.keys(start, end)
         ends = [place for place, key in enumerate(keys[:-1], start=1) if ends_part(key)]
         for begin, stop in itertools.pairwise([0, *ends, len(keys)]):
@@ -75,7 +75,7 @@ class StepRecorder(PhaseRecorder):
             super().begin_phase(phase)
 
     def end_step(self, optimizer: int, phase: Phase) -> None:
-        """Record the end of a step of an optimizer, whose id is ``optimizer``; ``phase`` continues or begins."""
+        """Record that the optimizer with the id ``optimizer`` has ended a step. phase: that of the next operations."""
         self._ends.append((optimizer, len(self._starts)))
         super().begin_phase(phase)
 

@@ -48,16 +48,16 @@ def measure(operation: Operation) -> OperationTime:
         for _ in range(WARM_UP_RUNS):
             run()
         torch.cuda.synchronize()
-        once_s = _timed_s(run, 1)[0]
+        once_s = _time_runs(run, 1)[0]
         repeats = max(1, min(MAX_REPEATS, math.ceil(MEASURED_S / max(once_s, 1e-6))))
-        device_s, host_s = _timed_s(run, repeats)
+        device_s, host_s = _time_runs(run, repeats)
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
         raise NotReplayable(f"{operation.name}: {error}") from error
     return OperationTime(device_s / share, host_s)
 
 
 def _build_call(operation: Operation) -> tuple[Callable[[], Any], float]:
-    """Return a function that runs the operation, and the share of the elements of its tensor lists that it uses."""
+    """Return a function that runs the operation, and the share of the elements of tensor lists that it reads."""
     if operation.name.startswith("bitsandbytes::") and any(tensor.get("host") for tensor in operation.tensors):
         raise NotReplayable(f"{operation.name}: paged memory cannot be allocated for a single operation")
     if PACKED_ATTENTION.match(operation.name):
@@ -81,7 +81,7 @@ def _attention_backward(operation: Operation) -> Callable[[], Any]:
     return lambda: torch.autograd.grad(out, inputs, gradient, retain_graph=True)
 
 
-def _timed_s(run: Any, repeats: int) -> tuple[float, float]:
+def _time_runs(run: Any, repeats: int) -> tuple[float, float]:
     """Return the average seconds of one run on the device, and on the host, which does not wait for the device."""
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda._sleep(AHEAD_CYCLES)
