@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from statistics import NormalDist
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from experiments.prediction.times.operations import Family, Operation, parse
 from experiments.prediction.times.table import Table
@@ -126,7 +126,7 @@ def phase_time(recorded: RecordedPhase, table: Table, card: Card, new_keys: Coll
     host_work: dict[HostWork, float] = defaultdict(float)
     device_s: dict[Family, float] = defaultdict(float)
     link_s = cpu_optimizer_s = unmeasured_s = 0.0
-    operations = {key: parse(key) for key in recorded.operations}
+    operations, host = {key: parse(key) for key in recorded.operations}, table.host
     for key, count in recorded.operations.items():
         operation = operations[key]
         if operation.family == "communication":
@@ -147,8 +147,9 @@ def phase_time(recorded: RecordedPhase, table: Table, card: Card, new_keys: Coll
             host_work[recorded.phase] += (count - in_forward) * times.host_s
             host_work["layers"] += in_forward * (operation.family == "matrix products")
     host_work["kernel choices"] += sum(parse(key).kernel_choices for key in new_keys)
+    of_operations = get_args(Phase)
     return PhaseTime(
-        dict(host_work),
+        {kind: work * (host.operations if kind in of_operations else host.other) for kind, work in host_work.items()},
         dict(device_s),
         link_s,
         cpu_optimizer_s,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from statistics import fmean
 
 from experiments.prediction.times.clocks import gpu_busy_share, total_seconds
+from experiments.prediction.times.host import set_hosts
 from experiments.prediction.times.limits import PRECISION_BY_TYPE
 from experiments.prediction.times.operations import FAMILIES_WITHOUT_KERNEL, parse
 from experiments.prediction.times.phase import PhaseTime, RecordedPhase, interpolate_parts, phase_time, slowest_host
@@ -202,7 +203,9 @@ def whole_phases(recorded: Sequence[RecordedPhase]) -> list[WholePhase]:
 @functools.cache
 def tables() -> tuple[Table, ...]:
     """Return all tables. Each process reads them once."""
-    return tuple(map(Table.read, table_files()))
+    found = {path: Table.read(path) for path in table_files()}
+    set_hosts(found)
+    return tuple(found.values())
 
 
 def table_for_card(card: str) -> Table:

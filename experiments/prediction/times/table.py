@@ -39,6 +39,7 @@ class Machine(Record):
     torch: str = Field(description="version of PyTorch")
     command: str = Field(description="command that measured the times")
     date: str = Field(description="day of the measurement")
+    corrections: str | None = Field(default=None, description="times that another command measured again or removed")
 
 
 class OperationTime(NamedTuple):
@@ -97,6 +98,18 @@ class OperationFeatures(NamedTuple):
         return sizes + (LAYOUT_DISTANCE if self.layout != other.layout else 0.0)
 
 
+class HostFactors(NamedTuple):
+    """Time of the host that a prediction is about, relative to the host of a table, and to the reference host.
+
+    operations: factor of the table's host times. other: factor of the work that starts no operation, whose times are
+    those of the reference host. is_measured: False for a usual host.
+    """
+
+    operations: float = 1.0
+    other: float = 1.0
+    is_measured: bool = False
+
+
 class MeasuredOperation(NamedTuple):
     """A measured operation. slowdown: its time divided by its attainable time."""
 
@@ -115,6 +128,7 @@ class Table:
         self.machine = machine
         self.card = card_named(machine.card)
         self.measured = measured
+        self.host = HostFactors()
         self._estimates: dict[str, Estimate] = {}
 
     @functools.cached_property
