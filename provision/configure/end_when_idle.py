@@ -1,4 +1,4 @@
-"""Set up a leased node so that an idle node ends its lease, with a credential that is valid only for this lease."""
+"""Set up a leased node so that it ends its lease when it is idle. Its credential is valid only for this lease."""
 
 from provision.configure.playbook import configure_end_when_idle
 from provision.errors import BadKey, LeaseGone, NotReached, RequestRejected
@@ -15,9 +15,9 @@ ROLE = "end_when_idle"
 
 
 def set_up_end_when_idle(site: LeasingSite, reconciler: Reconciler, name: str, end_when_idle: EndWhenIdle) -> None:
-    """Set up the node of the active lease with that name so that the node ends the lease when it is idle.
+    """Set up the node of the active lease ``name`` so that the node ends the lease when it is idle.
 
-    Each call creates a new credential: keystone returns a credential's secret only once, and only the node stores it.
+    Each call creates a new credential, because keystone returns a secret only once, and only the node stores the secret.
     Raises ConfigureFailed if the node cannot read the lease with the credential or cannot reach the rsync target of
     the results, RequestRejected for a lease of several nodes, NotReached if no node has answered yet, and LeaseGone for
     a lease that is over.
