@@ -20,8 +20,8 @@ from provision.models import Booking, Host, Requirements, TimeSlot
 CLEANING_TIME = timedelta(minutes=10)
 """Time that a host stays free before and after a time slot, so that the site can clean the host.
 
-The site's setting (Blazar's cleaning_time, on both sides of a lease) cannot be queried. The program assumes ten minutes,
-because the time slots in the labs' instructions end ten minutes before the full hour.
+The site's setting (Blazar's cleaning_time, on both sides of a lease) cannot be queried. The program assumes ten
+minutes, because the time slots in the labs' instructions end ten minutes before the full hour.
 """
 MAX_LEASE = timedelta(days=7)
 """The longest lease without an extension: max_reservation_length in Chameleon's published Blazar configuration."""

@@ -146,7 +146,7 @@ def _convert_to_utc(moment: datetime, text: str) -> datetime:
         raise BadTime(f"time {text!r} has the year {moment.year}; allowed: the years {YEARS[0]} to {YEARS[-1]}")
     if moment.utcoffset() != moment.replace(fold=1).utcoffset():
         raise BadTime(
-            f"time {text!r}: a clock change skips or repeats this local time; "
+            f"time {text!r}: a clock change skips or repeats it; "
             f"allowed: a time in UTC or with an offset, such as {_date_of_tomorrow()}T14:00Z"
         )
     utc = moment.astimezone(UTC)

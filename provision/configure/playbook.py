@@ -32,7 +32,7 @@ END_WHEN_IDLE_PLAYBOOK = ANSIBLE / "end-when-idle.yml"
 FACTS_FILE = "/etc/llm-testbed/node.json"
 """File on each machine with its image IDs, driver, GPUs and hardware; the role ``images`` writes it."""
 SOCKET_PARENT = Path("/tmp")  # noqa: S108 - the sockets are in a new folder under it
-"""Where to create the folder of Ansible's SSH sockets. TMPDIR may be too long: a socket's path has at most 108 bytes."""
+"""Where to create the folder of Ansible's SSH sockets. TMPDIR may be too long: a socket's path is at most 108 bytes."""
 OUTPUT_LENGTH = 600
 """Maximum number of characters of a task's output in a message."""
 FIXES = {

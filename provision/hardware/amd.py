@@ -100,7 +100,7 @@ def installed_gpus() -> tuple[Gpu, ...]:
 
 
 def driver_version() -> str | None:
-    """Return the driver's version, or the version of Linux if the driver is a part of Linux; None without the driver."""
+    """Return the driver's version, or the version of Linux if Linux includes the driver; None without the driver."""
     module = SYS / "module/amdgpu"
     if not module.is_dir():
         return None

@@ -28,7 +28,7 @@ class PastLease:
 
     @property
     def time_before_request(self) -> timedelta:
-        """Return how long before its request the lease began: a site rounds a start down to a full minute."""
+        """The time from the lease's start to its request. A site rounds the start down to a full minute."""
         return max(self.requested - self.start, timedelta()) if self.requested else timedelta()
 
     @property

@@ -30,7 +30,7 @@ LONGEST_GAP_S = 300
 CLOCK_STEP_S = 60
 """Largest adjustment of the system clock between two checks, seconds. After a larger one, the idle time is 0 again."""
 JOBS, STARTED, FETCHED = ".jobs", "started", "fetched"
-"""The folder of jobs in a run's folder, and two files in each job's folder (see experiments/runners/slurm/layout.py)."""
+"""The folder of jobs in a run's folder, and two files in each job's folder; see experiments/runners/slurm/layout.py."""
 NOTEBOOKS, NOTEBOOKS_FETCHED = "notebooks", "notebooks-fetched"
 """The folder of notebooks, and the file whose time states when the user's computer last downloaded notebooks."""
 SSH_OPTIONS = "-o StrictHostKeyChecking=yes -o BatchMode=yes -o IdentitiesOnly=yes -o ConnectTimeout=30"
