@@ -1,4 +1,4 @@
-"""Select hosts by the hardware that their site reports. The program contains no list of hosts or node types."""
+"""Select hosts by the hardware that their site reports, so that new hosts of a site need no change of the program."""
 
 import re
 from collections import defaultdict

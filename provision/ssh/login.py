@@ -87,7 +87,7 @@ class SshConfigHost:
 
 
 def key_pair(file: Path) -> KeyPair:
-    """Return the key pair of a private key's file. Raises BadKey if it, or the file with .pub, is missing or invalid."""
+    """Return the key pair of a private key's file. Raises BadKey if this or the .pub file is missing or invalid."""
     public = file.with_name(f"{file.name}.pub")
     for needed in (file, public):
         if not needed.is_file():

@@ -108,7 +108,7 @@ class Shell(ABC):
         )
 
     def put(self, data: bytes | Path, remote: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        """Write ``data``, or the content of a local file, to a remote file, atomically. Checks the SHA-256 of the file."""
+        """Write ``data``, or the content of a local file, to a remote file, atomically; check the file's SHA-256."""
         digest = hashlib.sha256()
         for chunk in _chunks(data):
             digest.update(chunk)
