@@ -95,7 +95,7 @@ class LeaseMismatch(ProvisionError):
 
 
 UNTOUCHED_LEASE_ERRORS = (ForeignLease, OtherAccount, LeaseMismatch)
-"""Errors for a lease that the command did not create; the command does not release it."""
+"""Errors for an existing lease that the command must not use. The command does not release such a lease."""
 
 
 class BadJournal(ProvisionError):

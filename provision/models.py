@@ -136,8 +136,8 @@ class TimeSlot:
 class Identity:
     """The user and project of an account: names for messages, ids for comparison, never a secret.
 
-    endpoint: keystone's URL. entry: the account's name in clouds.yaml; ``envvars`` for the account of the OS_*
-    variables.
+    endpoint: URL of keystone, OpenStack's service for logins. entry: the account's name in clouds.yaml; ``envvars`` for
+    the account of the OS_* variables.
     """
 
     user: str
@@ -175,7 +175,7 @@ class Credential:
 class LeaseCredential:
     """An application credential that may only read and delete one lease.
 
-    auth_url: keystone's URL. lease_url: the URL of the lease at Blazar.
+    auth_url: keystone's URL. lease_url: URL of the lease at Blazar, OpenStack's service for reservations.
     """
 
     id: str

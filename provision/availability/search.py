@@ -148,7 +148,7 @@ def _make_slot(hosts: tuple[Host, ...], start: int, length: timedelta) -> TimeSl
 
 
 def slot_sort_key(slot: TimeSlot) -> tuple[datetime, bool, float, str, str]:
-    """Return the sort key: earliest, then cheapest; slots of unknown cost come last."""
+    """Return the sort key: earlier slots first; of slots that start together, the cheapest first, unknown cost last."""
     return slot.start, slot.cost_su is None, slot.cost_su or 0, slot.hosts[0].site, slot.hosts[0].name
 
 

@@ -27,7 +27,9 @@ MAX_GPUS = 64
 CHUNK_BYTES = 65536
 
 MEMORY = re.compile(r"(\d+) ?G[iB]?B?\b")
+"""The memory in the name of a GPU model, as in A100-PCIE-40GB."""
 MIG_MEMORY = re.compile(r"\.(\d+)gb\b")
+"""The memory in the name of a MIG profile, as in 1g.12gb."""
 FLAVOR_MODEL = re.compile(r"g\d+\.(\w+)\.")
 """The GPU model in the name of a flavor, as in g1.h100.pci.1. The reference API has no other field with the model."""
 INTERCONNECTS = {"nvlink": "NVLink", "sxm": "NVLink", "pcie": "PCIe", "pci": "PCIe"}

@@ -171,7 +171,7 @@ def try_login(login: Login) -> None:
 
 
 def changed_host_key_message(login: Login) -> str:
-    """Return the message that a host key differs from the pinned one, with the commands that accept it."""
+    """Return the message that a host key differs from the pinned key, with the commands that accept the new key."""
     return (
         f"{login.host}: its host key differs from the pinned one; if the node was rebuilt, accept its new key: "
         f"ssh-keygen -R {login.alias} -f {login.known_hosts}, then testbed lease again"
