@@ -45,9 +45,9 @@ def run_check(name: str, check: Callable[[], str], needed_for: tuple[str, ...] =
         return Check(name, "failed", str(problem), needed_for)
 
 
-def skip_checks(names: Iterable[str], failed: str) -> list[Check]:
-    """Return a skipped check for each name. failed: the name of the failed check that they depend on."""
-    return [Check(name, "not checked", f"needs {failed}") for name in names]
+def skip_checks(names: Iterable[str], failed_check: str) -> list[Check]:
+    """Return a skipped check for each name. failed_check: the name of the failed check that these checks depend on."""
+    return [Check(name, "not checked", f"needs {failed_check}") for name in names]
 
 
 def summary_in_words(checks: Sequence[Check]) -> str:

@@ -84,8 +84,8 @@ def shown_zones(zone: ZoneInfo) -> list[ZoneInfo]:
     return [UTC_ZONE] if zone.key.endswith("UTC") else [UTC_ZONE, zone]
 
 
-def start_and_end(slot: TimeSlot | HostBooking, zone: ZoneInfo) -> str:
-    """Return start and end as local times of ``zone``, with the end's date if it differs from the start's."""
+def start_and_end_in_words(slot: TimeSlot | HostBooking, zone: ZoneInfo) -> str:
+    """Return start and end as local times of ``zone``: 2026-11-23 14:00 to 16:50; with both dates if they differ."""
     start, end = slot.start.astimezone(zone), slot.end.astimezone(zone)
     date = "" if start.date() == end.date() else f"{end:%Y-%m-%d} "
     return f"{start:%Y-%m-%d %H:%M} to {date}{end:%H:%M}"

@@ -83,21 +83,21 @@ def _read_body(response: requests.Response) -> bytes:
     return bytes(body)
 
 
-def text_field(described: dict[str, Any], name: str) -> str:
+def text_field(item: dict[str, Any], name: str) -> str:
     """Return a field that is a printable text. Raises ValueError for other values, such as null for a missing field."""
-    value = described.get(name)
+    value = item.get(name)
     if not (isinstance(value, str) and value and value.isprintable()):
         raise ValueError(f"{name} is {value!r}, not a printable text")
     return value
 
 
-def gpu_fields(described: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Return the fields of Host that describe GPUs, {} without GPUs. described: an item of the reference API.
+def gpu_fields(item: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return the fields of Host that describe GPUs, {} without GPUs. item: an item of the reference API.
 
     kind: the name of the node type or flavor, which may name GPU and interconnect. Raises ValueError for an impossible
     number of GPUs.
     """
-    gpu = described.get("gpu") or {}
+    gpu = item.get("gpu") or {}
     gpu = gpu[0] if isinstance(gpu, list) else gpu
     if not gpu.get("gpu"):
         return {}

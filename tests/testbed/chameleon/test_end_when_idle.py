@@ -29,7 +29,7 @@ END_WHEN_IDLE = EndWhenIdle(HALF_HOUR)
 class IdleNode:
     """A fake node that is idle and whose results are saved."""
 
-    def work(self):
+    def find_work(self):
         return []
 
     def marks(self):

@@ -117,7 +117,7 @@ class Node:
     def __init__(self, settings: Settings, run: Run = run, root: Path = Path("/")) -> None:
         self._settings, self._run, self._root = settings, run, root
 
-    def work(self) -> list[str]:
+    def find_work(self) -> list[str]:
         """Return the work that the node is doing, as text; [] if the node is idle. Raises CheckFailed."""
         jobs = self._run_if_installed("squeue", "--noheader", "--format=%T")
         gpu_processes, users, kernels = self._gpu_processes(), self._logged_in_users(), self._busy_kernels()
@@ -136,7 +136,7 @@ class Node:
         files["notebooks"] = self._notebooks()
         return {name: _last_modification_s(paths) for name, paths in files.items()}
 
-    def unfetched(self) -> list[str]:
+    def unfetched_results(self) -> list[str]:
         """Return the names of the results that the user's computer has not downloaded."""
         started = [job for job in self._job_folders() if (job / STARTED).exists()]
         rows = [f"{job.parents[1].name}/{job.name}" for job in started if not (job / FETCHED).exists()]
@@ -149,7 +149,7 @@ class Node:
         Raises CheckFailed if results could be lost.
         """
         settings = self._settings
-        if not settings.results_to and (unfetched := self.unfetched()):
+        if not settings.results_to and (unfetched := self.unfetched_results()):
             where = f"only on this disk, in {settings.results}"
             raise CheckFailed(f"{len(unfetched)} results are {where}: {', '.join(unfetched[:5])}")
         if settings.results_to and settings.results.is_dir():
@@ -326,7 +326,7 @@ def check(
 ) -> tuple[CheckState, str]:
     """Check once, and end the lease after enough idle time. Return the new state and a line for the log."""
     try:
-        work, marks = node.work(), node.marks()
+        work, marks = node.find_work(), node.marks()
     except CheckFailed as problem:
         return next_state(before, now, ["unknown"], {}), f"the check failed, so the node counts as busy: {problem}"
     state = next_state(before, now, work, marks)
@@ -347,7 +347,7 @@ def _end_lease(node: Node, lease: Lease, marks: dict[str, float]) -> str:
     if status != "ACTIVE":
         raise CheckFailed(f"its status is {status}" if status else "it no longer exists")
     node.save_results()
-    if node.work() or node.marks() != marks:
+    if node.find_work() or node.marks() != marks:
         raise CheckFailed("work began while the results were saved")
     lease.delete()
     return "the results are saved and the lease is ended"
