@@ -20,8 +20,6 @@ from experiments.prediction.times.table import (
 from experiments.suites.cards import have_same_chip
 
 REFERENCE_TABLE = TABLES / "h200_141gb.jsonl.gz"
-USUAL_HOST = 1.0
-"""Time of a host that was not measured, relative to the reference host."""
 SAMPLE = 400
 """Number of operations from which the speed of a host is measured."""
 
@@ -52,15 +50,15 @@ def set_hosts(tables: Mapping[Path, Table]) -> None:
     """Set the factors of the host for each table, by its file.
 
     The host is the one that ``testbed calibrate --host`` has measured on a GPU with the table's chip, or the one of a
-    table that ``testbed calibrate`` has written, or else a usual host.
+    table that ``testbed calibrate`` has written, or else the host of the package's table.
     """
     reference = (tables.get(REFERENCE_TABLE) or Table.read(REFERENCE_TABLE)).measured
     samples = [*map(Table.read, host_sample_files())]
     for path, table in tables.items():
         own_ratio = host_ratio(table.measured, reference) or 1.0
-        measured = [*_measured_ratios(table, samples, reference), *([own_ratio] if path.parent != TABLES else [])]
-        ratio = measured[0] if measured else USUAL_HOST
-        table.host = HostFactors(ratio / own_ratio, ratio, bool(measured))
+        ratio = next(_measured_ratios(table, samples, reference), None)
+        is_measured = ratio is not None or path.parent != TABLES
+        table.host = HostFactors((ratio or own_ratio) / own_ratio, ratio or own_ratio, is_measured)
 
 
 def _measured_ratios(table: Table, samples: list[Table], reference: Mapping[str, OperationTime]) -> Iterator[float]:

@@ -102,7 +102,7 @@ class HostFactors(NamedTuple):
     """Time of the host that a prediction is about, relative to the host of a table, and to the reference host.
 
     operations: factor of the table's host times. other: factor of the work that starts no operation, whose times are
-    those of the reference host. is_measured: False for a usual host.
+    those of the reference host. is_measured: whether this user has measured the host.
     """
 
     operations: float = 1.0
