@@ -47,7 +47,8 @@ class RecordedPhase(NamedTuple):
     A phase has several parts if the host waits for the GPU during the phase, or if GPUs exchange data: each wait and
     each collective operation is the last operation of a part.
 
-    tokens: length of the batch's texts. recomputed: those of ``operations`` that repeat a forward pass during a
+    sequence: the operations in their order, as places in ``operations``; () if the order is unknown. repeats: for each
+    of them, whether it repeats a forward pass. tokens: length of the batch's texts. recomputed: those of ``operations`` that repeat a forward pass during a
     backward pass (activation checkpointing). end: number of operations of the training until the end of the part.
     """
 
@@ -56,6 +57,8 @@ class RecordedPhase(NamedTuple):
     operations: Mapping[str, int]
     recomputed: Mapping[str, int] = {}
     end: int = 0
+    sequence: tuple[int, ...] = ()
+    repeats: tuple[bool, ...] = ()
 
 
 class PhaseTime(NamedTuple):

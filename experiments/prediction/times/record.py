@@ -52,7 +52,10 @@ class PhaseRecorder:
         for begin, stop in itertools.pairwise([0, *ends, len(keys)]):
             part = keys[begin:stop]
             repeated = Counter(itertools.compress(part, repeats[begin:stop]))
-            yield RecordedPhase(phase, tokens, Counter(part), repeated, start + stop)
+            operations = Counter(part)
+            places = {key: place for place, key in enumerate(operations)}
+            sequence = tuple(places[key] for key in part)
+            yield RecordedPhase(phase, tokens, operations, repeated, start + stop, sequence, tuple(repeats[begin:stop]))
 
 
 @functools.cache
