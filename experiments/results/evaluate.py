@@ -56,7 +56,7 @@ def evaluate(suite: Suite, run: Run, results: Mapping[str, Result]) -> Evaluatio
     evidence = Evidence.from_results(suite, results)
     verdicts = [verdict for row in run.rows for verdict in _row_verdicts(suite.row(row), evidence)]
     verdicts += [_claim_verdict(claim, evidence) for claim in suite.claims if set(claim_rows(claim)) & set(run.rows)]
-    return Evaluation(run=run, verdicts=tuple(verdicts), scale=suite.note_on_twins(run.rows, run.card))
+    return Evaluation(run=run, verdicts=tuple(verdicts), scale=suite.note_on_scaled_rows(run.rows, run.card))
 
 
 def evaluate_row(suite: Suite, result: Result) -> tuple[Verdict, ...]:

@@ -17,7 +17,7 @@ class Model(StrictModel):
     """
 
     family: Literal["blip2-opt", "blip2-t5", "llama", "gpt-neo", "transformers"] = Field(
-        description="architecture of the model's code; transformers: any config.json"
+        description="architecture of the model; transformers: any model that transformers can build from a config.json"
     )
     hub: str = Field(default="", description="id of the weights on the Hugging Face hub; empty: not published")
     parameters: NonNegativeInt = Field(
