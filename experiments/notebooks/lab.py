@@ -31,6 +31,7 @@ NOTE_ON_TINY_MODELS = (
 )
 FOLDER_OPTION = r" --results \S+"
 PINNED_OPTIONS = ("card", "size", "length", "weights", "input", "run_id")
+"""Options that `testbed run` needs with the values of a run to continue that run."""
 EVIDENCE = CODE_FOLDER / "experiments" / "evidence"
 ENGINES = CODE_FOLDER / "experiments" / "training" / "engines"
 

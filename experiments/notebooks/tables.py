@@ -150,7 +150,8 @@ def settings(rows: Mapping[str, Settings]) -> str:
 def changes_table(suite: Suite, results: Mapping[str, Result]) -> str:
     """Return a table of rows and their variants; '' if no variant has a result together with its original row.
 
-    results: by row. Columns: the settings that the variant changes, outcome, peak, speed, and the cost of the change.
+    results: by row. Columns: the settings that the variant changes, outcome, peak memory, speed, and the row's note,
+    which states the cost of the change.
     """
     cells, bases = {}, suite.rows_with_variants()
     for row in suite.rows:

@@ -24,7 +24,7 @@ from experiments.suites.settings import Settings
 from experiments.suites.suite import Check, Quantity, Suite
 
 NOT_PREDICTED: dict[str, tuple[Quantity, ...]] = {
-    "its time is not predicted": TIME_QUANTITIES,
+    "the time is not predicted": TIME_QUANTITIES,
     "the loss is not predicted": LOSS_QUANTITIES,
     "this measure of GPU load is not predicted": LOAD_QUANTITIES,
     "the number of steps is not predicted": STEP_QUANTITIES,
@@ -82,7 +82,7 @@ def fewer_ranks_note(suite: Suite, result: Result) -> str:
 
 
 ResultPair = tuple[Result, Result]
-"""The results of a check's row and of the row that it is compared with; for a check of one row, twice its result."""
+"""The results of a check's ``row`` and ``over_row``. Without ``over_row``, both are the result of ``row``."""
 
 
 class StatementConditions(NamedTuple):
@@ -227,17 +227,18 @@ def _time_obstacles(check: Check, pair: ResultPair) -> Iterator[str]:
 def multiprocessor_ratio(device_card: str | None, card: str) -> float:
     """Return the number of multiprocessors of a GPU divided by that of the card that it emulates; 1 for an unknown GPU.
 
-    device_card: the GPU's own name in cards.yaml. On a much larger GPU, the host may limit the speed of a
-    training whose speed the arithmetic limits on the card.
+    device_card: the GPU's own name in cards.yaml. If this ratio is high, times on the GPU may not be those of the card:
+    a training that is limited by arithmetic on the card may be limited by the host on the much larger GPU.
     """
     device = cards().get(device_card or "")
     return device.multiprocessors / card_named(card).multiprocessors if device else 1.0
 
 
 def evaluated_quantities(suite: Suite, row: str, device_card: str | None, card: str) -> list[Quantity]:
-    """Return the quantities of time and load that statements about the row evaluate on a GPU that emulates ``card``.
+    """Return the quantities of time and load that statements about the row need on a GPU that emulates ``card``.
 
-    If rows share a GPU, these quantities are not measured. device_card: the GPU's own name in cards.yaml.
+    So a row for which any quantity is returned should not share its GPU: these quantities would not be measured.
+    device_card: the GPU's own name in cards.yaml.
     """
     checks = [reference.as_check(row) for reference in suite.row(row).expect.reference_values]
     checks += [check for claim in suite.claims for check in claim.checks if row in (check.row, check.over_row)]

@@ -38,7 +38,7 @@ WARM_UP_STEPS = 2
 SHARED_GPU_VARIABLE = "TESTBED_SHARED_GPU"
 """Environment variable of a row's processes: set if other rows may use the row's GPU at the same time."""
 START_LIMIT_S = 600.0
-"""Maximum seconds for the start of a row. A row that needs more is stopped. After the start, its own limit begins."""
+"""Maximum seconds for the start of a row. A row that needs more is stopped. Its time_limit_s begins after the start."""
 
 
 class Record(BaseModel):
@@ -102,7 +102,7 @@ class Memory(Record):
 
 
 class Speed(Record):
-    """Speed over all ranks, measured on the micro-steps after the first two optimizer steps."""
+    """Speed over all ranks, measured on the micro-steps after the first WARM_UP_STEPS optimizer steps."""
 
     optimizer_steps: int = Field(description="number of completed optimizer steps")
     micro_steps: int = Field(description="number of completed micro-steps")
@@ -138,7 +138,7 @@ class Speed(Record):
     )
     ratio_error_share: float = Field(
         default=0.0,
-        description="error_share to use when the times are compared with those of another row on the same card",
+        description="used in place of error_share if the times are compared with those of another row on the same card",
     )
     idle_error: float = Field(
         default=0.0, description="error of a predicted gpu_idle_share, in both directions; 0 if measured"
@@ -223,7 +223,7 @@ class Measured(Record):
     )
     steps: StepCounts | None = Field(default=None, description="on a shared GPU: numbers of steps; else None")
     losses: tuple[float, ...] = Field(default=(), description="loss of each micro-step")
-    parameters: int | None = Field(default=None, description="parameters of the model, shared tensors once")
+    parameters: int | None = Field(default=None, description="parameters of the model, shared tensors counted once")
     trainable_parameters: int | None = Field(default=None, description="parameters that have gradients")
     weights_commit: str | None = Field(
         default=None,

@@ -81,9 +81,10 @@ def location_in_log(text: str) -> str:
 
 
 def error_line(text: str, default: str) -> str:
-    """Return the last line of a log that mentions an error, else the last line; with a hint if the cause is known.
+    """Return the last line of a log that mentions an error; without such a line, the last line.
 
-    Lines of tracebacks are ignored. ``default`` is returned for a log without other lines.
+    A hint follows the line if the cause is known. Lines of tracebacks are ignored. For a log without other lines,
+    ``default`` is returned.
     """
     lines = _lines_outside_stacks(text)
     error_lines = [line for line in lines if ERROR_WORDS.search(line)]
