@@ -171,7 +171,7 @@ class Settings(StrictModel):
     @model_validator(mode="after")
     def _check_accelerator(self) -> Self:
         if self.accelerator == "cpu" and (self.task, self.world_size) != ("generate", 1):
-            raise ValueError("accelerator = 'cpu': needs task: generate and 1 device; allowed otherwise: gpu")
+            raise ValueError("accelerator = 'cpu': needs task: generate and 1 device; allowed for other rows: gpu")
         return self
 
     @model_validator(mode="after")

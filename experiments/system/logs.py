@@ -130,15 +130,15 @@ def _parse_frames(text: str, most_recent: str) -> list[StackFrame]:
 
 
 def _describe_location(frames: Sequence[StackFrame]) -> str:
-    real = [frame for frame in frames if not frame.path.startswith("<")]
-    own = next((frame for frame in reversed(real) if PROJECT_PATH.search(frame.path)), None)
-    if own is None or own is real[-1]:
-        return str(real[-1]) if real else ""
-    return f"{own}, which called {real[-1]}"
+    in_files = [frame for frame in frames if not frame.path.startswith("<")]
+    own = next((frame for frame in reversed(in_files) if PROJECT_PATH.search(frame.path)), None)
+    if own is None or own is in_files[-1]:
+        return str(in_files[-1]) if in_files else ""
+    return f"{own}, which called {in_files[-1]}"
 
 
 def _lines_outside_stacks(text: str) -> list[str]:
-    """Return the lines of a log without stacks, that is, without their heads, frames and source lines."""
+    """Return the lines of a log that are not part of a stack: not its first line, a frame or a source line."""
     lines, in_stack = [], False
     for line in text.splitlines():
         if STACK_HEAD.match(line) or FRAME_LINE.match(line):
