@@ -19,7 +19,8 @@ ALWAYS_ALLOWED_BYTES = 1 << 28
 MIN_FREE_BYTES = 1 << 28
 """Disk space that must stay free."""
 TOO_LARGE = (
-    f"unpacked, it would have more than {MAX_FILES} files, be more than {MAX_RATIO} times as large, or fill the disk"
+    f"the unpacked data would have more than {MAX_FILES} files, be more than {MAX_RATIO} times as large as the "
+    "archive, or fill the disk"
 )
 DAMAGED_ARCHIVE_ERRORS = (
     tarfile.TarError,

@@ -118,7 +118,7 @@ class Experiment:
 def verdicts_in_markdown(result: Result) -> str:
     """Return the verdicts on the lab's statements about this row alone, as Markdown.
 
-    The text states the reason if settings differ from the lab's, or if this machine does not have the lab's suite.
+    If settings differ from the lab's, or if this machine does not have the lab's suite, the text says so instead.
     """
     spec = result.spec
     try:

@@ -254,8 +254,8 @@ def _may_be_evaluated(check: Check, device_card: str | None, card: str) -> bool:
     quantities = _quantities(check)
     if quantities & set(LOAD_QUANTITIES):
         return True
-    seconds = not check.is_relative and check.quantity in ABSOLUTE_TIME_QUANTITIES
-    return not seconds and multiprocessor_ratio(device_card, card) < MULTIPROCESSOR_RATIO_LIMIT
+    is_absolute_time = not check.is_relative and check.quantity in ABSOLUTE_TIME_QUANTITIES
+    return not is_absolute_time and multiprocessor_ratio(device_card, card) < MULTIPROCESSOR_RATIO_LIMIT
 
 
 def _fewer_ranks_obstacles(check: Check, notes: Mapping[str, str], conditions: StatementConditions) -> Iterator[str]:

@@ -235,7 +235,9 @@ class Measured(Record):
     )
     max_tokens: int | None = Field(default=None, description="tokens of the longest padded text of a batch")
     resumed_at_step: int | None = Field(
-        default=None, description="optimizer steps before the last restart; later steps are counted from here"
+        default=None,
+        description="optimizer steps in the checkpoint from which the row resumed; the result counts only later steps; "
+        "None: not resumed",
     )
     gpu_s: float | None = Field(
         default=None,

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from experiments.suites.model_limits import impossible_size
+from experiments.suites.model_limits import describe_impossible_size
 from experiments.suites.yaml_schema import CATALOG, StrictModel, read_yaml, validate
 
 
@@ -37,7 +37,7 @@ class Model(StrictModel):
                 raise ValueError("architecture: the key 'model_type' of config.json is missing")
         elif not (self.parameters and self.source):
             raise ValueError(f"a model of family {self.family} needs parameters and source")
-        if problem := impossible_size(self.architecture):
+        if problem := describe_impossible_size(self.architecture):
             raise ValueError(f"architecture: {problem}")
         return self
 
