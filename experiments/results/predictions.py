@@ -94,7 +94,7 @@ class RowStepTime(StepTime):
     ratio_error_share: float = Field(
         description="used in place of error_share if the time is compared with that of another row on the same card"
     )
-    planned_micro_steps: int = Field(description="micro-steps of the training at full length")
+    planned_micro_steps: int = Field(description="micro-steps of the whole training, as with --length as-taught")
 
 
 class Prediction(Record):

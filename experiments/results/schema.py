@@ -57,7 +57,9 @@ class Device(Record):
     name: str = Field(description="name that the driver reports")
     count: int = Field(default=1, description="number of devices that the process sees")
     memory_gib: float | None = Field(default=None, description="total as PyTorch reports it; None on a CPU")
-    card: str | None = Field(default=None, description="the device's own name in cards.yaml")
+    card: str | None = Field(
+        default=None, description="name in cards.yaml of the device, not of an emulated card; None: not in cards.yaml"
+    )
     cap_gib: float | None = Field(
         default=None, description="memory limit, with which the device emulates a smaller card; None: no limit"
     )
@@ -106,7 +108,7 @@ class Speed(Record):
 
     optimizer_steps: int = Field(description="number of completed optimizer steps")
     micro_steps: int = Field(description="number of completed micro-steps")
-    planned_micro_steps: int = Field(description="micro-steps of the training at full length")
+    planned_micro_steps: int = Field(description="micro-steps of the whole training, as with --length as-taught")
     measured_micro_steps: int = Field(description="number of micro-steps that the times are measured on")
     micro_step_s: float = Field(
         description="median time of a micro-step; if possible, of micro-steps without an optimizer step"
@@ -150,7 +152,7 @@ class StepCounts(Record):
 
     optimizer_steps: int = Field(description="number of completed optimizer steps")
     micro_steps: int = Field(description="number of completed micro-steps")
-    planned_micro_steps: int = Field(description="micro-steps of the training at full length")
+    planned_micro_steps: int = Field(description="micro-steps of the whole training, as with --length as-taught")
 
 
 class StageTimestamps(Record):

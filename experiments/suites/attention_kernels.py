@@ -66,7 +66,7 @@ def kernel_properties(card: Card) -> KernelProperties:
 
 
 def _attention_generation(capability: int) -> int:
-    """Return the lowest compute capability, times 10, that has the same attention kernels as this one."""
+    """Return the lowest compute capability with the same attention kernels as ``capability``; both times 10."""
     if capability in (86, 89):
         return 86
     if capability >= 120:

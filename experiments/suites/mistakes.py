@@ -295,7 +295,7 @@ def _problems_of_single_settings(values: dict[str, Any]) -> list[Problem]:
 
 
 def unsupported_settings(settings: Settings, model: Model) -> Iterator[Problem]:
-    """Yield the reasons why the row's model, data set or engine cannot be combined."""
+    """Yield the reasons why the row's model, data set, task and engine cannot be combined."""
     if settings.engine in LITGPT_ENGINES and model.litgpt is None:
         allowed = ", ".join(name for name, one in models().items() if one.litgpt)
         yield Problem(("model",), f"model = {settings.model!r}: LitGPT does not have this model; allowed: {allowed}")

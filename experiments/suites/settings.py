@@ -237,9 +237,10 @@ class Settings(StrictModel):
         return self.nodes if self.ranks > 1 and self.nodes <= max_nodes else 1
 
 
-def _exact_quotient(total: int, part: int, divisor_name: str) -> int:
-    if total % part:
+def _exact_quotient(global_batch_size: int, divisor: int, divisor_name: str) -> int:
+    if global_batch_size % divisor:
         raise ValueError(
-            f"global_batch_size = {total}: cannot be divided by {divisor_name}; allowed: multiples of {part}"
+            f"global_batch_size = {global_batch_size}: cannot be divided by {divisor_name}; "
+            f"allowed: multiples of {divisor}"
         )
-    return total // part
+    return global_batch_size // divisor

@@ -142,7 +142,7 @@ class Table:
 
 
 class Legend:
-    """The meanings of the columns that tables show at the width of the terminal, after a sentence about all values."""
+    """A legend of tables: a sentence about all values, then the meanings of the columns that fit the terminal."""
 
     def __init__(self, first_sentence: str, *tables: Table) -> None:
         self._first_sentence, self._tables = first_sentence, tables
