@@ -193,7 +193,9 @@ def status(
     ] = "1h",
     above: Annotated[
         float | None,
-        typer.Option(metavar="SU", help="With --notify: send a message if a lease has cost more than this."),
+        typer.Option(
+            metavar="SU", help="With --notify: send a message if a lease has cost more service units than this."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

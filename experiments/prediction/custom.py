@@ -78,8 +78,8 @@ class CustomTraining:
     )
     packing: int | None = option(
         None,
-        "Texts in each row of --seq tokens, which do not attend to each other; with --attention flash_attention_2, the "
-        "whole batch is one row; with --loop trainer, plain.",
+        "Number of texts in each row of --seq tokens; the texts do not attend to each other. With --attention "
+        "flash_attention_2, the whole batch is one row. Only with --loop trainer or plain.",
         metavar="TEXTS",
     )
     task: Task = option("train", "Training, or text generation by transformers' generate.")

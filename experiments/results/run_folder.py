@@ -100,7 +100,7 @@ class Run(Record):
     host: str = Field(description="processor and GPUs of the machine; no names or addresses")
 
     def spec(self, suite: Suite, row_id: str) -> RowSpec:
-        """Return the specification of one row, as the trainer reads it.
+        """Return the specification of one row, which the ranks of the row read.
 
         A tiny model whose loss is compared runs all steps of the lab. A row with a statement on the utilization of its
         GPUs runs long enough to measure it.

@@ -97,7 +97,7 @@ class Memory(Record):
     peak_gib: float | None = Field(default=None, description="maximum allocated memory")
     peak_by_phase_gib: dict[Phase, float] = Field(default={}, description="maximum allocated memory in each phase")
     reserved_gib: float | None = Field(default=None, description="maximum reserved memory; None on a CPU")
-    host_peak_gib: float | None = Field(default=None, description="maximum resident memory of the trainer")
+    host_peak_gib: float | None = Field(default=None, description="maximum resident memory of the training process")
     params_by_gpu_gib: tuple[float, ...] = Field(
         default=(), description="weights on each GPU of a process that spreads a model over several GPUs; else empty"
     )
@@ -156,10 +156,10 @@ class StepCounts(Record):
 
 
 class StageTimestamps(Record):
-    """Times at which a trainer had started, began training, and ended training; seconds since 1970.
+    """Times at which a rank had started, began training, and ended training; seconds since 1970.
 
-    A trainer first imports its libraries and opens the device, then builds the model and reads data. If it fails
-    before the training begins, began_at equals ended_at.
+    A rank (a training process) first imports its libraries and opens the device, then builds the model and reads data.
+    If it fails before the training begins, began_at equals ended_at.
     """
 
     started_at: float = Field(description="when the libraries were imported and the device was open")
@@ -281,7 +281,7 @@ class Result(Measured):
     started_at: str = Field(default="", description="UTC, ISO 8601")
     elapsed_s: float = Field(default=0.0, description="time from start to end, imports included")
     times: StageTimes | None = Field(
-        default=None, description="durations of the row's stages; None if the trainer reported no timestamps"
+        default=None, description="durations of the row's stages; None if the ranks reported no timestamps"
     )
     steady_interval_s: tuple[float, float] | None = Field(
         default=None,

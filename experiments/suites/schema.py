@@ -119,8 +119,8 @@ class Row(StrictModel):
 class Scale(StrictModel):
     """Smaller twins of rows for cards with less memory than those of the lab.
 
-    A twin has the expected outcome of its row. It differs from its row in SCALED_SETTINGS only, so precision, optimizer
-    and adapters are the same.
+    A twin has the expected outcome of its row. It differs from its row only in model, batch sizes, accumulation, text
+    length, workers and time limit (SCALED_SETTINGS), so precision, optimizer and adapters are the same.
     """
 
     scale: str = Field(description="name of the scale: the memory of its cards, such as 12gb")
@@ -241,7 +241,7 @@ class Suite(StrictModel):
     title: str = Field(description="the lab's name in reports")
     source: str = Field(description="where the lab is published")
     group: Group = Field(
-        default="single", description="single: one GPU is enough; multi: several are needed; extra: no lab"
+        default="single", description="single: one GPU is enough; multi: several are needed; extra: not one of the labs"
     )
     lease: LeaseEstimate = Field(default=LeaseEstimate(), description="the lease that all rows need")
     cards: tuple[str, ...] = Field(min_length=1, description="cards of catalog/cards.yaml that the lab was written for")

@@ -62,8 +62,8 @@ class Settings(StrictModel):
     """All settings of a row.
 
     Any two of batch_size, accumulate and global_batch_size determine the third:
-    global_batch_size = batch_size x accumulate x ranks. The number of ranks is devices x nodes, or 1 for sampling from
-    a model.
+    global_batch_size = batch_size x accumulate x ranks. The number of ranks is devices x nodes, or 1 for text
+    generation (task: generate).
     """
 
     engine: Engine = Field(description="library whose training loop runs the row")

@@ -84,7 +84,7 @@ class ScriptPrediction(Record):
     gpus: int = Field(default=1, description="number of GPUs of each rank")
     model: str = Field(description="class of the model; empty: no model was found")
     sample: str = Field(default="", description="what a sample of a loop of --model is; empty: a script")
-    parameters: int = Field(description="parameters of the model, shared tensors once")
+    parameters: int = Field(description="parameters of the model, shared tensors counted once")
     trainable_parameters: int = Field(description="parameters that have gradients")
     optimizers: tuple[str, ...] = Field(description="classes of the optimizers that took steps")
     steps: int = Field(description="optimizer steps that were traced")

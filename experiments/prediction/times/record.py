@@ -23,7 +23,7 @@ class PhaseRecorder:
 
     def begin_phase(self, phase: Phase) -> None:
         """Record the operations from now on as those of ``phase``."""
-        self._starts.append((self._phantom.executed(), phase))
+        self._starts.append((self._phantom.operation_count(), phase))
         self._tokens.append(self._tokens[-1] if self._tokens else 0)
 
     def record_batch(self, tensors: Iterable[Any]) -> None:
@@ -33,11 +33,11 @@ class PhaseRecorder:
 
     def end(self) -> None:
         """End the last phase: later operations are not recorded."""
-        self._end = self._phantom.executed()
+        self._end = self._phantom.operation_count()
 
     def recorded_phases(self, first: int = 0, stop: int | None = None) -> list[RecordedPhase]:
         """Return the phases that were recorded until now: from number ``first`` to before ``stop``."""
-        end_of_last = self._phantom.executed() if self._end is None else self._end
+        end_of_last = self._phantom.operation_count() if self._end is None else self._end
         ends = [*(start for start, _ in self._starts[1:]), end_of_last]
         return [
             part

@@ -44,7 +44,7 @@ def replays_with_clocks(phantom: Any) -> Any:
     streams = {"other": other, "idle": idle, "waiting": waiting, "own": torch.cuda.current_stream()}
     for use, stream in streams.items():
         phantom.empty_cache()
-        start = phantom.executed()
+        start = phantom.operation_count()
         held = block(20 * MIB)
         held.record_stream(stream)
         with torch.cuda.stream(other):
@@ -54,7 +54,7 @@ def replays_with_clocks(phantom: Any) -> Any:
         for _ in range(10):
             counter.add_(1)
         held = block(20 * MIB)
-        end = phantom.executed()
+        end = phantom.operation_count()
         clocks = {
             "no clocks": [],
             "GPU behind": [(start, 0.0, 0.0), (end, 1.0, 30.0)],
@@ -97,7 +97,7 @@ def waits_for_events(phantom: Any) -> Any:
     for wait in (torch.cuda.Event.synchronize, torch.cuda.Event.query):
         event = torch.cuda.Event()
         event.record()
-        recorded_at = phantom.executed()
+        recorded_at = phantom.operation_count()
         counter.add_(1)
         wait(event)
         at, waited_for = phantom.waits[-1]

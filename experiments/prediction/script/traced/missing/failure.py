@@ -132,7 +132,7 @@ def _first_line(error: BaseException) -> str:
 
 def _reads_unknown_values(phantom: Phantom) -> bool:
     """Return whether the host read a value from the GPU that can be unknown."""
-    for key in phantom.operations(0, phantom.executed()):
+    for key in phantom.operations(0, phantom.operation_count()):
         operation = parse(key)
         reads = HOST_READS.match(operation.name) or operation.copies_between_host_and_gpu
         if reads and operation.host_waits and any(one["type"] in UNKNOWN_TYPES for one in operation.tensors):
