@@ -32,7 +32,7 @@ from experiments.cli.parsing.examples import examples  # noqa: E402
 from experiments.cli.parsing.help import help_records  # noqa: E402
 from experiments.notebooks.tables import changes_table  # noqa: E402
 from experiments.results.run_folder import run_folders  # noqa: E402
-from experiments.results.wording import QUANTITY_LABELS  # noqa: E402
+from experiments.results.wording import QUANTITY_LABELS_AND_UNITS  # noqa: E402
 from experiments.runners.slurm.profile import Profile  # noqa: E402
 from experiments.suites.cards import IMAGE_CUDA, Card, cards  # noqa: E402
 from experiments.suites.models import Model, models  # noqa: E402
@@ -117,7 +117,7 @@ def _output_of(*arguments: str) -> str:
 
 def quantities_page() -> str:
     """Return the page of the quantities that claims and reference values can name."""
-    rows = [(f"`{name}`", label, unit or "-") for name, (label, unit) in QUANTITY_LABELS.items()]
+    rows = [(f"`{name}`", label, unit or "-") for name, (label, unit) in QUANTITY_LABELS_AND_UNITS.items()]
     text = "The values of `quantity` in the checks of claims and in reference values."
     return "\n\n".join(["# Quantities", text, _table(("quantity", "meaning", "unit"), rows)])
 

@@ -13,7 +13,7 @@ from experiments.prediction.custom import DEFAULT_NEW_TOKENS, DEFAULT_TOKENS, MO
 from experiments.prediction.predict import CUSTOM_SUITE, peak_spec
 from experiments.suites.cards import supported_card
 from experiments.suites.choices import Optimizer, Precision
-from experiments.suites.model_limits import impossible_size
+from experiments.suites.model_limits import describe_impossible_size
 from experiments.suites.models import Model, models
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Settings
@@ -237,7 +237,7 @@ def _parse_config(text: str, option_text: str) -> Model:
         raise InputError(f"{option_text}: not a JSON file ({error})") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise InputError(f"{option_text}: not the config.json of a model: the key 'model_type' is missing")
-    if problem := impossible_size(config):
+    if problem := describe_impossible_size(config):
         raise InputError(f"{option_text}: {problem}")
     return Model(family="transformers", architecture=config)
 

@@ -117,7 +117,7 @@ def prediction_tables(predictions: Sequence[Prediction]) -> Group:
 def _suite_table(title: str, predictions: Sequence[Prediction]) -> Table:
     spec = predictions[0].spec
     note = (
-        suite_named(spec.suite).note_on_twins([one.spec.row for one in predictions], spec.card)
+        suite_named(spec.suite).note_on_scaled_rows([one.spec.row for one in predictions], spec.card)
         if spec.suite != CUSTOM_SUITE
         else ""
     )

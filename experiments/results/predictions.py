@@ -92,9 +92,9 @@ class RowStepTime(StepTime):
     """The predicted time of one optimizer step of a row, with batches of average length."""
 
     ratio_error_share: float = Field(
-        description="error_share to use when the time is compared with that of another row on the same card"
+        description="used in place of error_share if the time is compared with that of another row on the same card"
     )
-    planned_micro_steps: int = Field(description="micro-steps of the training at full length")
+    planned_micro_steps: int = Field(description="micro-steps of the whole training, as with --length as-taught")
 
 
 class Prediction(Record):
@@ -117,7 +117,8 @@ class Prediction(Record):
     peak_step: int = Field(description="optimizer step of the peak, from 0")
     optimizer_cpu_gib: float = Field(description="the optimizer's state in host memory")
     host_gib: float | None = Field(
-        default=None, description="host memory that offload, or a row on the CPU, needs; None: neither"
+        default=None,
+        description="host memory that the row needs for offload, or to run on the CPU; None: it does neither",
     )
     needed_gib: float = Field(description="smallest capacity with which the training completes")
     usable_gib: float = Field(description="capacity of the card")

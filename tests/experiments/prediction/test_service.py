@@ -393,6 +393,7 @@ class TestBeforeARun:
         path = folder.path / "predictions.json"
         path.write_text(path.read_text().replace('"prediction_version": 1', '"prediction_version": 0'))
         with pytest.raises(
-            InputError, match=r"does not contain predictions of schema version 1 .*; remove the file, or run again"
+            InputError,
+            match=r"does not contain predictions of schema version 1 .*; remove the file, or run the suite again",
         ):
             folder.predictions()
