@@ -21,15 +21,16 @@ class Clocks:
     def run(self, part: PhaseTime, factors: Mapping[HostWork, float]) -> None:
         """Add the work of a part of a phase.
 
-        The GPU begins the part when the host does, and ends it after the host. In a backward pass, the GPU does not
-        wait for earlier reductions, because only the optimizer needs their results. Gathers wait until the GPU has done
+        The GPU executes each operation after the host has started it. In a backward pass, the GPU does not wait for
+        earlier reductions, because only the optimizer needs their results. Gathers wait until the GPU has done
         the optimizer's step, because they transfer the updated parameters.
         """
-        begun_s = max(self.host_s, self.gpu_s, 0.0 if part.phase == "backward" else self.links_s)
+        gpu_free_s = max(self.gpu_s, 0.0 if part.phase == "backward" else self.links_s)
+        host_begun_s = self.host_s
         self.host_s += part.host_s_with_factors(factors)
         if part.gpu_s:
-            self.gpu_s = max(begun_s + part.gpu_s, self.host_s)
-            self._count_busy(begun_s, self.gpu_s, part.kernels_s)
+            self.gpu_s = part.gpu_end_s(factors, host_begun_s, gpu_free_s)
+            self._count_busy(max(host_begun_s, gpu_free_s), self.gpu_s, part.kernels_s)
         if part.phase == "optimizer step":
             self.links_s = max(self.links_s, self.gpu_s)
         if part.link_s:
