@@ -22,13 +22,22 @@ Out = Annotated[
 ]
 
 
+Host = Annotated[bool, typer.Option("--host", help="Measure only how fast this machine's host is. This takes seconds.")]
+
+
 @app.command("calibrate")
-def calibrate_command(suites: Suites = None, out: Out = None) -> None:
+def calibrate_command(suites: Suites = None, out: Out = None, host: Host = False) -> None:
     """Measure the labs' operations on this GPU, to predict times.
 
     Takes several minutes, and resumes after an interruption. The command stores the measured times in a table.
     Predictions for cards with this GPU's chip then use this table.
+
+    The hosts of machines with the same GPU differ. If the GPU is in the package's tables, or has no table, --host is
+    enough: predictions for cards with this GPU's chip then assume a host like this one.
     """
+    if host:
+        _measure_host(suites, out)
+        return
     from experiments.prediction.predict import trace_operations
     from experiments.prediction.service import select_rows
     from experiments.prediction.times.calibrate import calibrate, this_machine
@@ -46,3 +55,26 @@ def calibrate_command(suites: Suites = None, out: Out = None) -> None:
     table.parent.mkdir(parents=True, exist_ok=True)
     calibrate(keys, table, machine, say)
     say(f"measured times of {machine.gpu} are in {table}")
+
+
+def _measure_host(suites: list[str] | None, out: Path | None) -> None:
+    from experiments.errors import InputError
+    from experiments.prediction.times.calibrate import calibrate, this_machine
+    from experiments.prediction.times.host import REFERENCE_TABLE, host_ratio, host_sample_path, sample_keys
+    from experiments.prediction.times.table import Table
+    from experiments.system.packages import require_packages
+
+    if suites:
+        raise InputError(f"--host measures no suite; allowed: `testbed calibrate --host` without {' '.join(suites)}")
+    if out and out.exists():
+        raise InputError(f"--out {out}: exists already; allowed: a new file")
+    require_packages("torch")
+    machine = this_machine(" ".join(["testbed", *sys.argv[1:]]))
+    reference, path = Table.read(REFERENCE_TABLE), out or host_sample_path(machine.card)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    calibrate(sample_keys(reference), path, machine, say)
+    ratio = host_ratio(Table.read(path).measured, reference.measured)
+    if ratio is None:
+        raise InputError(f"{path}: no operation could be measured, so the speed of this host is unknown")
+    say(f"this host needs {ratio:.2f} times as long as the host with the H200 of the package's table; {path}")

@@ -1,10 +1,12 @@
-"""How fast a host starts operations, relative to the host of the table of the H200, which is the reference host.
+"""How fast a host starts operations, relative to the host of the H200's table, which is the reference host.
 
-The hosts of machines with the same GPU differ: seven machines needed between 0.70 and 1.19 times as long as the
-reference host (benchmark host_times). So the host limits a step on one machine, and the GPU on another.
+The hosts of machines with the same GPU differ (benchmark host_times). So one machine's host limits a step that the GPU
+limits on another machine.
 """
 
-from collections.abc import Iterator, Mapping
+import copy
+import functools
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
@@ -21,21 +23,21 @@ from experiments.suites.cards import have_same_chip
 
 REFERENCE_TABLE = TABLES / "h200_141gb.jsonl.gz"
 SAMPLE = 400
-"""Number of operations from which the speed of a host is measured."""
+"""About how many operations the measurement of a host runs."""
 
 
 def host_sample_path(card: str) -> Path:
-    """Return the path of the small table from which the speed of this user's host is known."""
+    """Return the path of the table with the operations that ``testbed calibrate --host`` measures on this card."""
     return calibrated_table_path(card).parent / "hosts" / f"{card}.jsonl"
 
 
 def host_sample_files() -> list[Path]:
-    """Return the files that ``testbed calibrate --host`` has written."""
+    """Return the files of this user's measured hosts."""
     return sorted(host_sample_path("").parent.glob("*.jsonl"))
 
 
 def sample_keys(table: Table) -> list[str]:
-    """Return SAMPLE keys of a table, evenly spread, of operations for which the GPU did not wait."""
+    """Return about SAMPLE keys of a table, evenly spread over the operations for which the GPU did not wait."""
     keys = sorted(key for key, times in table.measured.items() if not waited_for_host(parse(key), times))
     return keys[:: max(1, len(keys) // SAMPLE)]
 
@@ -46,25 +48,37 @@ def host_ratio(measured: Mapping[str, OperationTime], reference: Mapping[str, Op
     return median(ratios) if ratios else None
 
 
-def set_hosts(tables: Mapping[Path, Table]) -> None:
-    """Set the factors of the host for each table, by its file.
-
-    The host is the one that ``testbed calibrate --host`` has measured on a GPU with the table's chip, or the one of a
-    table that ``testbed calibrate`` has written, or else the host of the package's table.
-    """
+def set_own_hosts(tables: Mapping[Path, Table]) -> None:
+    """Set the factors of each table, by its file, for predictions about a host like the table's own."""
     reference = (tables.get(REFERENCE_TABLE) or Table.read(REFERENCE_TABLE)).measured
-    samples = [*map(Table.read, host_sample_files())]
     for path, table in tables.items():
-        own_ratio = host_ratio(table.measured, reference) or 1.0
-        ratio = next(_measured_ratios(table, samples, reference), None)
-        is_measured = ratio is not None or path.parent != TABLES
-        table.host = HostFactors((ratio or own_ratio) / own_ratio, ratio or own_ratio, is_measured)
+        ratio = 1.0 if path == REFERENCE_TABLE else host_ratio(table.measured, reference)
+        table.host = HostFactors(other=ratio or 1.0, is_measured=path.parent != TABLES)
 
 
-def _measured_ratios(table: Table, samples: list[Table], reference: Mapping[str, OperationTime]) -> Iterator[float]:
-    """Yield the ratios of the samples that were measured with the table's chip, the same card first."""
-    same_chip = [one for one in samples if one.machine.card == table.machine.card]
-    same_chip += [
-        one for one in samples if one not in same_chip and have_same_chip(one.machine.card, table.machine.card)
-    ]
-    yield from filter(None, (host_ratio(one.measured, reference) for one in same_chip))
+@functools.cache
+def with_measured_host(table: Table, card: str) -> Table:
+    """Return the table for the host that this user has measured on the card, or on one with its chip.
+
+    Without such a measurement, returns the table as it is.
+    """
+    ratios = _measured_ratios()
+    ratio = next((ratios[name] for name in ratios if name == card), None)
+    ratio = ratio or next((ratios[name] for name in ratios if have_same_chip(name, card)), None)
+    if ratio is None:
+        return table
+    table.prepare()
+    with_host = copy.copy(table)
+    with_host.host = HostFactors(ratio / table.host.other, ratio, is_measured=True)
+    return with_host
+
+
+@functools.cache
+def _measured_ratios() -> dict[str, float]:
+    """Return the ratio of each host that this user has measured, by card."""
+    samples = [*map(Table.read, host_sample_files())]
+    if not samples:
+        return {}
+    reference = Table.read(REFERENCE_TABLE).measured
+    ratios = {sample.machine.card: host_ratio(sample.measured, reference) for sample in samples}
+    return {card: ratio for card, ratio in ratios.items() if ratio}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from statistics import fmean
 
 from experiments.prediction.times.clocks import gpu_busy_share, total_seconds
-from experiments.prediction.times.host import set_hosts
+from experiments.prediction.times.host import set_own_hosts, with_measured_host
 from experiments.prediction.times.limits import PRECISION_BY_TYPE
 from experiments.prediction.times.operations import FAMILIES_WITHOUT_KERNEL, parse
 from experiments.prediction.times.phase import PhaseTime, RecordedPhase, interpolate_parts, phase_time, slowest_host
@@ -204,17 +204,17 @@ def whole_phases(recorded: Sequence[RecordedPhase]) -> list[WholePhase]:
 def tables() -> tuple[Table, ...]:
     """Return all tables. Each process reads them once."""
     found = {path: Table.read(path) for path in table_files()}
-    set_hosts(found)
+    set_own_hosts(found)
     return tuple(found.values())
 
 
 def table_for_card(card: str) -> Table:
-    """Return the table of the card, or else one of its chip, or else that of SCALED_CARD."""
+    """Return the table of the card, or else one of its chip, or else that of SCALED_CARD, for this user's host."""
 
     def priority(table: Table) -> tuple[bool, bool, bool]:
         return table.machine.card == card, table.has_chip_of(card), table.machine.card == SCALED_CARD
 
-    return max(tables(), key=priority)
+    return with_measured_host(max(tables(), key=priority), card)
 
 
 def needed_operations(recorded: Sequence[RecordedPhase], accumulate: int) -> set[str]:

@@ -99,10 +99,10 @@ class OperationFeatures(NamedTuple):
 
 
 class HostFactors(NamedTuple):
-    """Time of the host that a prediction is about, relative to the host of a table, and to the reference host.
+    """Time of the host that a prediction is about, relative to the hosts on which times were measured.
 
-    operations: factor of the table's host times. other: factor of the work that starts no operation, whose times are
-    those of the reference host. is_measured: whether this user has measured the host.
+    operations: relative to the table's host, for the operations. other: relative to the reference host (see host.py),
+    for the work that starts no operation. is_measured: whether this user has measured the host.
     """
 
     operations: float = 1.0

@@ -1,0 +1,117 @@
+"""The speed of a host: which table it changes, and what `testbed calibrate --host` writes. Fake: the GPU."""
+
+import json
+
+import pytest
+
+from experiments.cli.app import main
+from experiments.prediction.times import calibrate as calibration
+from experiments.prediction.times import host, step
+from experiments.prediction.times.operations import parse
+from experiments.prediction.times.phase import HOST_FACTORS, RecordedPhase, phase_time
+from experiments.prediction.times.replay import NotReplayable
+from experiments.prediction.times.table import TABLES, HostFactors, Machine, OperationTime, Table
+from experiments.suites.cards import card_named
+
+REFERENCE = Table.read(host.REFERENCE_TABLE)
+MACHINE = Machine(card="h200_141gb", gpu="NVIDIA H200", host="a host", torch="2.11", command="test", date="2026-12-01")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Use an empty cache folder, and read tables and measured hosts again."""
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
+    for cached in (step.tables, host.with_measured_host, host._measured_ratios):
+        cached.cache_clear()
+    yield
+    for cached in (step.tables, host.with_measured_host, host._measured_ratios):
+        cached.cache_clear()
+
+
+def store_sample(slowness: float, card: str = "h200_141gb") -> None:
+    """Store the measurement of a host that needs ``slowness`` times as long as the reference host."""
+    path = host.host_sample_path(card)
+    path.parent.mkdir(parents=True)
+    lines = [MACHINE.model_copy(update={"card": card}).model_dump()]
+    for key in host.sample_keys(REFERENCE):
+        times = REFERENCE.measured[key]
+        lines.append({"key": key, "device_s": times.device_s, "host_s": slowness * times.host_s})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def host_s(card: str) -> float:
+    """Return the seconds of the host for a forward pass with matrix products on a card."""
+    keys = [key for key in REFERENCE.measured if key.startswith('["aten::mm.default"')][:5]
+    time = phase_time(RecordedPhase("forward", 0, dict.fromkeys(keys, 3)), step.table_for_card(card), card_named(card))
+    assert time.host_work["layers"] * HOST_FACTORS["layers"] > 0
+    return time.host_s
+
+
+def test_without_a_measurement_the_host_is_that_of_the_table():
+    assert step.table_for_card("h200_141gb").host == HostFactors()
+    assert step.table_for_card("h100_80gb").host.operations == 1.0
+    assert step.table_for_card("h100_80gb").host.other == pytest.approx(
+        host.host_ratio(Table.read(TABLES / "h100_80gb.jsonl.gz").measured, REFERENCE.measured)
+    )
+
+
+def test_a_measured_host_changes_all_work_of_the_host_on_cards_with_its_chip():
+    before = {card: host_s(card) for card in ("h200_141gb", "h100_80gb", "a100_80gb")}
+    store_sample(slowness=1.3)
+    for cached in (step.tables, host._measured_ratios):
+        cached.cache_clear()
+    assert host_s("h200_141gb") == pytest.approx(1.3 * before["h200_141gb"])
+    assert host_s("a100_80gb") == pytest.approx(before["a100_80gb"])
+    assert step.table_for_card("h200_141gb").host.is_measured
+
+
+def test_a_host_that_was_measured_on_another_card_replaces_the_host_of_the_scaled_table():
+    store_sample(slowness=1.3, card="a100_80gb")
+    found = step.table_for_card("a100_80gb").host
+    own_ratio = step.table_for_card("h100_80gb").host.other
+    assert (found.other, found.operations) == (pytest.approx(1.3), pytest.approx(1.3 / own_ratio))
+    assert not step.table_for_card("h100_80gb").host.is_measured
+
+
+def test_the_sample_contains_no_operation_that_the_gpu_waited_for():
+    keys = host.sample_keys(REFERENCE)
+    assert host.SAMPLE <= len(keys) < 1.2 * host.SAMPLE
+    assert keys == host.sample_keys(REFERENCE)
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """A fake GPU of a host that is twice as slow as the reference host."""
+    times = {parse(key): REFERENCE.measured[key] for key in host.sample_keys(REFERENCE)}
+
+    def measure(operation) -> OperationTime:
+        known = times.get(operation)
+        if known is None:
+            raise NotReplayable("not in the table")
+        return OperationTime(known.device_s, 2 * known.host_s)
+
+    monkeypatch.setattr(calibration, "measure", measure)
+    monkeypatch.setattr(calibration, "this_machine", lambda command: MACHINE)
+    monkeypatch.setattr(calibration, "_require_working_gpu", lambda key: None)
+
+
+def test_calibrate_host_measures_the_sample_and_replaces_an_earlier_measurement(fake_gpu, capsys):
+    store_sample(slowness=1.3)
+    assert main(["calibrate", "--host"]) == 0
+    assert "this host needs 2.00 times as long" in capsys.readouterr().out
+    assert step.table_for_card("h200_141gb").host.other == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["single_gpu_blip2", "--host"], "--host measures no suite"),
+        (["--host", "--out", "kept.txt"], "--out kept.txt: exists already; allowed: a new file"),
+    ],
+)
+def test_bad_words_beside_host_are_an_error_that_loses_nothing(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kept.txt").write_text("kept")
+    assert main(["calibrate", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "kept.txt").read_text() == "kept"

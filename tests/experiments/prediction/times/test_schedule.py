@@ -1,0 +1,49 @@
+"""Times of a phase whose operations are known in their order: where the GPU waits for the host, and where it lags."""
+
+import pytest
+
+from experiments.prediction.times.clocks import Clocks
+from experiments.prediction.times.phase import HOST_FACTORS, PhaseTime
+from experiments.prediction.times.schedule import Schedule
+
+HOST_LIMITED, GPU_LIMITED = 0, 1
+HOST_S, GPU_S = (3.0, 1.0), (1.0, 3.0)
+"""Seconds of the two kinds of operations. Two of each need as long of the host as of the GPU."""
+
+
+def phase(*order: int) -> PhaseTime:
+    schedule = Schedule.build(
+        order, [{"forward": host_s} for host_s in HOST_S], [("copies", gpu_s) for gpu_s in GPU_S]
+    )
+    host_s, gpu_s = sum(HOST_S[one] for one in order), sum(GPU_S[one] for one in order)
+    return PhaseTime({"forward": host_s}, {"copies": gpu_s}, schedule=schedule)
+
+
+def gpu_end_s(part: PhaseTime, gpu_s: float = 0.0) -> float:
+    clocks = Clocks()
+    clocks.gpu_s = gpu_s
+    clocks.run(part, HOST_FACTORS)
+    return clocks.gpu_s
+
+
+def test_a_lag_of_the_gpu_is_used_up_while_the_host_is_slow():
+    assert gpu_end_s(phase(GPU_LIMITED, HOST_LIMITED)) == 5.0  # 1 + 3 until 4, which the host needs too; then 1
+
+
+def test_time_in_which_the_gpu_waits_for_the_host_is_lost():
+    assert gpu_end_s(phase(HOST_LIMITED, GPU_LIMITED)) == 7.0  # the host needs 3, then the GPU 1 and 3
+
+
+def test_earlier_work_of_the_gpu_hides_the_slow_host():
+    assert gpu_end_s(phase(HOST_LIMITED, GPU_LIMITED), gpu_s=10.0) == 14.0
+
+
+def test_scaled_times_scale_each_operation():
+    assert gpu_end_s(phase(HOST_LIMITED, GPU_LIMITED).scaled(2.0, 1.0)) == 6.0 + 2.0 + 3.0
+    assert gpu_end_s(phase(HOST_LIMITED, GPU_LIMITED).scaled(1.0, 2.0)) == 3.0 + 8.0
+
+
+@pytest.mark.parametrize("order", [(HOST_LIMITED, GPU_LIMITED) * 3, (GPU_LIMITED, HOST_LIMITED) * 3])
+def test_a_phase_takes_at_least_as_long_as_without_the_order(order):
+    part = phase(*order)
+    assert gpu_end_s(part) >= gpu_end_s(part._replace(schedule=None))
