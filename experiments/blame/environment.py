@@ -55,9 +55,9 @@ class Environment:
         return {name: list(_requirements(package)) for name, package in self.packages().items()}
 
     def reuse_bytecode(self, other: "Environment") -> None:
-        """Link the compiled files of the environment ``other`` whose sources are the same files in both environments.
+        """Reuse the bytecode files of ``other`` if their source files are the same files (hard links) here.
 
-        A new environment has no compiled files; compiling the imported libraries takes longer than most rows.
+        Otherwise, a new environment has no bytecode, and compiling the imported libraries takes longer than most rows.
         """
         for folder, _, names in os.walk(other.site_packages):
             if Path(folder).name == "__pycache__":
@@ -81,7 +81,7 @@ def blame_folder() -> Path:
 def create_environment(pins: Pins, similar: Sequence[Environment] = ()) -> Environment:
     """Return the environment with the versions in ``pins``; create it if it is missing.
 
-    similar: environments whose compiled files a new environment reuses. Raises EnvironmentNotCreated, or
+    similar: environments whose bytecode files a new environment reuses. Raises EnvironmentNotCreated, or
     InputError if another process is creating the environment.
     """
     text = "".join(f"{name}=={pin.version} {' '.join(pin.hashes)}\n" for name, pin in sorted(pins.items()))

@@ -13,7 +13,7 @@ from experiments.runners.software import LOCKS, lock_files
 from provision.files import read_text
 
 PIN_LINE = re.compile(r"(?:# )?([A-Za-z0-9][\w.-]*)==([^\s;\\]+)\s*(.*)")
-"""A line with a pin and its options. PyTorch's pin is a comment, because its package file depends on the machine."""
+"""A line with a pin and its options. The pin of PyTorch is in a comment, because its file depends on the machine."""
 CONTINUATION = re.compile(r"\\\s*\n\s*")
 OPTION = re.compile(r"--hash=\S+")
 
@@ -72,7 +72,10 @@ def _pins_of_locks(variant: str) -> Pins:
 
 
 def _pins_of_run(folder: RunFolder, flag: str) -> Pins:
-    """Return the pins of the run's image variant, with recorded versions and the dependencies that these need."""
+    """Return the pins of the run's image variant, with the versions that the run recorded where they differ.
+
+    The dependencies of the recorded versions also replace those of the image variant.
+    """
     recorded = {
         normalize_name(name): version.partition("+")[0]
         for result in folder.results().values()

@@ -1,6 +1,7 @@
-"""Predict rows in this environment, for a step of the bisection: python -m experiments.blame.predicted ROWS_JSON.
+"""Predict rows in this environment, for a step of the bisection: python -m experiments.blame.predicted ARGUMENTS_JSON.
 
-Prints the observation as JSON. A row that cannot be traced has the outcome error.
+ARGUMENTS_JSON has the arguments of ``main``. The program prints the observation as JSON. A row that cannot be traced
+has the outcome error.
 """
 
 import json

@@ -9,7 +9,9 @@ from experiments.blame.package_groups import PackageGroup
 Side = Literal["good", "bad"] | None
 """The environment (good or bad) whose result a tested environment has; None: neither, or it cannot be tested."""
 Test = Callable[[frozenset[str], int], Side]
-"""Function that tests new versions of these packages in the good environment. int: maximum of further tests."""
+"""Function that tests the good environment with the new versions of some packages, and returns its side.
+
+Its arguments: the packages, and the maximum number of tests that follow."""
 
 
 class Cause(NamedTuple):
@@ -22,8 +24,9 @@ class Cause(NamedTuple):
 def search(groups: Sequence[PackageGroup], likely_count: int, test: Test) -> Cause:
     """Return the packages whose new versions together cause the change.
 
-    groups: in an order in which each group follows the groups that it requires. With all groups new, the environment
-    is bad; with no group new, it is good. likely_count: the first test is of the first ``likely_count`` groups.
+    groups: all groups that differ, in an order in which each group follows the groups that it requires. The environment
+    is bad with the new versions of all groups, and good with the new versions of none. likely_count: number of groups,
+    from the first on, whose new versions the first test has.
     """
     needed: list[PackageGroup] = []
     candidates, sure = list(groups), True
@@ -40,8 +43,9 @@ def search(groups: Sequence[PackageGroup], likely_count: int, test: Test) -> Cau
 def _bisect(groups: Sequence[PackageGroup], base: frozenset[str], first: int, test: Test) -> tuple[int, int, bool]:
     """Return ``low`` and ``high``: groups[:low] do not cause the change, and groups[:high] do.
 
-    first: number of groups in the first test; 0: half of the groups. The third value is False if there are several
-    groups between ``low`` and ``high``, and no selection of them can be tested.
+    first: number of groups in the first test; 0: half of the groups. The third value is True if only one group is
+    between ``low`` and ``high``. It is False if there are several, and no number of groups between ``low`` and ``high``
+    can be tested.
     """
     low, high = 0, len(groups)
     while high - low > 1:

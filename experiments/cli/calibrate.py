@@ -1,4 +1,4 @@
-"""`testbed calibrate`: measure the operations of the labs on this machine's GPU."""
+"""`testbed calibrate`: measure how long the GPU operations of the labs take on this machine."""
 
 import sys
 from pathlib import Path
@@ -24,10 +24,11 @@ Out = Annotated[
 
 @app.command("calibrate")
 def calibrate_command(suites: Suites = None, out: Out = None) -> None:
-    """Measure the labs' operations on this GPU, to predict times.
+    """Time the labs' GPU operations on this machine, to predict times.
 
-    Takes several minutes, and resumes after an interruption. The command stores the measured times in a table.
-    Predictions for cards with this GPU's chip then use this table.
+    An operation is a kernel or a copy, such as a matrix multiplication. The command takes several minutes, resumes
+    after an interruption, and stores the measured times in a table. Predictions for cards with the same chip as this
+    GPU then use the table.
     """
     from experiments.prediction.predict import trace_operations
     from experiments.prediction.service import select_rows

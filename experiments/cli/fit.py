@@ -10,6 +10,7 @@ from experiments.cli.output import console, print_json, progress
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json, OmitFields, SuiteFile, expand_options
 from experiments.cli.parsing.trainings import (
+    SCRIPT_COMMAND,
     BatchList,
     CardList,
     FailedBatches,
@@ -85,7 +86,7 @@ def _fit_model(training: CustomTraining, card: str, batches: list[int], as_json:
     names, data, failed = parse_card_list(card), list[dict[str, Any]](), FailedBatches(len(batches))
 
     def show_fits(variant: CustomTraining, fits: "Sequence[ScriptFit]", tried: "Sequence[Sequence[Attempt]]") -> None:
-        """Show the fits of a training, and keep them for JSON."""
+        """Print the fits of one batch size, one for each card, and add them to ``data``. tried: changes of each fit."""
         sample, batches_per_step = fits[0].sample, samples_of_step(replace(variant, batch=1))
         for one, changes in zip(fits, tried, strict=True):
             found = {**fit_as_data(one, batches_per_step), "changes": attempts_as_data(changes)}
@@ -126,7 +127,7 @@ def _fit_rows(context: typer.Context, rows: str | None, card: str, as_json: bool
     from experiments.prediction.tables import fit_as_data, fit_view
 
     if "/" not in (rows or ""):
-        raise InputError("fit: SUITE/ROW or --model is required")
+        raise InputError(f"fit: needs SUITE/ROW, --model, or {SCRIPT_COMMAND}")
     specs = specs_to_predict(context, rows, card)
     with progress() as show:
         fits = [fit_row(spec, lambda specs, failed: trace_rows(specs, show, failed)) for spec in specs]
@@ -154,7 +155,7 @@ def _fit_script(
     reject_options_of_models(context)
     if not flag:
         raise InputError(
-            "fit -- COMMAND: needs --batch-flag, the script's option for its batch size, such as --batch-size"
+            "fit -- COMMAND: needs --batch-flag, the script's option for its batch size, as in --batch-flag --batch"
         )
     if not card:
         raise InputError(f"fit -- COMMAND: needs --card, one of {', '.join(cards())}, {MEMORY_SIZE_HELP}, or all")

@@ -15,7 +15,7 @@ import typer
 from experiments.cli.lease_options import (
     ANY_SITE,
     LeaseOptions,
-    LeaseRequirementsMissing,
+    NotReadyToLease,
     active_lease_named,
     confirm,
     connect_to_sites_if_ready,
@@ -106,7 +106,7 @@ def lease(
     watch: Watch = False,
     wait: Annotated[bool, typer.Option(help="Wait for the lease's start and boot its nodes.")] = True,
     run: Annotated[
-        str | None, typer.Option(help="Command to run when the nodes answer; the lease is released after it.")
+        str | None, typer.Option(help="Command to run on this computer when nodes answer; then the lease is released.")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="With --run: do not release the lease.")] = False,
     dry_run: DryRun = False,
@@ -115,7 +115,7 @@ def lease(
 ) -> None:
     """Lease the earliest time slot; boot its nodes; print SSH commands.
 
-    Resumes where it was interrupted.
+    After an interruption, the same command resumes.
     """
     from experiments.system.signals import interrupt_on_stop_signals
     from provision.availability.matching import matching_hosts
@@ -136,7 +136,7 @@ def lease(
     end_when_idle = idle.parse(options.count, wait)
     try:
         sites, reconciler = connect_to_sites_if_ready(site, key), new_reconciler(site)
-    except LeaseRequirementsMissing as problem:
+    except NotReadyToLease as problem:
         if not dry_run or (problem.key_is_unusable and key != DEFAULT_KEY.expanduser()):
             raise
         request_without_account = replace(
@@ -193,7 +193,7 @@ def status(
     ] = "1h",
     above: Annotated[
         float | None,
-        typer.Option(metavar="SU", help="With --notify: send a message if a lease has cost more than this."),
+        typer.Option(metavar="SU", help="With --notify: send a message if a lease costs more than SU service units."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -327,7 +327,7 @@ def doctor(
 
 
 def _expected_times(options: LeaseOptions, hosts: "Sequence[Host]") -> str:
-    """Return the expected duration of the lease's labs on ``hosts``, as one line."""
+    """Return how long the labs of --for are expected to take on ``hosts``, as one line."""
     from experiments.history.lease_length import expected_times_on
     from experiments.suites.suite import suites_in_group
 

@@ -63,7 +63,7 @@ def message(outcome: Outcome) -> tuple[str, str]:
 
 
 def as_data(outcome: Outcome) -> dict[str, object]:
-    """Return the outcome as plain data."""
+    """Return the outcome for --json: numbers of statements by status and set of versions, flips, fixes, the check."""
     sets = {name: {status: outcome.count(name, status) for status in STATUSES} for name in outcome.check.version_sets}
     flips = [flip._asdict() for flip in outcome.flips]
     check = outcome.check.model_dump(mode="json")

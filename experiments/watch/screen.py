@@ -19,7 +19,7 @@ from provision.files import printable
 READ_INTERVAL_S = 1.0
 COST_INTERVAL_S = 60.0
 SAMPLES = 240
-"""Number of newest samples that a curve shows: two minutes."""
+"""Number of samples, the newest ones, that a curve shows: two minutes at a sample every 0.5 s."""
 NARROW_BELOW = 80
 """Width in columns. In a narrower terminal, the load is above the log, not beside it."""
 COLUMNS = ("row", "state", "micro-steps", "now", "peak", "time", "left", "predicted at full size")
@@ -198,7 +198,7 @@ def _row_style(row: RowStatus) -> str:
 
 
 def verdict_line(verdict: Verdict) -> Text:
-    """Return a verdict in a line, with the value that it rests on, or the reason of a failure."""
+    """Return a verdict as one line, with its value, or if the statement does not pass, with the reason."""
     grade = f" ({verdict.grade})" if verdict.grade else ""
     basis = verdict.value if verdict.status == "pass" else verdict.reason or verdict.value
     status = Text(f"{verdict.status}{grade}", style=VERDICT_STYLES.get(verdict.status, ""))

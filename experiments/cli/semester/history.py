@@ -35,7 +35,7 @@ def history(
         bool,
         typer.Option(
             "--fail-on-change",
-            help="Exit with code 1 if the newest run of a suite changed from earlier runs with the same options.",
+            help="Exit with code 1 if the newest run of a suite differs from earlier runs with the same options.",
         ),
     ] = False,
     details: Annotated[
@@ -96,4 +96,4 @@ def _record(folders: list[str], database: Path, as_json: bool) -> None:
         print_json(recorded)
         return
     for path, new in recorded.items():
-        say(f"{path}: {'recorded' if new else 'recorded before'}")
+        say(f"{path}: {'recorded' if new else 'already recorded'}")

@@ -38,7 +38,7 @@ def notify_of_leases(
 ) -> None:
     """Send a message for each lease that begins or ends soon, or has cost more than ``above_su`` service units.
 
-    within: how long after ``now`` is still "soon". above_su: None: no message about the cost.
+    within: how long after ``now`` is still "soon". If above_su is None, no message is about the cost.
     """
     from experiments.notify.messages import lease_messages
 
@@ -49,10 +49,10 @@ def notify_of_leases(
 class LeaseWatch:
     """Sender of messages about the active leases. Each message is sent once, as soon as it applies.
 
-    Sites are queried every five minutes, and as soon as the journal records another lease or another end of a lease.
-    Between two queries, costs are computed from the elapsed time. If a site does not answer, the last known state of
-    its leases is used until the next query. above_su: cost in service units above which a message is sent; None: no
-    limit.
+    Sites are queried every five minutes, and at once when the journal records a new lease, or a new start or end of a
+    lease. Between two queries, costs are computed from the elapsed time. If a site does not answer, the last known
+    state of its leases is used until the next query. above_su: cost in service units above which a message is sent;
+    None: no limit.
     """
 
     def __init__(self, send_message: Callable[[str, str], None], above_su: float | None) -> None:

@@ -37,14 +37,16 @@ def semester(
         typer.Option(metavar="NODE_TYPE", help="Also lease nodes of this type, and run at full size on them."),
     ] = None,
     site: Annotated[str, typer.Option(help="With --lease: the site.")] = "chameleon",
-    hours: Annotated[float, typer.Option(min=0.5, help="With --lease: lease length for each set of versions.")] = 3.0,
+    hours: Annotated[
+        float, typer.Option(min=0.5, help="With --lease: hours of the lease for each set of versions.")
+    ] = 3.0,
     max_hours: Annotated[
         float | None, typer.Option(help="With --lease, required: budget for all leases, in hours.")
     ] = None,
     idle: EndWhenIdleOptions,
     above: Annotated[
         float | None,
-        typer.Option(metavar="SU", help="With --lease: send a message if a lease has cost more than this."),
+        typer.Option(metavar="SU", help="With --lease: send a message if a lease costs more than SU service units."),
     ] = None,
     summary: Annotated[
         Path | None,
@@ -59,9 +61,10 @@ def semester(
 ) -> None:
     """Check all suites before a semester: what changed, what to fix.
 
-    Each suite runs with tiny models, and is predicted at full size for its cards, with three sets of versions: as
-    taught, current, and the newest releases that can be installed together. An interrupted check is resumed. Exit
-    code 1: the status of a statement or the outcome of a row flipped since the last check.
+    Each suite runs with tiny models, with three sets of versions: as taught, current, and the newest releases that can
+    be installed together. With the current and the newest versions, the suite is also predicted at full size for its
+    cards. An interrupted check is resumed. Exit code 1: the status of a statement or the outcome of a row flipped since
+    the last check.
     """
     from experiments.cli.semester.notices import LeaseWatch, send
     from experiments.notify.send import Notifier

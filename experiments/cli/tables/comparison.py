@@ -14,7 +14,7 @@ WORSE, BETTER = "red", "green"
 
 
 def comparison_tables(comparison: Comparison) -> Group:
-    """Return the names of the runs, the statements whose status differs, the rows, and the options that differ."""
+    """Return names of the runs, statements whose status differs, rows, changed values, and options that differ."""
     heads = _run_headings(comparison)
     parts: list[RenderableType] = [
         *(Text(f"{letter}  {name}") for letter, name in zip("AB", comparison.names, strict=True)),

@@ -66,9 +66,9 @@ def rows_as_data(name: str, card: str | None) -> list[dict[str, Any]]:
 
 
 def rows_table(name: str, card: str | None) -> Group:
-    """Return a table of the rows of a suite on ``card``, with the settings that not all rows have.
+    """Return a table of the rows of a suite on ``card``, each with the settings that differ from the suite's.
 
-    Below the table, a list explains these settings.
+    A second table, below, explains these settings.
     """
     suite, card = _suite_and_card(name, card)
     columns = ("row", Column("title", prose=True), "model", "expected", Column("settings", prose=True))

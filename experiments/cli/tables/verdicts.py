@@ -22,9 +22,9 @@ STYLES = {"pass": "green", "fail": "red", "error": "bold red", "not evaluated": 
 
 
 def verdict_table(evaluation: Evaluation, show_all: bool = False) -> Group:
-    """Return the headline, and the verdicts with their reasons, the most severe status first.
+    """Return the verdicts with their reasons, the most severe status first, and the headline.
 
-    Statements that were not evaluated are counted by reason. With ``show_all``, each of them gets a line instead.
+    Statements that were not evaluated are counted by reason. With ``show_all``, each of them has its own line instead.
     """
     table = Table("verdict", Column("statement", prose=True), "grade", Column("value or reason", prose=True))
     shown = [verdict for verdict in evaluation.verdicts if show_all or verdict.status != "not evaluated"]
@@ -112,9 +112,9 @@ def _grade_note(verdict: Verdict) -> str:
 
 
 def show_runs(runs: "Iterable[FinishedRun]", console: Console) -> "list[FinishedRun]":
-    """Print verdicts and report of each run when it is finished, and a summary of several; return the runs.
+    """Print the verdicts of each run and the path of its report when the run is finished; return the runs.
 
-    The summary lists failures first.
+    After several runs, also print a summary, failures first.
     """
     finished = []
     for done in runs:
