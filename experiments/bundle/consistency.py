@@ -91,7 +91,7 @@ def _speed_contradictions(result: Result) -> Iterator[str]:
     if speed is None:
         return
     if result.device.shared:
-        yield "the GPU was shared, so its speed is not comparable, but a speed is stated"
+        yield "the GPU was shared, but the speed is stated"
     if speed.step_s and not _nearly_equal(speed.samples_per_s * speed.step_s, settings.global_batch_size, 1e-6):
         yield f"samples per second, multiplied by seconds per step, is not the batch size {settings.global_batch_size}"
     if speed.train_s > result.elapsed_s:

@@ -193,7 +193,7 @@ def status(
     ] = "1h",
     above: Annotated[
         float | None,
-        typer.Option(metavar="SU", help="With --notify: send a message if a lease costs more than SU service units."),
+        typer.Option(metavar="SU", help="With --notify: send a message if the cost so far is above SU service units."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -29,7 +29,7 @@ def run(
     notify: Notify = None,
     as_json: Json = False,
 ) -> None:
-    """Run the rows that have no result or have changed; evaluate, report."""
+    """Run rows that have no result or have changed; evaluate, report."""
     from dataclasses import replace
 
     from experiments.cli.semester.notices import send_run_messages

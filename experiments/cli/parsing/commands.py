@@ -19,7 +19,7 @@ EXPERIMENTS, RESULTS, PREDICTION, MACHINES = "Experiments", "Results", "Predicti
 COMMANDS = {
     "list": Entry(EXPERIMENTS, "results", "List the suites, or the rows of one."),
     "check": Entry(EXPERIMENTS, "check", "Check the files of your own suites: show all mistakes at once."),
-    "run": Entry(EXPERIMENTS, "run", "Run the rows that have no result or have changed; evaluate, report."),
+    "run": Entry(EXPERIMENTS, "run", "Run rows that have no result or have changed; evaluate, report."),
     "reproduce": Entry(EXPERIMENTS, "reproduce", "Lease, configure, run, evaluate, report, release: all in one."),
     "watch": Entry(EXPERIMENTS, "monitoring.watch", "Show a run live: rows, GPU load, logs, verdicts, cost."),
     "logs": Entry(EXPERIMENTS, "monitoring.remote", "Print a row's log, even if the row runs on another machine."),

@@ -71,7 +71,7 @@ class EndWhenIdleOptions:
                 f"--end-when-idle {after}: not allowed with --no-wait; give it to the later command that boots the node"
             )
         if node_count != 1:
-            raise InputError(f"--end-when-idle {after}: allowed with one node only; --count is {node_count}")
+            raise InputError(f"--end-when-idle {after}: allowed with one node; --count is {node_count}")
         if target and not TARGET_PATTERN.fullmatch(target):
             raise InputError(f"--results-to {target}: allowed: USER@HOST:PATH")
         if key and not key.expanduser().is_file():

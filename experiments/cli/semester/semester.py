@@ -46,7 +46,7 @@ def semester(
     idle: EndWhenIdleOptions,
     above: Annotated[
         float | None,
-        typer.Option(metavar="SU", help="With --lease: send a message if a lease costs more than SU service units."),
+        typer.Option(metavar="SU", help="With --lease: send a message if the cost so far is above SU service units."),
     ] = None,
     summary: Annotated[
         Path | None,

@@ -117,7 +117,7 @@ def state(begins: timedelta, ends: timedelta, used_su: float | None = None):
         (state(-HOUR, HOUR / 2), None, ["testbed: lease lab ends in 30m"]),
         (state(HOUR / 2, 4 * HOUR), None, ["testbed: lease lab begins in 30m"]),
         (state(-HOUR, 4 * HOUR), 10.0, []),
-        (state(-HOUR, 4 * HOUR, 12.5), 10.0, ["testbed: lease lab cost 12.5 of 10 service units"]),
+        (state(-HOUR, 4 * HOUR, 12.5), 10.0, ["testbed: lease lab has cost 12.5 service units, more than 10"]),
         (state(-HOUR, 4 * HOUR, 9.5), 10.0, []),
         (state(-2 * HOUR, -HOUR), None, []),
     ],
