@@ -104,16 +104,16 @@ def _find_difference(
     good_and_bad: Sequence[Environment], observe: Observe, methods: Sequence[Method], statement: str | None, say: Say
 ) -> tuple[Difference, Method]:
     problems = []
-    for one in methods:
-        say(f"observing both environments by {one}")
+    for method in methods:
+        say(f"observing both environments by {method}")
         try:
-            good, bad = (observe(one, environment) for environment in good_and_bad)
+            good, bad = (observe(method, environment) for environment in good_and_bad)
         except InputError as problem:
-            problems.append(f"{one}: {problem}")
+            problems.append(f"{method}: {problem}")
             continue
         if difference := find_difference(good, bad, statement):
-            return difference, one
-        problems.append(f"{one}: nothing differs")
+            return difference, method
+        problems.append(f"{method}: nothing differs")
     raise InputError("; ".join(problems))
 
 

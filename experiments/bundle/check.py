@@ -160,15 +160,15 @@ def reject_copies(checked: Sequence[BundleCheck], known: Mapping[str, str]) -> l
     for one in checked:
         for key in filter(None, one.measurement_keys.values()):
             owners.setdefault(key, set()).add(str(one.path))
-    answer = []
+    updated_checks = []
     for one in checked:
         found = []
         for row, key in one.measurement_keys.items():
             others = {known[key]} if key in known else owners.get(key, set()) - {str(one.path)}
             if key and others:
                 found.append(f"{row}: copied; exactly the same measurements are in {', '.join(sorted(others))}")
-        answer.append(one._replace(problems=(*one.problems, *found)))
-    return answer
+        updated_checks.append(one._replace(problems=(*one.problems, *found)))
+    return updated_checks
 
 
 def paths_by_measurement_key(folders: Sequence[RunFolder]) -> dict[str, str]:

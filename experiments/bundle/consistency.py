@@ -122,11 +122,11 @@ def telemetry_contradictions(result: Result, samples: Sequence[Sample]) -> Itera
     times = [float(sample["t_s"]) for sample in samples]
     if times and (times != sorted(times) or times[-1] > result.elapsed_s + rounding):
         yield "the telemetry lasts longer than the row, or its samples are not in order"
-    trained = training_samples(samples, None)
-    worked = [sample for sample in trained if float(sample[UTILIZATION]) >= IDLE_BELOW_PERCENT]
-    if result.outcome != "fits" or result.speed is None or not worked:
+    while_training = training_samples(samples, None)
+    busy = [sample for sample in while_training if float(sample[UTILIZATION]) >= IDLE_BELOW_PERCENT]
+    if result.outcome != "fits" or result.speed is None or not busy:
         return
-    busy_s = float(worked[-1]["t_s"]) - float(trained[0]["t_s"])
+    busy_s = float(busy[-1]["t_s"]) - float(while_training[0]["t_s"])
     if busy_s > result.speed.train_s + SPARE_SAMPLES * _longest_interval_s(times):
         yield f"the training took {result.speed.train_s:.1f} s, but the GPU worked for {busy_s:.1f} s"
 

@@ -43,7 +43,7 @@ def calibrate_command(suites: Suites = None, out: Out = None) -> None:
     targets: list[str | None] = [*suites] if suites else [None]
     specs = [spec for target in targets for spec in select_rows(target, None)]
     say(f"tracing {number_with_noun(len(specs), 'row')} to find the operations to measure")
-    keys = trace_operations(specs, cache_folder())
+    operation_keys = trace_operations(specs, cache_folder())
     table.parent.mkdir(parents=True, exist_ok=True)
-    calibrate(keys, table, machine, say)
+    calibrate(operation_keys, table, machine, say)
     say(f"measured times of {machine.gpu} are in {table}")

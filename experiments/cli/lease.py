@@ -254,18 +254,18 @@ def extend(
     from provision.leasing.account import connect_to_site_of
     from provision.leasing.request import requested_end_when_idle
 
-    longer, reconciler = parse_time_option("--by", parse_length, by), reconciler_of_lease(name)
+    additional_time, reconciler = parse_time_option("--by", parse_length, by), reconciler_of_lease(name)
     active_lease = active_lease_named(reconciler, name)
     connected = connect_to_site_of(reconciler, active_lease)
     if dry_run:
-        lease, end = releasing.planned_extension(connected, reconciler, active_lease, longer)
+        lease, end = releasing.planned_extension(connected, reconciler, active_lease, additional_time)
         until = (time_in_words(moment, local_zone()) for moment in (lease.end, end))
         show_plan(
             [f"blazar: extend lease {active_lease.name} at {active_lease.site} from {' to '.join(until)}"], as_json
         )
         return
     confirm(yes, f"extend {active_lease.name} by {by}")
-    extended = releasing.extend(connected, reconciler, active_lease, longer)
+    extended = releasing.extend(connected, reconciler, active_lease, additional_time)
     if (end_when_idle := requested_end_when_idle(active_lease)) and active_lease.machines:
         set_up_end_when_idle(connected, reconciler, active_lease.name, end_when_idle)
     if as_json:

@@ -119,12 +119,12 @@ def recorded_values(path: Path, folder: RunFolder) -> list[dict[ValueKey, Measur
 
 
 def _read_run(database: sqlite3.Connection, record: sqlite3.Row, row: str | None) -> RecordedRun:
-    chosen = [record["run"], row, row]
+    parameters = [record["run"], row, row]
     where = "WHERE run = ? AND (? IS NULL OR row = ?)"
-    measured = database.execute(f"SELECT row, quantity, value, spread FROM figures {where}", chosen)  # noqa: S608 - constants
-    facts = database.execute(f"SELECT row, name, value FROM facts {where}", chosen).fetchall()  # noqa: S608 - constants
+    measured = database.execute(f"SELECT row, quantity, value, spread FROM figures {where}", parameters)  # noqa: S608 - constants
+    facts = database.execute(f"SELECT row, name, value FROM facts {where}", parameters).fetchall()  # noqa: S608 - constants
     verdicts = database.execute(
-        "SELECT statement, says, rows, expected, status, grade FROM verdicts WHERE run = ?", chosen[:1]
+        "SELECT statement, says, rows, expected, status, grade FROM verdicts WHERE run = ?", parameters[:1]
     )
     statements = {id_: RecordedStatement(says, tuple(rows.split()), *rest) for id_, says, rows, *rest in verdicts}
     return RecordedRun(

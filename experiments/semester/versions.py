@@ -84,8 +84,10 @@ def versions_in(python: Path) -> dict[str, str]:
 
 def _resolve(names: Sequence[str], *options: str) -> str:
     python = ".".join(map(str, sys.version_info[:2]))
-    shown = ("--quiet", "--no-header", "--no-annotate", "--generate-hashes", f"--python-version={python}")
-    return _run_command([sys.executable, "-m", "uv", "pip", "compile", *shown, *options, "-"], "\n".join(names))
+    output_options = ("--quiet", "--no-header", "--no-annotate", "--generate-hashes", f"--python-version={python}")
+    return _run_command(
+        [sys.executable, "-m", "uv", "pip", "compile", *output_options, *options, "-"], "\n".join(names)
+    )
 
 
 def _create_environment(prefix: str, locks: Sequence[Path]) -> Path:

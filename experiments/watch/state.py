@@ -79,7 +79,7 @@ class RunStatus:
     active: bool
 
     @property
-    def done(self) -> int:
+    def rows_done(self) -> int:
         """Return the number of rows with a result."""
         return sum(row.result is not None for row in self.rows)
 

@@ -188,8 +188,8 @@ def _serve_locally(folder: Path, name: str | None) -> None:
         jupyter.wait()
 
 
-def _show_address(what: str, address: str) -> None:
-    say(f"{what}:\n{address}\npress Ctrl-C to stop")
+def _show_address(instruction: str, address: str) -> None:
+    say(f"{instruction}:\n{address}\npress Ctrl-C to stop")
     sys.stdout.flush()
 
 
@@ -209,14 +209,14 @@ def _upload_notebook(shell: "Shell", name: str, remote_path: str) -> None:
         shell.put(notebook, remote_path)
 
 
-def _show_live(view: "Callable[[], RenderableType]") -> None:
+def _show_live(make_view: "Callable[[], RenderableType]") -> None:
     from rich.live import Live
 
     output = console()
     with Live(console=output, auto_refresh=False, screen=output.is_terminal) as live:
         while True:
             try:
-                live.update(view(), refresh=True)
+                live.update(make_view(), refresh=True)
             except NotReached as problem:
                 live.update(str(problem), refresh=True)
             time.sleep(REFRESH_INTERVAL_S)

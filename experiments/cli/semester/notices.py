@@ -26,11 +26,11 @@ def send_run_messages(runs: "Iterable[FinishedRun]", notifier: Notifier) -> "Ite
     from experiments.notify.messages import run_message
     from experiments.report.identity import find_previous_run
 
-    for done in runs:
+    for finished_run in runs:
         if notifier.has_addresses:
-            before = find_previous_run(done.folder, done.evaluation.run)
-            send(notifier, *run_message(done.evaluation, before.statuses if before else None))
-        yield done
+            previous_run = find_previous_run(finished_run.folder, finished_run.evaluation.run)
+            send(notifier, *run_message(finished_run.evaluation, previous_run.statuses if previous_run else None))
+        yield finished_run
 
 
 def notify_of_leases(
@@ -89,17 +89,17 @@ class LeaseWatch:
         self._states = _query_active_leases(journal, self._states)
 
 
-def _query_active_leases(journal: "Journal", before: "Sequence[LeaseSnapshot]") -> "list[LeaseSnapshot]":
+def _query_active_leases(journal: "Journal", previous_states: "Sequence[LeaseSnapshot]") -> "list[LeaseSnapshot]":
     """Return the states of the active leases as their sites report them.
 
-    before: states from the last query, used for a site that does not answer at once.
+    previous_states: states from the last query, used for a site that does not answer at once.
     """
     from provision.clock import NoWaitClock
     from provision.leasing.reconciler import Reconciler
     from provision.leasing.release import LeaseSnapshot, active_lease_states
 
     reconciler = Reconciler(journal, NoWaitClock(), lambda line: None)
-    known = {state.active_lease.tag: state for state in before}
+    known = {state.active_lease.tag: state for state in previous_states}
     latest_states = (
         state if isinstance(state, LeaseSnapshot) else known.get(active_lease.tag)
         for active_lease, state in active_lease_states(reconciler)

@@ -70,8 +70,7 @@ def semester(
     from experiments.notify.send import Notifier
     from experiments.semester.check import CheckCallbacks, CheckRequest, run_check
     from experiments.semester.outcome import outcome_of
-    from experiments.semester.outputs import as_data, markdown, message, write_page
-    from experiments.semester.outputs import junit as as_junit
+    from experiments.semester.outputs import finished_message, junit_xml, markdown_summary, outcome_as_data, write_page
     from experiments.semester.parts import CheckLease
     from experiments.semester.versions import VERSION_SETS
     from experiments.suites.suite import suites_in_group, user_suites
@@ -107,12 +106,12 @@ def semester(
     page = write_page(folder, outcome)
     if summary:
         with open_output(summary, "--summary", append=True) as file:
-            file.write(markdown(outcome))
+            file.write(markdown_summary(outcome))
     if junit:
-        write_atomically(junit, as_junit(outcome))
-    send_message(*message(outcome))
+        write_atomically(junit, junit_xml(outcome))
+    send_message(*finished_message(outcome))
     if as_json:
-        print_json({"page": page, "headline": outcome.headline, **as_data(outcome)})
+        print_json({"page": page, "headline": outcome.headline, **outcome_as_data(outcome)})
     else:
         flips = [f"flipped: {flip.line}" for flip in outcome.flips]
         say("\n".join([outcome.headline, *flips, *(f"to fix: {one}" for one in outcome.to_fix), f"page: {page}"]))

@@ -33,8 +33,10 @@ def verdict_table(evaluation: Evaluation, show_all: bool = False) -> Group:
             Text(verdict.status, STYLES[verdict.status]), verdict.says, verdict.grade or "", _value_or_reason(verdict)
         )
     name = Text(evaluation.run.run_id, "bold")
-    folded = [_reasons_with_counts(evaluation)] if len(shown) < len(evaluation.verdicts) else []
-    return Group(name, *([table] if shown else []), *contradiction_lines(evaluation), *folded, _headline(evaluation))
+    unevaluated = [_reasons_with_counts(evaluation)] if len(shown) < len(evaluation.verdicts) else []
+    return Group(
+        name, *([table] if shown else []), *contradiction_lines(evaluation), *unevaluated, _headline(evaluation)
+    )
 
 
 def _headline(evaluation: Evaluation) -> Line:
@@ -117,22 +119,22 @@ def show_runs(runs: "Iterable[FinishedRun]", console: Console) -> "list[Finished
     After several runs, also print a summary, failures first.
     """
     finished = []
-    for done in runs:
-        console.print(verdict_table(done.evaluation))
-        _show_report(done, console)
-        finished.append(done)
-    evaluations = [done.evaluation for done in finished]
+    for finished_run in runs:
+        console.print(verdict_table(finished_run.evaluation))
+        _show_report(finished_run, console)
+        finished.append(finished_run)
+    evaluations = [finished_run.evaluation for finished_run in finished]
     if len(finished) > 1:
         if problems := problem_lines(evaluations):
             console.print(problems)
         console.print(counts_table(evaluations))
-        for done in finished:
-            _show_report(done, console)
+        for finished_run in finished:
+            _show_report(finished_run, console)
     return finished
 
 
-def _show_report(done: "FinishedRun", console: Console) -> None:
-    print_lines(console, f"report: {done.report}")
+def _show_report(finished_run: "FinishedRun", console: Console) -> None:
+    print_lines(console, f"report: {finished_run.report}")
 
 
 def run_as_data(finished: "FinishedRun") -> dict[str, Any]:
