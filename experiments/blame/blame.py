@@ -76,7 +76,7 @@ def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], st
     def test_packages(chosen: frozenset[str], steps_left: int) -> Side:
         step = _run_step(mix_pins(good, bad, chosen), chosen, good_and_bad, observe, used, difference)
         steps.append(step)
-        result_of = f"as with --{step.result_of}" if step.result_of else "as with neither"
+        result_of = f"as with --{step.result_of}" if step.result_of else "as with neither environment"
         tested = f"new versions of {len(chosen)} of {len(names)} packages"
         say(f"step {len(steps)} (at most {steps_left} more), {tested}: {step.value}, {result_of}")
         return step.result_of

@@ -27,7 +27,7 @@ class EnvironmentNotCreated(Exception):
 
 
 class Environment:
-    """A created environment."""
+    """A folder with a Python and the packages in ``pins``, created by ``create_environment``."""
 
     def __init__(self, folder: Path, pins: Pins) -> None:
         self.folder, self.pins = folder, pins

@@ -53,7 +53,9 @@ class LeaseOptions:
     gpus: int | None = option(None, "Minimum number of GPUs per node.", minimum=0)
     interconnect: Literal["nvlink", "pcie"] | None = option(None, "Connection between the GPUs of a node.")
     count: int = option(1, "Number of nodes.", minimum=1)
-    hours: str | None = option(None, "Length of the lease, such as 3 (hours) or 2h50m; default: that of the labs.")
+    hours: str | None = option(
+        None, "Length of the lease, such as 3 (hours) or 2h50m; default: as long as the labs need."
+    )
     start: str | None = option(None, "Start: now, or a time with its zone; default: as early as possible.")
     time_of_day: str | None = option(None, "Hours of the day within which the lease must lie, such as 9-17.")
     zone: str | None = option(None, "Your time zone; default: this computer's.")

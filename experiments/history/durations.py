@@ -42,7 +42,7 @@ class RowTime(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredTimes:
-    """Results and predictions of stored runs, with the run of each."""
+    """Results of stored runs, each with its run, and predictions."""
 
     results: tuple[tuple[Run, Result], ...]
     predictions: tuple[Prediction, ...]

@@ -67,12 +67,12 @@ class LeaseRecord(Record):
         """Return the actual and the predicted service units, and the times of setup and suites, as one line."""
         used, predicted = map(self.service_units, (self.used_s, self.predicted_s))
         cost = "price unknown" if used is None else f"{format_number(used)} service units"
-        predicted_cost = "" if predicted is None else f" of {format_number(predicted)} predicted"
+        predicted_cost = "" if predicted is None else f", predicted {format_number(predicted)}"
         setup, suites = (
-            f"{format_duration(real_s)} of {format_duration(predicted_s)}"
+            f"{format_duration(real_s)}, predicted {format_duration(predicted_s)}"
             for real_s, predicted_s in ((self.setup_s, self.predicted_setup_s), (self.run_s, self.predicted_run_s))
         )
-        return f"lease {self.name}: {cost}{predicted_cost} ({self.error:+.0%}); setup {setup}, suites {suites}"
+        return f"lease {self.name}: {cost}{predicted_cost} ({self.error:+.0%}); setup {setup}; suites {suites}"
 
 
 class EarlierLeases(NamedTuple):

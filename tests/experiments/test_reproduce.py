@@ -140,7 +140,7 @@ def test_the_used_and_the_predicted_service_units_of_a_lease_are_recorded(
     assert (record.service_units(record.used_s), record.predicted_setup_s) == (pytest.approx(16 * 14 / 60), 3600.0)
     assert record.predicted_run_s > 0
     assert view.lines[-1] == record.words
-    assert record.words.startswith("lease llm_cc: 3.73 service units of ")
+    assert record.words.startswith("lease llm_cc: 3.73 service units, predicted ")
 
 
 def test_the_predicted_setup_time_of_a_lease_is_that_of_earlier_leases_of_the_node_type(

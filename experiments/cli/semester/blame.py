@@ -22,7 +22,11 @@ ENVIRONMENTS_HELP = "as-taught, current, the folder of a run, or a file of exact
 @app.command()
 def blame(
     target: Annotated[
-        str, typer.Argument(metavar="SUITE/ROW_OR_STATEMENT", help="A row, or the id of a statement about rows.")
+        str,
+        typer.Argument(
+            metavar="SUITE/ROW_OR_STATEMENT",
+            help="A row, ROW/QUANTITY for one value, or the id of a statement that compares rows.",
+        ),
     ],
     good: Annotated[
         str, typer.Option(help=f"The environment before the change: {ENVIRONMENTS_HELP}.", metavar="VERSIONS")

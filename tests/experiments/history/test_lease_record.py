@@ -30,7 +30,7 @@ def record(used_s=1000.0, run_s=400.0, node_type="gpu_a100_pcie", su_per_hour=36
 
 def test_used_and_predicted_service_units_are_shown_next_to_each_other():
     assert record().words == (
-        "lease node: 10 service units of 9.5 predicted (-5%); setup 10:00 of 8:20, suites 6:40 of 7:30"
+        "lease node: 10 service units, predicted 9.5 (-5%); setup 10:00, predicted 8:20; suites 6:40, predicted 7:30"
     )
     assert record(su_per_hour=None).words.startswith("lease node: price unknown (-5%); ")
 
