@@ -28,10 +28,10 @@ ImageSource = Literal["build", "pull", "load"]
 def configure_command(
     name: ActiveName = None,
     image_variant: Annotated[
-        ImageVariant, typer.Option("--versions", help="Library versions: current, or those of the labs.")
+        ImageVariant, typer.Option("--versions", help="Library versions: current, or as in the labs.")
     ] = "current",
     image_source: Annotated[
-        ImageSource, typer.Option(help="build the image on the machine, pull --reference, or load --image-archive.")
+        ImageSource, typer.Option(help="Build the image on the machine, pull --reference, or load --image-archive.")
     ] = "build",
     reference: Annotated[str, typer.Option(help="With pull: name of the image in its registry.")] = "",
     image_archive: Annotated[Path | None, typer.Option(help="With load: archive made by docker save.")] = None,

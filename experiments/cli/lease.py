@@ -30,6 +30,7 @@ from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import (
     DEFAULT_KEY,
     ActiveName,
+    ActiveNameOrAll,
     DryRun,
     Image,
     Json,
@@ -64,8 +65,7 @@ def slots(
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of time slots.")] = 5,
     days: Annotated[int, typer.Option("--calendar", min=0, help="Also show a calendar of the next N days.")] = 0,
     bookings: Annotated[
-        bool,
-        typer.Option("--bookings", help="In place of free slots, show everybody's reservations, with exact times."),
+        bool, typer.Option("--bookings", help="In place of free slots, show all reservations with exact times.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -180,7 +180,7 @@ def lease(
 
 @app.command()
 def status(
-    name: ActiveName = None,
+    name: ActiveNameOrAll = None,
     since: Annotated[
         str | None,
         typer.Option(

@@ -44,13 +44,21 @@ class LeaseOptions:
     """Hardware and time of a lease request."""
 
     for_: GroupOption = option(
-        "both", "Labs that the lease is for; sets its default name, length and number of GPUs.", flag="--for"
+        "both", "Labs that the lease is for; sets the lease's default name, length and number of GPUs.", flag="--for"
     )
     node_type: str | None = option(None, "Node type or flavor, such as gpu_a100_pcie.")
     node: str | None = option(None, "Name of one node.")
-    gpu: str = option("", "Words in the name of the GPU model, such as A100.")
-    gpu_memory: float = option(0.0, "Minimum memory of each GPU, in GiB.", minimum=0)
-    gpus: int | None = option(None, "Minimum number of GPUs per node.", minimum=0)
+    gpu: str = option(
+        "", "Words in the name of the GPU model, such as H100; default: A100, unless --node-type or --node is given."
+    )
+    gpu_memory: float = option(
+        0.0, "Minimum memory of each GPU, in GiB; 0: 80 for the default GPU model, else any.", minimum=0
+    )
+    gpus: int | None = option(
+        None,
+        "Minimum number of GPUs per node; default: as many as the labs need, or 1 with --node-type or --node.",
+        minimum=0,
+    )
     interconnect: Literal["nvlink", "pcie"] | None = option(None, "Connection between the GPUs of a node.")
     count: int = option(1, "Number of nodes.", minimum=1)
     hours: str | None = option(

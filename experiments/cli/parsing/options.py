@@ -33,6 +33,9 @@ Name = Annotated[
 ActiveName = Annotated[
     str | None, typer.Argument(metavar="NAME", help="Name of the lease; default: the only active lease.")
 ]
+ActiveNameOrAll = Annotated[
+    str | None, typer.Argument(metavar="NAME", help="Name of the lease; default: all active leases.")
+]
 Image = Annotated[
     str | None,
     typer.Option(

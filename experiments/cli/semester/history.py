@@ -7,7 +7,7 @@ import typer
 
 from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import HISTORY_DATABASE, Json, SuiteFile
+from experiments.cli.parsing.options import HISTORY_DATABASE, Json, SuiteFileOfRun
 from experiments.errors import InputError
 from provision.words import number_with_noun
 
@@ -22,7 +22,7 @@ def history(
         typer.Argument(metavar="SUITE[/ROW] | record RUN_FOLDER", help="Record runs, or show a suite or a row."),
     ] = None,
     database: Annotated[Path, typer.Option(help="The SQLite database of the history.")] = HISTORY_DATABASE,
-    suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
+    suite_file: SuiteFileOfRun = None,  # noqa: ARG001 - its callback uses it
     page: Annotated[Path | None, typer.Option(help="Also write a page with verdicts and trends to this file.")] = None,
     csv: Annotated[
         Path | None, typer.Option(help="Also write the measured values of all runs to this CSV file.")
