@@ -29,7 +29,7 @@ def _change_log_texts(package: Distribution) -> Iterator[str]:
 
 
 def _first_line(text: str, version: str) -> str:
-    """Return the first line of text below the heading that contains the version."""
+    """Return the first line of text below the heading that contains the version; "" without such a heading."""
     heading = re.compile(rf"(?<![\w.])v?{re.escape(version)}(?![\w.]*\d)")
     lines = iter(text.splitlines())
     for line in lines:

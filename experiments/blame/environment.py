@@ -51,7 +51,7 @@ class Environment:
         return {normalize_name(one.metadata["Name"]): one for one in distributions(path=[str(self.site_packages)])}
 
     def requirements(self) -> Mapping[str, "list[Requirement]"]:
-        """Return the requirements of each installed package on this machine, without the requirements of extras."""
+        """Return the requirements of each installed package: those that apply to this machine, without extras."""
         return {name: list(_requirements(package)) for name, package in self.packages().items()}
 
     def reuse_bytecode(self, other: "Environment") -> None:

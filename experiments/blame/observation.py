@@ -16,7 +16,10 @@ from experiments.results.wording import format_number, quantity_unit
 
 
 class Observation(Record):
-    """The observed rows in one environment: outcomes, reasons and values by row, statuses by statement."""
+    """What was observed in one environment: outcomes, reasons and measured values by row, statuses by statement.
+
+    reasons: why a row did not fit; rows that fit have none.
+    """
 
     outcomes: dict[str, str]
     reasons: dict[str, str]

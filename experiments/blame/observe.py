@@ -66,7 +66,7 @@ def _observation_path(request: ObservationRequest, method: Method, environment: 
 
 
 def _predict(request: ObservationRequest, environment: Environment) -> Observation:
-    """Return the observation of predictions of the rows."""
+    """Predict the rows in the environment; return the observation of the predictions."""
     arguments = {"suite_name": request.suite, "rows": request.rows, "card": request.card}
     code, last_line = _run_python(environment, ["-m", "experiments.blame.predicted", json.dumps(arguments)])
     if code:

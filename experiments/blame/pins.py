@@ -19,7 +19,7 @@ OPTION = re.compile(r"--hash=\S+")
 
 
 class Pin(NamedTuple):
-    """An exact version, and the hashes of its files; no hashes: any file of the version."""
+    """An exact version, and the hashes of its files; without hashes, uv accepts any file of the version."""
 
     version: str
     hashes: tuple[str, ...] = ()

@@ -51,9 +51,10 @@ def create_without_dependencies(folder: Path, requirements: Path) -> None:
 
 
 def add_dependencies(folder: Path, package: str, fixed_versions: Mapping[str, str]) -> None:
-    """Install the dependencies of an installed package, such as CUDA's libraries.
+    """Install the dependencies of an installed package, such as the CUDA libraries of PyTorch.
 
-    fixed_versions: versions of packages that must not change. Raises CalledProcessError.
+    package: the package with its exact version, such as 'torch==2.11.0'. fixed_versions: versions of packages that must
+    not change. Raises CalledProcessError.
     """
     with TemporaryFolder("versions") as temporary:
         overrides = temporary / "overrides.txt"

@@ -23,7 +23,10 @@ class Mark(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """One bar: label, parts in their order, marks, and the value and note to print next to the label."""
+    """One bar: label, sizes of its parts by name, marks, and the value and note to print next to the label.
+
+    tone: color of the note.
+    """
 
     label: str
     parts: Mapping[str, float]

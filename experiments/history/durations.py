@@ -81,7 +81,10 @@ class StoredTimes:
         )
 
     def _predicted_time(self, spec: RowSpec, card: str, around_s: float) -> RowTime | None:
-        """Return the predicted time of the row's steps, plus the time outside of them."""
+        """Return the predicted time of the row's steps, plus the time outside of the steps; None without a prediction.
+
+        around_s: seconds that the row needs before and after its process.
+        """
         if spec.size != "full":
             return None
         for prediction in self.predictions:
@@ -154,7 +157,7 @@ def _measured_time(results: Sequence[Result], spec: RowSpec, card: str, around_s
     """Return the expected time of a row from its stored results; None if there are none.
 
     If several results are stored, the median of their times is used. Results for another card are used only if there
-    are none for the row's card.
+    are none for the row's card. around_s: seconds that the row needs before and after its process.
     """
     results = [result for result in results if result.spec.card == spec.card] or results
     if not results:

@@ -26,7 +26,7 @@ from provision.models import Host, Node
 from provision.words import number_with_noun
 
 MARGIN = 0.25
-"""Share by which a lease is longer than the expected time of its setup and rows."""
+"""Share by which a lease is longer than its setup and the upper estimate for its rows."""
 LENGTH_STEP = timedelta(minutes=30)
 """The length of a lease is a multiple of this."""
 
@@ -161,6 +161,6 @@ def expected_times(
 
 
 def card_of_node(spec: RowSpec, node: Node) -> str:
-    """Return the card of the node's GPU; the row's own card if the node has no GPU, or one that the catalog lacks."""
+    """Return the card of the node's GPU; the row's own card if the node has no GPU, or if the catalog lacks the GPU."""
     gpu = next(iter(node.gpus), None)
     return (gpu and card_of_device(gpu.name, gpu.memory_gib)) or spec.card

@@ -59,7 +59,7 @@ class LeaseRecord(Record):
         return self.predicted_s / self.used_s - 1
 
     def service_units(self, seconds: float) -> float | None:
-        """Return the cost of this many seconds of the lease, service units; None if the price is unknown."""
+        """Return the cost of ``seconds`` of the lease in service units; None if the price is unknown."""
         return None if self.su_per_hour is None else self.su_per_hour * seconds / HOUR_S
 
     @property

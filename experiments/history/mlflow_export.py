@@ -26,7 +26,8 @@ MLFLOW_VARIABLES = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
 }
-"""Used unless the user has set them: MLflow sends no usage data, and waits only briefly for a server."""
+"""Values of environment variables that the user has not set: MLflow sends no usage data, and waits only briefly for a
+server."""
 KEY_TAG, PARENT_TAG, COMMIT_TAG = "testbed.key", "mlflow.parentRunId", "mlflow.source.git.commit"
 BATCH_SIZE = 100
 FORBIDDEN_IN_NAMES = re.compile(r"[^\w\-. /:]")

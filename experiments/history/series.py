@@ -72,7 +72,7 @@ class Series(NamedTuple):
 
     @property
     def keys(self) -> list[ValueKey]:
-        """Return the row and quantity of each measured value of any run, in their order."""
+        """Return the row and the quantity of each value that any run has, in the order in which they occur."""
         return list(dict.fromkeys(key for run in self.runs for key in run.measured))
 
     @property
@@ -105,7 +105,9 @@ def read_series(database: sqlite3.Connection, suite: str | None = None, row: str
 
 
 def recorded_values(path: Path, folder: RunFolder) -> list[dict[ValueKey, MeasuredValue]]:
-    """Return the measured values of each recorded run that is comparable with ``folder``; [] without a database.
+    """Return the measured values of each recorded run that is comparable with the run in ``folder``.
+
+    Comparable runs have the same suite, card, size, length and limit of GPUs. Without a database, the list is empty.
 
     Raises InputError if ``folder`` is not a run's folder, or the file is not a database of `testbed history`.
     """

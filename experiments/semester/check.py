@@ -52,7 +52,7 @@ class CheckRequest:
 
 
 class InstalledVersions(NamedTuple):
-    """The Python of a set of versions, and the versions of the packages that affect a result."""
+    """The Python interpreter of a set of versions, and the versions of the packages that affect a result."""
 
     python: Path
     versions: dict[str, str]
@@ -72,7 +72,7 @@ def run_check(request: CheckRequest, callbacks: CheckCallbacks) -> tuple[Path, C
     """Run all parts that have not ended yet; return the folder and the state of the check.
 
     An interrupted check with the same parts is resumed. A failure of a part is recorded, and the other parts run.
-    Raises InputError, which names the process, if another check in the folder is running.
+    Raises InputError if another check in the folder is running; the error names the process of that check.
     """
     parts = request.parts()
     with lock_folder(request.folder):

@@ -20,7 +20,7 @@ STATUSES: tuple[Status, ...] = ("pass", "fail", "error", "not evaluated")
 
 @dataclass(frozen=True)
 class PartRun:
-    """The evaluated run of one part. link: its report, relative to the check's folder."""
+    """The evaluated run of one part. link: path of the run's report, relative to the check's folder."""
 
     versions: Versions
     kind: PartKind
@@ -85,7 +85,7 @@ class Outcome:
 
     @property
     def headline(self) -> str:
-        """Return the outcome in a sentence."""
+        """Return a sentence: how many statuses and outcomes flipped since the last check."""
         if self.previous_check is None:
             return "This is the first check, so nothing can have flipped."
         if not self.flips:

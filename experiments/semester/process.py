@@ -1,4 +1,4 @@
-"""Run the process of a part, write its log, detect stalls, and end the process together with this one."""
+"""Run the process of a part, write its log, detect stalls, and end the process when this process ends."""
 
 import signal
 import subprocess
