@@ -57,14 +57,14 @@ def lease_messages(
         lease, name = state.lease, state.active_lease.name
         if lease is None:
             if why := deletion_reason(state.active_lease):
-                text = f"lease {name} {why}; testbed release {name} deletes what is left at {state.active_lease.site}"
+                text = f"lease {name} {why}; `testbed release {name}` deletes what is left at {state.active_lease.site}"
                 yield Message(f"testbed: lease {name} ended itself or was deleted", text)
             continue
         for verb, time in (("begins", lease.start), ("ends", lease.end)):
             if now < time <= now + within:
-                text = f"{verb} {time.isoformat(timespec='minutes')}; testbed status {name}"
+                text = f"{verb} {time.isoformat(timespec='minutes')}; `testbed status {name}` shows details"
                 yield Message(f"testbed: lease {name} {verb} in {length_in_words(time - now)}", f"lease {name} {text}")
         if above_su is not None and state.used_su is not None and state.used_su > above_su:
-            text = f"testbed release {name} ends it"
+            text = f"`testbed release {name}` ends the lease"
             cost = f"{state.used_su:.1f} service units, more than {above_su:g}"
             yield Message(f"testbed: lease {name} has cost {cost}", text)

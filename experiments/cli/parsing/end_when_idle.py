@@ -61,7 +61,8 @@ class EndWhenIdleOptions:
 
         after, target, key = self.end_when_idle, self.results_to, self.results_key
         if bool(target) != bool(key):
-            raise InputError(f"--results-to {target}, --results-key {key}: give both or neither")
+            given, missing = (f"--results-to {target}", "key") if target else (f"--results-key {key}", "to")
+            raise InputError(f"{given}: needs --results-{missing}; give both or neither")
         if after is None:
             if target:
                 raise InputError(f"--results-to {target}: allowed with --end-when-idle only")

@@ -55,7 +55,7 @@ def history(
         _record(words[1:], database, as_json)
         return
     if len(words or []) > 1:
-        raise InputError(f"{' '.join(words or [])}: allowed: one SUITE or SUITE/ROW, or record and folders")
+        raise InputError(f"history {' '.join(words or [])}: allowed: one SUITE or SUITE/ROW, or record RUN_FOLDER...")
     from experiments.cli.tables.history import changes_as_data, history_tables, write_csv
     from experiments.history.changes import run_changes
     from experiments.history.database import open_history

@@ -137,7 +137,7 @@ def test_the_end_of_a_lease_that_ends_itself_is_reported():
     (message,) = lease_messages([ended], NOW, HOUR, None)
     assert message.title == "testbed: lease lab ended itself or was deleted"
     assert "either it ended itself after 30m without work (all results were fetched), or somebody" in message.text
-    assert message.text.endswith("testbed release lab deletes what is left at CHI@UC")
+    assert message.text.endswith("`testbed release lab` deletes what is left at CHI@UC")
 
 
 def test_a_reproduction_reports_that_its_lease_has_ended(webhook, monkeypatch, tmp_path, capfd):
