@@ -22,7 +22,7 @@ SAMPLES = 240
 """Number of samples, the newest ones, that a curve shows: two minutes at a sample every 0.5 s."""
 NARROW_BELOW = 80
 """Width in columns. In a narrower terminal, the load is above the log, not beside it."""
-COLUMNS = ("row", "state", "micro-steps", "memory now", "peak", "time", "left", "predicted at full size")
+COLUMNS = ("row", "state", "micro-steps", "memory", "peak", "time", "left", "predicted at full size")
 VERDICT_STYLES = {"pass": "green", "fail": "red", "error": "red"}
 
 
