@@ -137,8 +137,8 @@ def _step_range(prediction: Prediction, spec: RowSpec) -> tuple[float, float, fl
     return 0, fails_in / 2, high if prediction.predicted_outcome == "borderline" else fails_in
 
 
-class Stages(NamedTuple):
-    """The times of a stored row, in seconds, corrected to the speed of today's code (see ``_stages_of``).
+class StageTimes(NamedTuple):
+    """The times of a stored row, in seconds, corrected to the speed of today's code (see ``_stage_times_of``).
 
     start_s: time until the construction of the model begins. others_s: other time outside of the steps. steps_s: time
     of the steps.
@@ -162,7 +162,7 @@ def _measured_time(results: Sequence[Result], spec: RowSpec, card: str, around_s
     results = [result for result in results if result.spec.card == spec.card] or results
     if not results:
         return None
-    timed = sorted(map(_stages_of, results), key=sum)
+    timed = sorted(map(_stage_times_of, results), key=sum)
     middle, low, high = timed[(len(timed) - 1) // 2], timed[0], timed[-1]
     error, device = outside_steps().error_share, results[0].device
     return RowTime(
@@ -176,7 +176,7 @@ def _measured_time(results: Sequence[Result], spec: RowSpec, card: str, around_s
     )
 
 
-def _stages_of(result: Result) -> Stages:
+def _stage_times_of(result: Result) -> StageTimes:
     """Return the times of the stages of a stored row.
 
     How long a stored row took to start depends on the age of its code, and on whether it was the first row of its run.
@@ -185,12 +185,12 @@ def _stages_of(result: Result) -> Stages:
     """
     settings, times = result.spec.settings, result.times
     if times is None or result.spec.size == "tiny":
-        return Stages(0.0, 0.0, result.elapsed_s)
+        return StageTimes(0.0, 0.0, result.elapsed_s)
     outside, parts = outside_steps(), row_parts(settings, result.parameters or 0, result.spec.card)
     start_s = outside.row_s(parts, "start")
     if settings.task == "generate":
-        return Stages(start_s, 0.0, result.elapsed_s - times.start_s)
-    return Stages(start_s, outside.row_s(parts, "build", "end"), times.train_s)
+        return StageTimes(start_s, 0.0, result.elapsed_s - times.start_s)
+    return StageTimes(start_s, outside.row_s(parts, "build", "end"), times.train_s)
 
 
 def _is_same_row(one: RowSpec, other: RowSpec) -> bool:

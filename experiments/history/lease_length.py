@@ -43,7 +43,7 @@ class TimeRange(NamedTuple):
     high_s: float
 
     @property
-    def words(self) -> str:
+    def in_words(self) -> str:
         """Return the time in full minutes: '3 min (2 to 5)', or '3 min' if both estimates are 3 min too."""
         expected, low, high = (ceil(seconds / 60) for seconds in self)
         return f"{expected} min" if low == high else f"{expected} min ({low} to {high})"
@@ -97,7 +97,7 @@ class ExpectedTimes:
         if low > length:
             enough = length_in_words(self.lease_length() or ceil(low / LENGTH_STEP) * LENGTH_STEP)
             raise LeaseTooShort(
-                f"a lease of {length_in_words(length)}: its rows need {total.words}"
+                f"a lease of {length_in_words(length)}: its rows need {total.in_words}"
                 f"; allowed: --hours {enough}, or fewer rows"
             )
 
@@ -105,7 +105,7 @@ class ExpectedTimes:
     def summary(self) -> str:
         """Return the expected times of the rows and of the setup, and how each is known, as one line."""
         known = any(chain.from_iterable(self.rows.values()))
-        return self.rows_summary + (f"; {self.leases.words}" if known else "")
+        return self.rows_summary + (f"; {self.leases.in_words}" if known else "")
 
     @property
     def rows_summary(self) -> str:
@@ -122,7 +122,7 @@ class ExpectedTimes:
         time = self.suite_time(suite)
         if not time.high_s:
             return "unknown"
-        return time.words if all(self.rows[suite]) else f"more than {time.words}"
+        return time.in_words if all(self.rows[suite]) else f"more than {time.in_words}"
 
 
 def expected_times_on(hosts: Sequence[Host], suites: Sequence[Suite], results: Path) -> ExpectedTimes:

@@ -20,7 +20,7 @@ from provision.words import number_with_noun
 FILE = "leases.jsonl"
 HOUR_S = 3600.0
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """A time above 0, because other times are divided by it."""
 
 
@@ -32,12 +32,12 @@ class LeaseRecord(Record):
     su_per_hour: float | None = Field(description="price of all nodes, service units an hour; None: unknown")
     predicted_setup_s: float = Field(description="predicted time in which no suite runs, s")
     predicted_run_s: float = Field(description="predicted time of the suites, s")
-    expected_run_s: Seconds = Field(
+    expected_run_s: PositiveSeconds = Field(
         description="predicted time of the suites without the correction by earlier leases, s"
     )
-    used_s: Seconds = Field(description="time from the beginning of the lease to its deletion, s")
+    used_s: PositiveSeconds = Field(description="time from the beginning of the lease to its deletion, s")
     before_request_s: float = Field(default=0.0, ge=0, description="part of used_s before the lease was requested, s")
-    run_s: Seconds = Field(description="time of the suites, s")
+    run_s: PositiveSeconds = Field(description="time of the suites, s")
 
     @property
     def setup_s(self) -> float:
@@ -54,7 +54,7 @@ class LeaseRecord(Record):
         return self.before_request_s + self.predicted_setup_s + self.predicted_run_s
 
     @property
-    def error(self) -> float:
+    def relative_error(self) -> float:
         """Return the relative error of the predicted time, which is also that of the cost; negative: too low."""
         return self.predicted_s / self.used_s - 1
 
@@ -63,7 +63,7 @@ class LeaseRecord(Record):
         return None if self.su_per_hour is None else self.su_per_hour * seconds / HOUR_S
 
     @property
-    def words(self) -> str:
+    def in_words(self) -> str:
         """Return the actual and the predicted service units, and the times of setup and suites, as one line."""
         used, predicted = map(self.service_units, (self.used_s, self.predicted_s))
         cost = "price unknown" if used is None else f"{format_number(used)} service units"
@@ -72,7 +72,7 @@ class LeaseRecord(Record):
             f"{format_duration(real_s)}, predicted {format_duration(predicted_s)}"
             for real_s, predicted_s in ((self.setup_s, self.predicted_setup_s), (self.run_s, self.predicted_run_s))
         )
-        return f"lease {self.name}: {cost}{predicted_cost} ({self.error:+.0%}); setup {setup}; suites {suites}"
+        return f"lease {self.name}: {cost}{predicted_cost} ({self.relative_error:+.0%}); setup {setup}; suites {suites}"
 
 
 class EarlierLeases(NamedTuple):
@@ -87,7 +87,7 @@ class EarlierLeases(NamedTuple):
     source: str
 
     @property
-    def words(self) -> str:
+    def in_words(self) -> str:
         return f"setup {length_in_words(self.setup)} ({self.source})"
 
 
