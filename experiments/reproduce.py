@@ -168,7 +168,7 @@ def _record_lease(
         run_s=timer.seconds_by_stage["run"],
     )
     append_record(reproduction.run_options[0].results, record)
-    timer.view.print_line(record.words)
+    timer.view.print_line(record.in_words)
 
 
 def _run_on_lease(

@@ -20,9 +20,9 @@ Say = Callable[[str], None]
 class Step(Record):
     """One step of the bisection.
 
-    updated: packages that had their new versions in this step. value: what was observed for the statement, outcome or
-    value that differs, in words. result_of: the environment that has the same result, good or bad; None: neither has
-    it, or the step could not be tested.
+    updated: packages that had their new versions in this step. value: the observed status, outcome or value, in words.
+    result_of: the environment, good or bad, that has the same result; None: neither has this result, or the step could
+    not be tested.
     """
 
     updated: tuple[str, ...]
@@ -40,9 +40,9 @@ class Culprit(Record):
 
 
 class Blame(Record):
-    """The difference between two environments, the packages that cause it, and the steps that found them.
+    """The difference between two environments, the packages that cause the difference, and the steps that found them.
 
-    sure: whether every package in ``culprits`` is needed for the change; if False, at least one of them is.
+    sure: True: every package in ``culprits`` is needed for the change. False: at least one of them is needed.
     """
 
     differs: str
@@ -57,9 +57,9 @@ class Blame(Record):
 def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], statement: str | None, say: Say) -> Blame:
     """Return the packages that cause the change from ``good`` to ``bad``.
 
-    observe: returns the observation of rows in an environment. methods: ways to observe rows, tried in this order.
-    statement: what has changed, as the id of a statement or as ROW/QUANTITY; None: any change. say: prints a line of
-    progress.
+    observe: function that observes the rows in an environment. methods: ways to observe rows, tried in this order.
+    statement: the change to explain, as the id of a statement or as ROW/QUANTITY; None: the first change that is found.
+    say: function that prints a line of progress.
 
     Raises InputError if nothing differs, or if an environment cannot be created or observed.
     """
@@ -74,9 +74,9 @@ def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], st
     steps: list[Step] = []
 
     def test_packages(chosen: frozenset[str], steps_left: int) -> Side:
-        step = _step(mix_pins(good, bad, chosen), chosen, good_and_bad, observe, used, difference)
+        step = _run_step(mix_pins(good, bad, chosen), chosen, good_and_bad, observe, used, difference)
         steps.append(step)
-        result_of = f"as with --{step.result_of}" if step.result_of else "as with neither"
+        result_of = f"as with --{step.result_of}" if step.result_of else "as with neither environment"
         tested = f"new versions of {len(chosen)} of {len(names)} packages"
         say(f"step {len(steps)} (at most {steps_left} more), {tested}: {step.value}, {result_of}")
         return step.result_of
@@ -104,20 +104,20 @@ def _find_difference(
     good_and_bad: Sequence[Environment], observe: Observe, methods: Sequence[Method], statement: str | None, say: Say
 ) -> tuple[Difference, Method]:
     problems = []
-    for one in methods:
-        say(f"observing both environments by {one}")
+    for method in methods:
+        say(f"observing both environments by {method}")
         try:
-            good, bad = (observe(one, environment) for environment in good_and_bad)
+            good, bad = (observe(method, environment) for environment in good_and_bad)
         except InputError as problem:
-            problems.append(f"{one}: {problem}")
+            problems.append(f"{method}: {problem}")
             continue
         if difference := find_difference(good, bad, statement):
-            return difference, one
-        problems.append(f"{one}: nothing differs")
+            return difference, method
+        problems.append(f"{method}: nothing differs")
     raise InputError("; ".join(problems))
 
 
-def _step(
+def _run_step(
     pins: Pins,
     chosen: frozenset[str],
     good_and_bad: Sequence[Environment],

@@ -10,18 +10,18 @@ UNDERLINE = re.compile(r"[-=~^*#\s]*")
 
 
 def change_log_line(package: Distribution, version: str) -> str:
-    """Return the first line about ``version`` in the package's own change log, else the URL of the change log.
+    """Return the first line about ``version`` in the change log that the package contains, else the log's URL.
 
     Return an empty text if the package has neither.
     """
-    for text in _logs(package):
+    for text in _change_log_texts(package):
         if line := _first_line(text, version):
             return line
     links = [link.partition(",") for link in package.metadata.get_all("Project-URL") or ()]
     return next((address.strip() for name, _, address in links if CHANGE_LOG_LINK.search(name)), "")
 
 
-def _logs(package: Distribution) -> Iterator[str]:
+def _change_log_texts(package: Distribution) -> Iterator[str]:
     for file in package.files or ():
         if CHANGE_LOG_FILE.fullmatch(file.name):
             yield str(file.read_text())
@@ -29,7 +29,7 @@ def _logs(package: Distribution) -> Iterator[str]:
 
 
 def _first_line(text: str, version: str) -> str:
-    """Return the first line of text below the heading that contains the version."""
+    """Return the first line of text below the heading that contains the version; "" without such a heading."""
     heading = re.compile(rf"(?<![\w.])v?{re.escape(version)}(?![\w.]*\d)")
     lines = iter(text.splitlines())
     for line in lines:

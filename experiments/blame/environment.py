@@ -27,7 +27,7 @@ class EnvironmentNotCreated(Exception):
 
 
 class Environment:
-    """A created environment."""
+    """A folder with a Python and the packages in ``pins``, created by ``create_environment``."""
 
     def __init__(self, folder: Path, pins: Pins) -> None:
         self.folder, self.pins = folder, pins
@@ -51,13 +51,13 @@ class Environment:
         return {normalize_name(one.metadata["Name"]): one for one in distributions(path=[str(self.site_packages)])}
 
     def requirements(self) -> Mapping[str, "list[Requirement]"]:
-        """Return the requirements of each installed package on this machine, without the requirements of extras."""
+        """Return the requirements of each installed package: those that apply to this machine, without extras."""
         return {name: list(_requirements(package)) for name, package in self.packages().items()}
 
     def reuse_bytecode(self, other: "Environment") -> None:
-        """Link the compiled files of the environment ``other`` whose sources are the same files in both environments.
+        """Reuse the bytecode files of ``other`` if their source files are the same files (hard links) here.
 
-        A new environment has no compiled files; compiling the imported libraries takes longer than most rows.
+        Otherwise, a new environment has no bytecode, and compiling the imported libraries takes longer than most rows.
         """
         for folder, _, names in os.walk(other.site_packages):
             if Path(folder).name == "__pycache__":
@@ -81,7 +81,7 @@ def blame_folder() -> Path:
 def create_environment(pins: Pins, similar: Sequence[Environment] = ()) -> Environment:
     """Return the environment with the versions in ``pins``; create it if it is missing.
 
-    similar: environments whose compiled files a new environment reuses. Raises EnvironmentNotCreated, or
+    similar: environments whose bytecode files a new environment reuses. Raises EnvironmentNotCreated, or
     InputError if another process is creating the environment.
     """
     text = "".join(f"{name}=={pin.version} {' '.join(pin.hashes)}\n" for name, pin in sorted(pins.items()))

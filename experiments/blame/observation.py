@@ -16,7 +16,10 @@ from experiments.results.wording import format_number, quantity_unit
 
 
 class Observation(Record):
-    """The observed rows in one environment: outcomes, reasons and values by row, statuses by statement."""
+    """What was observed in one environment: outcomes, reasons and measured values by row, statuses by statement.
+
+    reasons: why a row did not fit; rows that fit have none.
+    """
 
     outcomes: dict[str, str]
     reasons: dict[str, str]
@@ -25,9 +28,10 @@ class Observation(Record):
 
 
 class Difference(NamedTuple):
-    """What differs between the good and the bad environment.
+    """One difference between the good and the bad environment, and the observations in both.
 
-    key: the row and the quantity or "outcome", or the id of a statement and "status".
+    key: by kind: for a value, the row and the quantity; for an outcome, the row and "outcome"; for a statement, its id
+    and "status".
     """
 
     kind: Literal["statement", "outcome", "value"]
@@ -45,7 +49,7 @@ class Difference(NamedTuple):
         return f"{row}: {what} {self.value(self.good)} → {self.value(self.bad)}{reason and f' ({reason})'}"
 
     def value(self, observation: Observation) -> str:
-        """Return in words what ``observation`` has for the statement, outcome or value that differs."""
+        """Return the status, outcome or value that differs, as ``observation`` has it, in words."""
         row, what = self.key
         if self.kind == "value":
             found = observation.measured.get(row, {}).get(what)
@@ -59,21 +63,25 @@ class Difference(NamedTuple):
         )
 
     def side(self, observation: Observation) -> Literal["good", "bad"] | None:
-        """Return whether good or bad has the same result as ``observation``, or for a value, the nearer value."""
+        """Return the environment, good or bad, that has the same result as ``observation``; None: neither.
+
+        For a value, return the environment with the nearer value; None if a value is missing.
+        """
         row, what = self.key
         if self.kind == "value":
             good, bad, found = (end.measured.get(row, {}).get(what) for end in (self.good, self.bad, observation))
             if found is None or good is None or bad is None:
                 return None
             return "good" if abs(found - good) < abs(found - bad) else "bad"
-        if self._state(observation) == self._state(self.good):
+        if self._comparison_key(observation) == self._comparison_key(self.good):
             return "good"
-        return "bad" if self._state(observation) == self._state(self.bad) else None
+        return "bad" if self._comparison_key(observation) == self._comparison_key(self.bad) else None
 
-    def _state(self, observation: Observation) -> tuple[str, str]:
+    def _comparison_key(self, observation: Observation) -> tuple[str, str]:
         """Return the key by which observations are compared: equal keys mean the same result.
 
-        The key is the value, and for an outcome also its reason without numbers: another error is another change.
+        The key is the status or outcome, and for an outcome also its reason without numbers, because a different error
+        is a different result.
         """
         reason = observation.reasons.get(self.key[0], "") if self.kind == "outcome" else ""
         return self.value(observation), re.sub(r"\d+", "", reason)
@@ -82,7 +90,10 @@ class Difference(NamedTuple):
 def observation_of(
     results: Mapping[str, Result], evaluation: Evaluation, errors: Mapping[str, str] = {}
 ) -> Observation:
-    """Return the observation of results, without times on a CPU. errors: error messages of rows without a result."""
+    """Return the observation of rows with ``results``. Times that were measured on a CPU are left out.
+
+    errors: error messages of the rows that have no result.
+    """
     return Observation(
         outcomes={**{row: result.outcome for row, result in results.items()}, **dict.fromkeys(errors, "error")},
         reasons={row: result.reason for row, result in results.items() if result.outcome != "fits"} | dict(errors),
@@ -101,7 +112,7 @@ def rejection_of(rows: Sequence[str], reason: str) -> Observation:
 def find_difference(good: Observation, bad: Observation, statement: str | None) -> Difference | None:
     """Return the first difference: the status of ``statement``, an outcome, or a value; None if there is none.
 
-    If ``statement`` is ROW/QUANTITY, the other values are not compared.
+    statement: id of a statement, or ROW/QUANTITY, the only value to compare; None: all values are compared.
     """
     if statement and good.statuses.get(statement) != bad.statuses.get(statement):
         return Difference("statement", (statement, "status"), good, bad)

@@ -25,13 +25,16 @@ from provision.files import read_bytes
 Method = Literal["prediction", "miniature", "gpu"]
 SIZE_OF_METHOD = {"miniature": "tiny", "gpu": "full"}
 UNWRAPPED_COLUMNS = "9999"
-"""Width of a terminal on which no message is wrapped."""
+"""Width of the terminal in characters for the environment variable COLUMNS, so that no message is wrapped."""
 EXIT_REJECTED = 2
 """Exit code of a run whose rows this software cannot run."""
 
 
 class ObservationRequest(NamedTuple):
-    """The rows to observe, and the statement to compare; None: outcomes and measured values of the rows."""
+    """The rows to observe. statement: what to compare, as the id of a statement or as ROW/QUANTITY.
+
+    If ``statement`` is None, the outcomes and all measured values of the rows are compared.
+    """
 
     suite: str
     rows: tuple[str, ...]
@@ -40,9 +43,9 @@ class ObservationRequest(NamedTuple):
 
 
 def observe(request: ObservationRequest, method: Method, environment: Environment) -> Observation:
-    """Return the observation of the rows in ``environment``; the stored observation if nothing has changed since.
+    """Return the observation of the rows in ``environment``. Reuses a stored observation if nothing has changed since.
 
-    Raises InputError if the rows cannot be observed there.
+    Raises InputError if the rows cannot be observed in the environment.
     """
     stored = _observation_path(request, method, environment)
     try:
@@ -63,7 +66,7 @@ def _observation_path(request: ObservationRequest, method: Method, environment: 
 
 
 def _predict(request: ObservationRequest, environment: Environment) -> Observation:
-    """Return the observation of predictions of the rows."""
+    """Predict the rows in the environment; return the observation of the predictions."""
     arguments = {"suite_name": request.suite, "rows": request.rows, "card": request.card}
     code, last_line = _run_python(environment, ["-m", "experiments.blame.predicted", json.dumps(arguments)])
     if code:

@@ -1,8 +1,9 @@
 """Group the packages that differ between two environments: the versions of a group change together.
 
 A new version of a package may require a new version of another package, or the old version of another package may not
-allow the new version. Then both packages must change together. A requirement counts only if its own environment meets
-it, because the project installs exact versions, some of which contradict the requirements that packages declare.
+allow the new version. Then both packages must change together. The project installs exact versions, and some of them
+contradict the requirements that packages declare. Therefore, a requirement counts only if the environment that contains
+the requirement also meets it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PackageGroup(NamedTuple):
-    """Packages that change together. closure: these and all packages whose new versions they require."""
+    """Packages that change together. closure: these packages, and all packages whose new versions they require."""
 
     names: frozenset[str]
     closure: frozenset[str]
@@ -51,7 +52,7 @@ def group_packages(
 
 
 def count_likely_groups(groups: Sequence[PackageGroup], likely: Sequence[str]) -> int:
-    """Return how many groups, from the first on, are needed to have every package in ``likely``."""
+    """Return the smallest N so that the first N groups contain each package in ``likely`` that is in any group."""
     return max((number for number, group in enumerate(groups, 1) if group.names & set(likely)), default=0)
 
 

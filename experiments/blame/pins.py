@@ -13,13 +13,13 @@ from experiments.runners.software import LOCKS, lock_files
 from provision.files import read_text
 
 PIN_LINE = re.compile(r"(?:# )?([A-Za-z0-9][\w.-]*)==([^\s;\\]+)\s*(.*)")
-"""A line with a pin and its options. PyTorch's pin is a comment, because its package file depends on the machine."""
-CONTINUATION = re.compile(r"\\\s*\n\s*")
-OPTION = re.compile(r"--hash=\S+")
+"""A line with a pin and its options. The pin of PyTorch is in a comment, because its file depends on the machine."""
+LINE_CONTINUATION = re.compile(r"\\\s*\n\s*")
+HASH_OPTION = re.compile(r"--hash=\S+")
 
 
 class Pin(NamedTuple):
-    """An exact version, and the hashes of its files; no hashes: any file of the version."""
+    """An exact version, and the hashes of its files; without hashes, uv accepts any file of the version."""
 
     version: str
     hashes: tuple[str, ...] = ()
@@ -56,10 +56,10 @@ def pins_of(source: str, flag: str) -> Pins:
 def read_pins(text: str, where: str) -> Pins:
     """Return the pins of a list or a lock file. Raises InputError for a line that is not an exact version."""
     found = {}
-    for line in CONTINUATION.sub(" ", text).splitlines():
+    for line in LINE_CONTINUATION.sub(" ", text).splitlines():
         if pin := PIN_LINE.fullmatch(line.strip()):
             name, version, options = pin.groups()
-            found[normalize_name(name)] = Pin(version, tuple(OPTION.findall(options)))
+            found[normalize_name(name)] = Pin(version, tuple(HASH_OPTION.findall(options)))
         elif line.strip() and not line.strip().startswith("#"):
             raise InputError(f"{where}: {line.strip()!r} is not an exact version; allowed: NAME==VERSION")
     if not found:
@@ -72,7 +72,10 @@ def _pins_of_locks(variant: str) -> Pins:
 
 
 def _pins_of_run(folder: RunFolder, flag: str) -> Pins:
-    """Return the pins of the run's image variant, with recorded versions and the dependencies that these need."""
+    """Return the pins of the run's image variant, with the versions that the run recorded where they differ.
+
+    The dependencies of the recorded versions also replace those of the image variant.
+    """
     recorded = {
         normalize_name(name): version.partition("+")[0]
         for result in folder.results().values()

@@ -1,6 +1,7 @@
-"""Predict rows in this environment, for a step of the bisection: python -m experiments.blame.predicted ROWS_JSON.
+"""Predict rows in this environment, for a step of the bisection: python -m experiments.blame.predicted ARGUMENTS_JSON.
 
-Prints the observation as JSON. A row that cannot be traced has the outcome error.
+ARGUMENTS_JSON has the arguments of ``main``. The program prints the observation as JSON. A row that cannot be traced
+has the outcome error.
 """
 
 import json
@@ -28,10 +29,10 @@ def main(suite_name: str, rows: list[str], card: str) -> None:
 
     predictions = predict(specs, cache_folder(), on_failure=record_error, store=Path(sys.prefix) / "predictions")
     results = {one.spec.row: convert_to_result(one) for one in predictions}
-    print(observation_of(results, evaluate(suite, _run(specs), results), errors).model_dump_json())
+    print(observation_of(results, evaluate(suite, _describe_run(specs), results), errors).model_dump_json())
 
 
-def _run(specs: list[RowSpec]) -> Run:
+def _describe_run(specs: list[RowSpec]) -> Run:
     shared = specs[0].model_dump(include={"suite", "recipe_version", "card", "size", "weights", "data", "input"})
     rows = tuple(spec.row for spec in specs)
     return Run(**shared, run_id="", site="local", rows=rows, length="verdict", command="", started_at="", host="")

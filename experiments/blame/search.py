@@ -8,22 +8,25 @@ from experiments.blame.package_groups import PackageGroup
 
 Side = Literal["good", "bad"] | None
 """The environment (good or bad) whose result a tested environment has; None: neither, or it cannot be tested."""
-Test = Callable[[frozenset[str], int], Side]
-"""Function that tests new versions of these packages in the good environment. int: maximum of further tests."""
+PackageTest = Callable[[frozenset[str], int], Side]
+"""Function that tests the good environment with the new versions of some packages, and returns its side.
+
+Its arguments: the packages, and the maximum number of tests that follow."""
 
 
-class Cause(NamedTuple):
+class Culprits(NamedTuple):
     """The packages that cause the change. sure: whether all of them are needed; if False, at least one is."""
 
     names: frozenset[str]
     sure: bool
 
 
-def search(groups: Sequence[PackageGroup], likely_count: int, test: Test) -> Cause:
+def search(groups: Sequence[PackageGroup], likely_count: int, test: PackageTest) -> Culprits:
     """Return the packages whose new versions together cause the change.
 
-    groups: in an order in which each group follows the groups that it requires. With all groups new, the environment
-    is bad; with no group new, it is good. likely_count: the first test is of the first ``likely_count`` groups.
+    groups: all groups that differ, in an order in which each group follows the groups that it requires. The environment
+    is bad with the new versions of all groups, and good with the new versions of none. likely_count: number of groups,
+    from the first on, whose new versions the first test has.
     """
     needed: list[PackageGroup] = []
     candidates, sure = list(groups), True
@@ -34,14 +37,17 @@ def search(groups: Sequence[PackageGroup], likely_count: int, test: Test) -> Cau
         closure = _closure(needed)
         candidates = [group for group in candidates[:low] if not group.names <= closure]
         if not candidates or test(closure, 0) == "bad":
-            return Cause(frozenset(name for group in needed for name in group.names), sure)
+            return Culprits(frozenset(name for group in needed for name in group.names), sure)
 
 
-def _bisect(groups: Sequence[PackageGroup], base: frozenset[str], first: int, test: Test) -> tuple[int, int, bool]:
+def _bisect(
+    groups: Sequence[PackageGroup], base: frozenset[str], first: int, test: PackageTest
+) -> tuple[int, int, bool]:
     """Return ``low`` and ``high``: groups[:low] do not cause the change, and groups[:high] do.
 
-    first: number of groups in the first test; 0: half of the groups. The third value is False if there are several
-    groups between ``low`` and ``high``, and no selection of them can be tested.
+    first: number of groups in the first test; 0: half of the groups. The third value is True if only one group is
+    between ``low`` and ``high``. It is False if there are several, and no number of groups between ``low`` and ``high``
+    can be tested.
     """
     low, high = 0, len(groups)
     while high - low > 1:

@@ -19,16 +19,20 @@ def run_uv(*arguments: str | Path) -> str:
     from uv import find_uv_bin
 
     done = subprocess.run(
-        [find_uv_bin(), *map(str, arguments), "--quiet"], env=_environment(), check=True, capture_output=True, text=True
+        [find_uv_bin(), *map(str, arguments), "--quiet"],
+        env=_uv_variables(),
+        check=True,
+        capture_output=True,
+        text=True,
     )
     return done.stdout
 
 
 def resolve(wanted: Mapping[str, str], preferred: Mapping[str, str]) -> str:
-    """Return a list of exact versions: of the packages in ``wanted``, and of all their dependencies.
+    """Return a list of exact versions, as text: of the packages in ``wanted``, and of all their dependencies.
 
-    The versions are those in ``wanted`` and, where possible, those in ``preferred``. Raises CalledProcessError if no
-    compatible versions exist.
+    The packages in ``wanted`` get the versions given there. Dependencies get the versions in ``preferred`` where
+    possible. Raises CalledProcessError if no compatible versions exist.
     """
     with TemporaryFolder("versions") as folder:
         wanted_file, found = folder / "wanted.in", folder / "found.txt"
@@ -47,9 +51,10 @@ def create_without_dependencies(folder: Path, requirements: Path) -> None:
 
 
 def add_dependencies(folder: Path, package: str, fixed_versions: Mapping[str, str]) -> None:
-    """Install the dependencies of an installed package, such as CUDA's libraries.
+    """Install the dependencies of an installed package, such as the CUDA libraries of PyTorch.
 
-    fixed_versions: versions of packages that must not change. Raises CalledProcessError.
+    package: the package with its exact version, such as 'torch==2.11.0'. fixed_versions: versions of packages that must
+    not change. Raises CalledProcessError.
     """
     with TemporaryFolder("versions") as temporary:
         overrides = temporary / "overrides.txt"
@@ -66,12 +71,12 @@ def _python_options() -> Sequence[str]:
     return "--python-version", f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def _environment() -> dict[str, str]:
-    """Return uv's environment variables. Without a package folder, uv chooses the PyTorch build for this machine."""
+def _uv_variables() -> dict[str, str]:
+    """Return the environment variables for uv. Without UV_FIND_LINKS, uv chooses the PyTorch build for this machine."""
     environment = dict(os.environ)
-    for name, of_pip in {"UV_FIND_LINKS": "PIP_FIND_LINKS", "SSL_CERT_FILE": "PIP_CERT"}.items():
-        if of_pip in environment:
-            environment.setdefault(name, environment[of_pip])
+    for name, pip_name in {"UV_FIND_LINKS": "PIP_FIND_LINKS", "SSL_CERT_FILE": "PIP_CERT"}.items():
+        if pip_name in environment:
+            environment.setdefault(name, environment[pip_name])
     if "UV_FIND_LINKS" not in environment:
         environment.setdefault("UV_TORCH_BACKEND", "auto")
     environment.pop("VIRTUAL_ENV", None)

@@ -24,9 +24,10 @@ from provision.files import open_file, read_bytes
 BUNDLE_FILES = (RUN_FILE, SUITE_FILE, PREDICTIONS_FILE, VERDICT_FILE, RESULTS_FILE)
 TELEMETRY_NAME = re.compile(rf"{TELEMETRY_FOLDER}/[\w.-]+\.csv")
 MAX_BYTES = 64 << 20
-"""Limit of all files of a bundle together. The largest stored run has less than 2 MiB."""
+"""Maximum size of all files of a bundle together. The largest run in experiments/evidence has less than 2 MiB."""
 MAX_FILES = 1000
-NOTIFY = re.compile(rf"{NOTIFY_OPTION}[= ]\S+")
+NOTIFY_ARGUMENT = re.compile(rf"{NOTIFY_OPTION}[= ]\S+")
+"""The option for notifications with its address, which may contain a password."""
 FIELDS_WITH_SECRETS = ("command", "reason", "message", "where", "log")
 
 
@@ -39,8 +40,8 @@ def write_bundle(folder: RunFolder, target: Path | None = None) -> Path:
 
     target: path of the archive; default: <run's folder>.bundle.zip. The archive has run.json, each row's result and
     telemetry, predictions, verdicts, and the checksums of these files. It has no weights, logs or notebooks. Passwords
-    in URLs, notification addresses and the home folder are removed from the texts. The same run gives the same archive.
-    Raises InputError if ``folder`` is not a run's folder or has no result.
+    in URLs, notification addresses and the path of the home folder are removed from the texts. Two archives of the same
+    run have the same bytes. Raises InputError if ``folder`` is not a run's folder or has no result.
     """
     run, results = folder.read_run(), folder.results()
     if not results:
@@ -66,7 +67,7 @@ def _value_without_secrets(value: object, key: str = "") -> object:
     if isinstance(value, list):
         return [_value_without_secrets(one, key) for one in value]
     if isinstance(value, str) and key in FIELDS_WITH_SECRETS:
-        return hide_secrets(NOTIFY.sub(f"{NOTIFY_OPTION} ***", value)).replace(str(Path.home()), "~")
+        return hide_secrets(NOTIFY_ARGUMENT.sub(f"{NOTIFY_OPTION} ***", value)).replace(str(Path.home()), "~")
     return value
 
 

@@ -45,7 +45,7 @@ class BundleCheck(NamedTuple):
 def check_bundle(
     path: Path, predictions: Sequence[Prediction] = (), rows: Sequence[str] = (), card: str | None = None
 ) -> BundleCheck:
-    """Check one bundle. For a bad bundle, nothing is raised; the result has the reasons.
+    """Check one bundle. A bad bundle raises no error: the returned check lists its problems.
 
     predictions: trusted predictions of the bundle's rows. rows: requested rows; default: all rows of the run. card:
     requested GPU model; None: any.
@@ -123,8 +123,8 @@ def _repeated_measurements(folder: RunFolder, results: Mapping[str, Result]) -> 
     seen: dict[str, str] = {}
     for row, result in results.items():
         telemetry = folder.telemetry_file(row)
-        text = hashlib.sha256(telemetry.read_bytes()).hexdigest() if telemetry else ""
-        for key in filter(None, (_measurement_key(result), text)):
+        telemetry_key = hashlib.sha256(telemetry.read_bytes()).hexdigest() if telemetry else ""
+        for key in filter(None, (_measurement_key(result), telemetry_key)):
             if key in seen:
                 yield f"{row}: has exactly the same measurements as {seen[key]}"
             seen[key] = row
@@ -133,7 +133,7 @@ def _repeated_measurements(folder: RunFolder, results: Mapping[str, Result]) -> 
 def _verdict_problems(stored: Evaluation, evaluation: Evaluation) -> Iterator[str]:
     for change in verdict_changes(stored.verdicts, evaluation.verdicts):
         if change.before == "pass" and change.after == "fail":
-            yield f"verdict.json states pass for {change.id}, but its results give fail"
+            yield f"verdict.json states pass for {change.id}, but the results in the bundle give fail"
 
 
 def _measurement_key(result: Result) -> str:
@@ -151,26 +151,27 @@ def _no_point_reason(result: Result | None) -> str:
 
 
 def reject_copies(checked: Sequence[BundleCheck], known: Mapping[str, str]) -> list[BundleCheck]:
-    """Return the bundles, with a problem for each row whose measurements are also in another bundle or a known run.
+    """Return the checks, with one more problem for each row whose measurements another bundle or a known run has, too.
 
-    known: path of each known run, by the keys of its measurements; see paths_by_measurement_key.
+    known: the path of the known run that has a measurement, by the key of the measurement (see
+    ``paths_by_measurement_key``).
     """
     owners: dict[str, set[str]] = {}
     for one in checked:
         for key in filter(None, one.measurement_keys.values()):
             owners.setdefault(key, set()).add(str(one.path))
-    answer = []
+    updated_checks = []
     for one in checked:
         found = []
         for row, key in one.measurement_keys.items():
             others = {known[key]} if key in known else owners.get(key, set()) - {str(one.path)}
             if key and others:
                 found.append(f"{row}: copied; exactly the same measurements are in {', '.join(sorted(others))}")
-        answer.append(one._replace(problems=(*one.problems, *found)))
-    return answer
+        updated_checks.append(one._replace(problems=(*one.problems, *found)))
+    return updated_checks
 
 
 def paths_by_measurement_key(folders: Sequence[RunFolder]) -> dict[str, str]:
-    """Return for each measurement, by its key, the path of the run that contains it."""
+    """Return the path of the run that contains a measurement, by the key of the measurement."""
     keys = {_measurement_key(result): str(folder.path) for folder in folders for result in folder.results().values()}
     return {key: path for key, path in keys.items() if key}

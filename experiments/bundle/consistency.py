@@ -12,12 +12,12 @@ from experiments.results.schema import Device, Measured, Result, Snapshot
 from experiments.suites.cards import Card, cards
 
 SAMPLE_DIGITS = 4
-"""Decimals of telemetry.csv."""
+"""Number of decimals of the values in telemetry.csv."""
 SPARE_SAMPLES = 3
-"""The GPU's work may seem longer than the steps by this number of sampling intervals: one at each end, and one
-for a late sample."""
+"""Number of sampling intervals by which the telemetry may show the GPU busy for longer than the training took: one
+at each end, and one for a late sample."""
 BYTE_GIB = 2**-30
-"""One byte in GiB, the tolerance of sums and maxima."""
+"""One byte in GiB. The tolerances of sums and maxima are one byte or a few bytes."""
 MODEL_PARTS = ("params_gib", "grads_gib", "optimizer_gib")
 
 
@@ -34,7 +34,7 @@ def result_contradictions(result: Result) -> Iterator[str]:
     if peaks and not _nearly_equal(max(peaks), result.memory.peak_gib or 0.0):
         yield "the peak of the row is not the highest peak of its ranks"
     if (result.outcome == "fits") != (result.failure is None) and result.outcome != "rejected":
-        yield f"outcome {result.outcome} does not agree with the failure"
+        yield f"the outcome is {result.outcome}, but a failure is {'stated' if result.failure else 'not stated'}"
     if result.times and not _nearly_equal(sum(result.times.model_dump().values()), result.elapsed_s, 1e-3):
         yield "the durations of the stages do not add up to elapsed_s"
 
@@ -60,7 +60,7 @@ def _device_contradictions(result: Result) -> Iterator[str]:
 
 
 def _device_has_memory_of(device: Device, card: Card) -> bool:
-    """Return whether rows on the device have the memory of ``card``, by a limit or by the device's own size."""
+    """Return whether the device's memory limit, or without a limit its memory, is the memory of ``card``."""
     if device.cap_gib is None:
         return device.memory_gib is not None and card.device_has_same_memory(device.memory_gib)
     return _nearly_equal(device.cap_gib, card.usable_gib, 1e-6)
@@ -74,14 +74,14 @@ def _memory_contradictions(measured: Measured) -> Iterator[str]:
         if not _nearly_equal(parts, shot.allocated_gib, 16 * BYTE_GIB):
             yield f"{_point_in_words(shot)}: the parts of the memory do not add up to {shot.allocated_gib:.3f} GiB"
         if peak is None or not shot.allocated_gib <= shot.peak_gib + BYTE_GIB <= peak + 2 * BYTE_GIB:
-            yield f"{_point_in_words(shot)}: memory is above its peak"
+            yield f"{_point_in_words(shot)}: allocated memory is above its peak so far, or this peak is above the row's"
     if memory.peak_by_phase_gib and not _nearly_equal(max(memory.peak_by_phase_gib.values()), peak or 0.0, BYTE_GIB):
         yield "the peak is not the highest peak of the phases"
     if peak and memory.reserved_gib and memory.reserved_gib < peak - BYTE_GIB:
         yield "less memory is reserved than allocated"
     reserved = [shot.reserved_gib for shot in memory.snapshots if shot.reserved_gib is not None]
     if reserved and memory.reserved_gib is not None and max(reserved) > memory.reserved_gib + BYTE_GIB:
-        yield "the maximum of reserved memory is below the reserved memory of a step"
+        yield "the row's maximum of reserved memory is below the reserved memory of one of its steps"
 
 
 def _speed_contradictions(result: Result) -> Iterator[str]:
@@ -122,11 +122,11 @@ def telemetry_contradictions(result: Result, samples: Sequence[Sample]) -> Itera
     times = [float(sample["t_s"]) for sample in samples]
     if times and (times != sorted(times) or times[-1] > result.elapsed_s + rounding):
         yield "the telemetry lasts longer than the row, or its samples are not in order"
-    trained = training_samples(samples, None)
-    worked = [sample for sample in trained if float(sample[UTILIZATION]) >= IDLE_BELOW_PERCENT]
-    if result.outcome != "fits" or result.speed is None or not worked:
+    while_training = training_samples(samples, None)
+    busy = [sample for sample in while_training if float(sample[UTILIZATION]) >= IDLE_BELOW_PERCENT]
+    if result.outcome != "fits" or result.speed is None or not busy:
         return
-    busy_s = float(worked[-1]["t_s"]) - float(trained[0]["t_s"])
+    busy_s = float(busy[-1]["t_s"]) - float(while_training[0]["t_s"])
     if busy_s > result.speed.train_s + SPARE_SAMPLES * _longest_interval_s(times):
         yield f"the training took {result.speed.train_s:.1f} s, but the GPU worked for {busy_s:.1f} s"
 
@@ -140,7 +140,10 @@ def _summary(kind: str, values: Sequence[float]) -> float:
 
 
 def prediction_contradictions(result: Result, prediction: Prediction) -> Iterator[str]:
-    """Yield each difference between a result and the prediction of its row that is larger than BORDERLINE_SHARE."""
+    """Yield each contradiction between a full-size result and the prediction of its row.
+
+    The numbers of parameters and the outcome must agree. Sizes of memory may differ by BORDERLINE_SHARE.
+    """
     if result.spec.settings != prediction.spec.settings or result.spec.size != "full":
         return
     for name in ("parameters", "trainable_parameters"):
@@ -159,8 +162,8 @@ def prediction_contradictions(result: Result, prediction: Prediction) -> Iterato
 def _peak_contradictions(result: Result, prediction: Prediction) -> Iterator[str]:
     """Yield the difference between the measured and the predicted peak, if it is too large.
 
-    For a row on the CPU, the peak is that of the tensors in host memory. A row on the CPU with 4-bit weights is not
-    compared, because bitsandbytes needs other scratch memory there than on a GPU.
+    The peak of a row on the CPU is the peak of its tensors in host memory. A row on the CPU with quantized weights is
+    not compared, because the temporary buffers of bitsandbytes on a CPU have other sizes than on a GPU.
     """
     on_cpu = result.spec.settings.accelerator == "cpu"
     if on_cpu and result.spec.settings.quantization:

@@ -8,6 +8,7 @@ from experiments.charts.chart import Chart, axis_ticks, css_class_of, format_num
 NoteTone = Literal["quiet", "bad", "warn"]
 
 BAR_PX, TOP_PX, AXIS_PX = 44, 24, 40
+"""Heights: of a bar with its label, of the space for the limit's label above the bars, and of the axis below them."""
 HEADROOM = 1.03
 """Highest value of the axis, divided by the highest value of the chart."""
 MAX_TICKS = 5
@@ -22,7 +23,10 @@ class Mark(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """One bar: label, parts in their order, marks, and the value and note to print next to the label."""
+    """One bar: label, sizes of its parts by name, marks, and the value and note to print next to the label.
+
+    tone: color of the note.
+    """
 
     label: str
     parts: Mapping[str, float]
@@ -33,7 +37,7 @@ class Bar(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """A dashed line across all bars."""
+    """A dashed line across all bars at ``value``, with a label at its upper end."""
 
     value: float
     label: str

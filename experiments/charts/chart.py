@@ -19,7 +19,7 @@ SCRIPT = Markup((CHARTS_FOLDER / "charts.js").read_text())  # noqa: S704 - a fil
 """Optional script: tooltips, values under the pointer, and highlighting from the legend."""
 WIDTH_PX = 760
 EDGE_SHARE = 0.96
-"""Share of the axis. If the last tick is beyond it, its label ends at the tick, and so stays inside the chart."""
+"""If the last tick is beyond this share of the axis, its label is right-aligned, so that it stays inside the chart."""
 TEMPLATES = Environment(
     loader=FileSystemLoader(CHARTS_FOLDER / "templates"),
     autoescape=True,
@@ -34,7 +34,8 @@ TEMPLATES = Environment(
 class Chart:
     """A drawn chart. Horizontal positions are percentages, so text keeps its size at every width.
 
-    content: SVG elements. label_width_px: width for the labels of the vertical axis. legend: name -> CSS class.
+    alt: description for readers who do not see the chart. content: SVG elements. label_width_px: width of the space for
+    the labels of the vertical axis. legend: for each name in the legend, the CSS class with its color.
     """
 
     alt: str
@@ -71,7 +72,10 @@ def tick_values(highest: float, max_count: int) -> list[float]:
 
 
 def axis_ticks(highest: float, max_count: int) -> list[dict[str, str]]:
-    """Return position, label and alignment of each tick of a horizontal axis. No label extends beyond the chart."""
+    """Return position (x), label and alignment (anchor) of each tick of a horizontal axis from 0 to ``highest``.
+
+    The labels are aligned so that none extends beyond the chart.
+    """
     values = tick_values(highest, max_count)
     anchors = ["start", *(["middle"] * (len(values) - 1))]
     if len(values) > 1 and values[-1] > EDGE_SHARE * highest:

@@ -7,11 +7,13 @@ from typing import NamedTuple
 from experiments.charts.chart import Chart, axis_ticks, format_number, format_percent, render_template, tick_values
 
 PANEL_PX, TITLE_PX, AXIS_PX, LEFT_PX = 76, 30, 40, 46
+"""Heights of a panel, of its title, and of the axis; width of the space for labels on the left of the panels."""
 PANEL_UNITS = 1000
 """Width and height of a panel in the units of its lines' paths."""
 LINE_CLASSES = ("line-1", "line-2", "line-3", "line-4")
 BAND_CLASSES = ("band-1", "band-2", "band-3", "band-4", "band-5")
-X_TICKS, Y_TICKS = 5, 2
+MAX_X_TICKS, MAX_Y_TICKS = 5, 2
+"""Maximum numbers of ticks, not counting the tick at 0."""
 
 
 class Line(NamedTuple):
@@ -45,9 +47,10 @@ def line_chart(
     bands: Sequence[Band] = (),
     height: int = PANEL_PX,
 ) -> Chart:
-    """Draw the panels, each ``height`` px high. The horizontal axis has ticks if ``x_label`` is not empty.
+    """Draw the panels below each other, each ``height`` px high, with the bands behind the lines of every panel.
 
-    ``x`` is ascending, not negative, and has as many values as each line.
+    x: positions of the lines' values: ascending, not negative, as many as each line has values. x_label: label of the
+    horizontal axis; if empty, the axis has no ticks either. alt: description for readers who do not see the chart.
     """
     last = max(x[-1], 1e-9)
     names = dict(zip(dict.fromkeys(band.name for band in bands), cycle(BAND_CLASSES), strict=False))
@@ -60,7 +63,7 @@ def line_chart(
         "lines.svg",
         panels=panel_values,
         bands=[(format_percent(b.begin, last), format_percent(b.end - b.begin, last), names[b.name]) for b in bands],
-        ticks=axis_ticks(last, X_TICKS) if x_label else [],
+        ticks=axis_ticks(last, MAX_X_TICKS) if x_label else [],
         label=x_label,
         last=last,
         height=height,
@@ -81,7 +84,9 @@ def _panel_values(panel: Panel, x: Sequence[float], last: float, y: int, height:
         "panel": panel,
         "y": y,
         "highest": highest,
-        "ticks": [(y + height * (1 - tick / highest), format_number(tick)) for tick in tick_values(highest, Y_TICKS)],
+        "ticks": [
+            (y + height * (1 - tick / highest), format_number(tick)) for tick in tick_values(highest, MAX_Y_TICKS)
+        ],
         "lines": [
             (color, line.name, line_path(x, line.values, last, highest))
             for color, line in zip(cycle(LINE_CLASSES), panel.lines, strict=False)
@@ -90,10 +95,11 @@ def _panel_values(panel: Panel, x: Sequence[float], last: float, y: int, height:
 
 
 def line_path(x: Sequence[float], values: Sequence[float | None], last: float, highest: float) -> str:
-    """Return the SVG path of a line in units of 1/PANEL_UNITS of the panel, without points inside horizontal parts.
+    """Return the SVG path of a line. The panel is PANEL_UNITS units wide and high.
 
-    values: at the positions ``x``; the line has a gap where a value is None. last, highest: position at the right edge
-    and value at the upper edge of the panel.
+    values: the values at the positions ``x``; the line has a gap where a value is None. last: position at the panel's
+    right edge. highest: value at the panel's upper edge. If several values in a row are equal, the path has only the
+    first and the last of them.
     """
     path, previous = "", None
     points = [(round(PANEL_UNITS * position / last), value) for position, value in zip(x, values, strict=True)]

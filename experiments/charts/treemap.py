@@ -8,9 +8,9 @@ from experiments.charts.chart import WIDTH_PX, Chart, css_class_of, format_numbe
 HEIGHT_PX = 420
 LINE_HEIGHT_PX = 15
 MIN_TEXT_PX = 70
-"""Minimum width of a tile with a text."""
+"""Minimum width of a tile that shows text."""
 MIN_WIDE_PX = 120
-"""Minimum width of a tile that keeps its text on a narrow screen."""
+"""Minimum width of a tile that shows its text on a narrow screen, too."""
 
 
 class Tile(NamedTuple):

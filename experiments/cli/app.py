@@ -1,5 +1,7 @@
 """`testbed`: predict, run, evaluate and report fine-tuning experiments; lease and configure machines for them.
 
+A suite describes a lab: its rows (the experiments) and its statements about their results. A card is a GPU model.
+
 Exit codes: 0 all evaluated statements pass, 1 a statement fails, 2 user error (one line on stderr), 3 any other error,
 130 interrupted.
 """
@@ -30,7 +32,7 @@ EXIT_ABORTED = 1
 EXIT_CLOSED_OUTPUT = 141
 """Exit code of a program that SIGPIPE ended."""
 BAD_PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP)
-"""Error numbers of paths that no file can have: too long, or a loop of links."""
+"""Values of errno for paths that no machine can open: too long, or a loop of symbolic links."""
 MACHINE_ERRORS = (
     errno.EACCES,
     errno.EDQUOT,
@@ -46,7 +48,7 @@ MACHINE_ERRORS = (
     errno.EPERM,
     errno.EROFS,
 )
-"""Error numbers of file operations that fail because of the machine or of a folder's contents, not because of a bug."""
+"""Values of errno for failures that the machine or the content of a folder causes, such as a full disk; not bugs."""
 
 app = typer.Typer(
     name="testbed",
@@ -73,7 +75,7 @@ def _testbed(
     ] = False,
     cloud: Annotated[
         str | None,
-        typer.Option(help="Entry of clouds.yaml with the account to use; default: OS_CLOUD, or the only entry."),
+        typer.Option(help="Account to use: an entry of clouds.yaml; default: the entry in OS_CLOUD, or the only one."),
     ] = None,
 ) -> None:
     if cloud is not None:
@@ -128,7 +130,7 @@ def _report_file_failure(problem: OSError, arguments: Sequence[str]) -> int:
     if isinstance(problem, BrokenPipeError):
         discard_output()
         return EXIT_CLOSED_OUTPUT
-    if problem.errno in BAD_PATH_ERRORS or _file_was_chosen(file, arguments):
+    if problem.errno in BAD_PATH_ERRORS or _user_chose_file(file, arguments):
         return _report_failure(f"{file}: cannot be used ({problem.strerror})", EXIT_BAD_INPUT)
     if problem.errno in MACHINE_ERRORS:
         if file is None:
@@ -138,11 +140,11 @@ def _report_file_failure(problem: OSError, arguments: Sequence[str]) -> int:
     return EXIT_OTHER_ERROR
 
 
-def _file_was_chosen(file: object, arguments: Sequence[str]) -> bool:
+def _user_chose_file(file: object, arguments: Sequence[str]) -> bool:
     """Return whether the user chose the file.
 
-    A relative path is in the current folder, which the user chose. The user chose an absolute path if the command
-    line has this path or a folder above it.
+    The user chose every relative path, because the user chose the current folder. The user chose an absolute path if
+    the command line contains the path or a folder above the path.
     """
     if not isinstance(file, str):
         return False

@@ -1,4 +1,4 @@
-"""`testbed calibrate`: measure the operations of the labs on this machine's GPU."""
+"""`testbed calibrate`: measure how long the GPU operations of the labs take on this machine."""
 
 import sys
 from pathlib import Path
@@ -26,6 +26,7 @@ Host = Annotated[bool, typer.Option("--host", help="Measure only how fast this m
 
 
 @app.command("calibrate")
+<<<<<<< HEAD
 def calibrate_command(suites: Suites = None, out: Out = None, host: Host = False) -> None:
     """Measure the labs' operations on this GPU, to predict times.
 
@@ -34,6 +35,14 @@ def calibrate_command(suites: Suites = None, out: Out = None, host: Host = False
 
     The hosts of machines with the same GPU differ. If the GPU is in the package's tables, or has no table, --host is
     enough: predictions for cards with this GPU's chip then assume a host like this one.
+=======
+def calibrate_command(suites: Suites = None, out: Out = None) -> None:
+    """Time the labs' GPU operations on this machine, to predict times.
+
+    An operation is a kernel or a copy, such as a matrix multiplication. The command takes several minutes, resumes
+    after an interruption, and stores the measured times in a table. Predictions for cards with the same chip as this
+    GPU then use the table.
+>>>>>>> t5
     """
     if host:
         _measure_host(suites, out)
@@ -51,9 +60,9 @@ def calibrate_command(suites: Suites = None, out: Out = None, host: Host = False
     targets: list[str | None] = [*suites] if suites else [None]
     specs = [spec for target in targets for spec in select_rows(target, None)]
     say(f"tracing {number_with_noun(len(specs), 'row')} to find the operations to measure")
-    keys = trace_operations(specs, cache_folder())
+    operation_keys = trace_operations(specs, cache_folder())
     table.parent.mkdir(parents=True, exist_ok=True)
-    calibrate(keys, table, machine, say)
+    calibrate(operation_keys, table, machine, say)
     say(f"measured times of {machine.gpu} are in {table}")
 
 

@@ -32,7 +32,7 @@ KIND_OF_FAMILY = {
 def cards_command(part: NamePart = "", as_json: Json = False) -> None:
     """List the GPU models that predictions and labs know.
 
-    --card also takes the memory of another GPU, such as 24GiB.
+    For a GPU that is not listed, give --card the size of its memory, such as 24GiB.
     """
     cards = cards_as_data(part)
     if as_json:
@@ -69,13 +69,14 @@ def _legend() -> list[str]:
         "Memory in GiB; usable: what one process can allocate; *: assumed, not reported by PyTorch. compute: compute "
         "capability; 16-bit types that are not listed run slowly or not at all.",
         f"PyTorch for: the PyTorch build that the card needs; none: the card is too old for PyTorch 2.11 and newer. "
-        f"The project's image has PyTorch for CUDA {IMAGE_CUDA}. --card also "
-        f"takes a size, such as 24GiB: a GPU with the kernels of {REFERENCE_CARD}.",
+        f"The project's image has PyTorch for CUDA {IMAGE_CUDA}.",
+        "--card also takes a memory size, such as 24GiB. Kernels and data types are then assumed to be those of "
+        f"{REFERENCE_CARD}.",
     ]
 
 
 def _table(*heads: str) -> "Table":
-    """Return an empty table with these column heads. Numbers are right-aligned; GPU names and kinds are wrapped."""
+    """Return an empty table with these column headings. Numbers are right-aligned; only GPU names and kinds wrap."""
     from experiments.system.tables import Column, Table
 
     return Table(

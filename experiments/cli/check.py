@@ -53,16 +53,16 @@ def check(
 
 def _mistake_lines(path: Path, mistakes: "list[Mistake]") -> list[str]:
     """Return one line for each mistake in the order of the file. Rows with the same mistake share a line."""
-    places: dict[tuple[int, str, str], list[str]] = {}
+    locations_by_mistake: dict[tuple[int, str, str], list[str]] = {}
     for mistake in sorted(mistakes):
-        places.setdefault((mistake.line, mistake.says, mistake.similar_name), []).append(mistake.where)
+        locations_by_mistake.setdefault((mistake.line, mistake.says, mistake.similar_name), []).append(mistake.where)
     lines = []
-    for (line, says, similar), wheres in places.items():
-        first, *others = [where for where in wheres if where] or [""]
-        more = f" and {number_with_noun(len(others), 'more place')}" if others else ""
+    for (line, says, similar), locations in locations_by_mistake.items():
+        first, *others = [where for where in locations if where] or [""]
+        more_places = f" and {number_with_noun(len(others), 'more place')}" if others else ""
         hint = f"; did you mean {similar}?" if similar else ""
         file = str(path).replace("\n", "\\n")
-        lines.append(f"{file}:{line}: {first}{more}{': ' if first else ''}{says}{hint}")
+        lines.append(f"{file}:{line}: {first}{more_places}{': ' if first else ''}{says}{hint}")
     return lines
 
 

@@ -28,15 +28,19 @@ ImageSource = Literal["build", "pull", "load"]
 def configure_command(
     name: ActiveName = None,
     image_variant: Annotated[
-        ImageVariant, typer.Option("--versions", help="Library versions: current, or those of the labs.")
+        ImageVariant, typer.Option("--versions", help="Library versions: current, or as in the labs.")
     ] = "current",
     image_source: Annotated[
-        ImageSource, typer.Option(help="build the image on the machine, pull --reference, or load --image-archive.")
+        ImageSource, typer.Option(help="Build the image on the machine, pull --reference, or load --image-archive.")
     ] = "build",
     reference: Annotated[str, typer.Option(help="With pull: name of the image in its registry.")] = "",
     image_archive: Annotated[Path | None, typer.Option(help="With load: archive made by docker save.")] = None,
     base_image: Annotated[
+<<<<<<< HEAD
         str, typer.Option(help="With build: base image; default: PyTorch's image for --versions.")
+=======
+        str, typer.Option(help="With build: base image; default: a PyTorch image that suits --versions.")
+>>>>>>> t5
     ] = "",
     base_image_archive: Annotated[
         Path | None, typer.Option(help="With build: archive of the base image, made by docker save.")
@@ -80,14 +84,14 @@ def configure_command(
 
 
 def _check_image_option(option: str, required_source: ImageSource, source: ImageSource, is_set: bool) -> None:
-    if (source == required_source) != is_set:
-        raise InputError(
-            f"{option}: allowed and required only with --image-source {required_source}; the image source is {source}"
-        )
+    if is_set and source != required_source:
+        raise InputError(f"{option}: allowed with --image-source {required_source} only, not with {source}")
+    if not is_set and source == required_source:
+        raise InputError(f"--image-source {source}: needs {option}")
 
 
 def _task_printer(verbose: bool) -> Callable[[str], None]:
-    """Return a function that prints warnings and tasks, each once. If ``verbose`` is False: roles in place of tasks."""
+    """Return a function that prints each warning and each Ansible role once; if ``verbose``, each task, too."""
     printed: set[str] = set()
 
     def show(line: str) -> None:

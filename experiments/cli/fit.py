@@ -10,6 +10,7 @@ from experiments.cli.output import console, print_json, progress
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json, OmitFields, SuiteFile, expand_options
 from experiments.cli.parsing.trainings import (
+    SCRIPT_COMMAND,
     BatchList,
     CardList,
     FailedBatches,
@@ -84,10 +85,15 @@ def _fit_model(training: CustomTraining, card: str, batches: list[int], as_json:
 
     names, data, failed = parse_card_list(card), list[dict[str, Any]](), FailedBatches(len(batches))
 
-    def show_fits(variant: CustomTraining, fits: "Sequence[ScriptFit]", tried: "Sequence[Sequence[Attempt]]") -> None:
-        """Show the fits of a training, and keep them for JSON."""
+    def show_fits(
+        variant: CustomTraining, fits: "Sequence[ScriptFit]", attempts: "Sequence[Sequence[Attempt]]"
+    ) -> None:
+        """Print the fits of one batch size, one for each card, and add them to ``data``.
+
+        attempts: for each fit, the changes that were tried to save memory.
+        """
         sample, batches_per_step = fits[0].sample, samples_of_step(replace(variant, batch=1))
-        for one, changes in zip(fits, tried, strict=True):
+        for one, changes in zip(fits, attempts, strict=True):
             found = {**fit_as_data(one, batches_per_step), "changes": attempts_as_data(changes)}
             data.append({**training_as_data(variant, sample), **found})
         if as_json:
@@ -95,25 +101,25 @@ def _fit_model(training: CustomTraining, card: str, batches: list[int], as_json:
         console().print(describe_training(variant, sample))
         if len(fits) > 1:
             console().print(largest_batches_view(fits, "--batch"))
-        for one, changes in zip(fits, tried, strict=True):
+        for one, changes in zip(fits, attempts, strict=True):
             lines = fit_view(one, "--batch", batches_per_step), *describe_fastest_change(changes)
             console().print(*lines, attempts_table(changes), sep="\n")
 
     try:
         for variant in (replace(training, card=names[0], batch=size) for size in batches):
             with failed.catch(variant.batch, data):
-                fits, tried = list["ScriptFit"](), list[list["Attempt"]]()
+                fits, attempts = list["ScriptFit"](), list[list["Attempt"]]()
                 try:
                     with progress() as show:
                         traces = ProgramTraces(names, show)
                         fits = fit_program(variant, traces)
-                        tried = [[] for _ in fits]
+                        attempts = [[] for _ in fits]
                         traces.raise_failure()
-                        for one, changes in zip(fits, tried, strict=True):
+                        for one, changes in zip(fits, attempts, strict=True):
                             try_changes(variant, one, traces, changes)
                 finally:
                     if fits:
-                        show_fits(variant, fits, tried)
+                        show_fits(variant, fits, attempts)
     finally:
         if as_json and data:
             print_json(data[0] if len(batches) * len(names) == 1 else data)
@@ -126,7 +132,7 @@ def _fit_rows(context: typer.Context, rows: str | None, card: str, as_json: bool
     from experiments.prediction.tables import fit_as_data, fit_view
 
     if "/" not in (rows or ""):
-        raise InputError("fit: SUITE/ROW or --model is required")
+        raise InputError(f"fit: needs SUITE/ROW, --model, or {SCRIPT_COMMAND}")
     specs = specs_to_predict(context, rows, card)
     with progress() as show:
         fits = [fit_row(spec, lambda specs, failed: trace_rows(specs, show, failed)) for spec in specs]
@@ -154,7 +160,7 @@ def _fit_script(
     reject_options_of_models(context)
     if not flag:
         raise InputError(
-            "fit -- COMMAND: needs --batch-flag, the script's option for its batch size, such as --batch-size"
+            "fit -- COMMAND: needs --batch-flag, the script's option for its batch size, as in --batch-flag --batch"
         )
     if not card:
         raise InputError(f"fit -- COMMAND: needs --card, one of {', '.join(cards())}, {MEMORY_SIZE_HELP}, or all")

@@ -15,7 +15,7 @@ import typer
 from experiments.cli.lease_options import (
     ANY_SITE,
     LeaseOptions,
-    LeaseRequirementsMissing,
+    NotReadyToLease,
     active_lease_named,
     confirm,
     connect_to_sites_if_ready,
@@ -30,6 +30,7 @@ from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import (
     DEFAULT_KEY,
     ActiveName,
+    ActiveNameOrAll,
     DryRun,
     Image,
     Json,
@@ -64,8 +65,7 @@ def slots(
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of time slots.")] = 5,
     days: Annotated[int, typer.Option("--calendar", min=0, help="Also show a calendar of the next N days.")] = 0,
     bookings: Annotated[
-        bool,
-        typer.Option("--bookings", help="In place of free slots, show everybody's reservations, with exact times."),
+        bool, typer.Option("--bookings", help="In place of free slots, show all reservations with exact times.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -106,7 +106,7 @@ def lease(
     watch: Watch = False,
     wait: Annotated[bool, typer.Option(help="Wait for the lease's start and boot its nodes.")] = True,
     run: Annotated[
-        str | None, typer.Option(help="Command to run when the nodes answer; the lease is released after it.")
+        str | None, typer.Option(help="Command to run on this computer when nodes answer; then the lease is released.")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="With --run: do not release the lease.")] = False,
     dry_run: DryRun = False,
@@ -115,7 +115,7 @@ def lease(
 ) -> None:
     """Lease the earliest time slot; boot its nodes; print SSH commands.
 
-    Resumes where it was interrupted.
+    After an interruption, the same command resumes.
     """
     from experiments.system.signals import interrupt_on_stop_signals
     from provision.availability.matching import matching_hosts
@@ -136,7 +136,7 @@ def lease(
     end_when_idle = idle.parse(options.count, wait)
     try:
         sites, reconciler = connect_to_sites_if_ready(site, key), new_reconciler(site)
-    except LeaseRequirementsMissing as problem:
+    except NotReadyToLease as problem:
         if not dry_run or (problem.key_is_unusable and key != DEFAULT_KEY.expanduser()):
             raise
         request_without_account = replace(
@@ -180,7 +180,7 @@ def lease(
 
 @app.command()
 def status(
-    name: ActiveName = None,
+    name: ActiveNameOrAll = None,
     since: Annotated[
         str | None,
         typer.Option(
@@ -193,9 +193,13 @@ def status(
     ] = "1h",
     above: Annotated[
         float | None,
+<<<<<<< HEAD
         typer.Option(
             metavar="SU", help="With --notify: send a message if a lease has cost more service units than this."
         ),
+=======
+        typer.Option(metavar="SU", help="With --notify: send a message if the cost so far is above SU service units."),
+>>>>>>> t5
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -256,18 +260,18 @@ def extend(
     from provision.leasing.account import connect_to_site_of
     from provision.leasing.request import requested_end_when_idle
 
-    longer, reconciler = parse_time_option("--by", parse_length, by), reconciler_of_lease(name)
+    additional_time, reconciler = parse_time_option("--by", parse_length, by), reconciler_of_lease(name)
     active_lease = active_lease_named(reconciler, name)
     connected = connect_to_site_of(reconciler, active_lease)
     if dry_run:
-        lease, end = releasing.planned_extension(connected, reconciler, active_lease, longer)
+        lease, end = releasing.planned_extension(connected, reconciler, active_lease, additional_time)
         until = (time_in_words(moment, local_zone()) for moment in (lease.end, end))
         show_plan(
             [f"blazar: extend lease {active_lease.name} at {active_lease.site} from {' to '.join(until)}"], as_json
         )
         return
     confirm(yes, f"extend {active_lease.name} by {by}")
-    extended = releasing.extend(connected, reconciler, active_lease, longer)
+    extended = releasing.extend(connected, reconciler, active_lease, additional_time)
     if (end_when_idle := requested_end_when_idle(active_lease)) and active_lease.machines:
         set_up_end_when_idle(connected, reconciler, active_lease.name, end_when_idle)
     if as_json:
@@ -329,7 +333,7 @@ def doctor(
 
 
 def _expected_times(options: LeaseOptions, hosts: "Sequence[Host]") -> str:
-    """Return the expected duration of the lease's labs on ``hosts``, as one line."""
+    """Return how long the labs of --for are expected to take on ``hosts``, as one line."""
     from experiments.history.lease_length import expected_times_on
     from experiments.suites.suite import suites_in_group
 

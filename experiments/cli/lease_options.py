@@ -1,4 +1,7 @@
-"""Options of a lease request, and functions for the commands on leases: journal, active leases, confirmation."""
+"""Options of a lease request, and functions that the commands for leases share.
+
+The journal is the file that records every operation at a site. It shows which leases are active.
+"""
 # ruff: noqa: RUF009 (the fields are declared by a function that returns dataclasses.field)
 
 import re
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from provision.ssh.login import KeyPair
 
 LEASE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,54}")
-"""A name has at most 55 characters. Blazar stores 80 characters: the name and its tag."""
+"""A name has at most 55 characters: Blazar, OpenStack's reservation service, stores 80 for the name and its tag."""
 NOW = "now"
 ANY_SITE = "any"
 DEFAULT_GPU, DEFAULT_GPU_MEMORY_GIB = "A100", 80
@@ -41,16 +44,26 @@ class LeaseOptions:
     """Hardware and time of a lease request."""
 
     for_: GroupOption = option(
-        "both", "Labs that the lease is for; sets its default name, length and number of GPUs.", flag="--for"
+        "both", "Labs that the lease is for; sets the lease's default name, length and number of GPUs.", flag="--for"
     )
     node_type: str | None = option(None, "Node type or flavor, such as gpu_a100_pcie.")
     node: str | None = option(None, "Name of one node.")
-    gpu: str = option("", "Words in the name of the GPU model, such as A100.")
-    gpu_memory: float = option(0.0, "Minimum memory of each GPU, in GiB.", minimum=0)
-    gpus: int | None = option(None, "Minimum number of GPUs per node.", minimum=0)
+    gpu: str = option(
+        "", "Words in the name of the GPU model, such as H100; default: A100, unless --node-type or --node is given."
+    )
+    gpu_memory: float = option(
+        0.0, "Minimum memory of each GPU, in GiB; 0: 80 for the default GPU model, else any.", minimum=0
+    )
+    gpus: int | None = option(
+        None,
+        "Minimum number of GPUs per node; default: as many as the labs need, or 1 with --node-type or --node.",
+        minimum=0,
+    )
     interconnect: Literal["nvlink", "pcie"] | None = option(None, "Connection between the GPUs of a node.")
     count: int = option(1, "Number of nodes.", minimum=1)
-    hours: str | None = option(None, "Length of the lease, such as 3 (hours) or 2h50m; default: that of the labs.")
+    hours: str | None = option(
+        None, "Length of the lease, such as 3 (hours) or 2h50m; default: as long as the labs need."
+    )
     start: str | None = option(None, "Start: now, or a time with its zone; default: as early as possible.")
     time_of_day: str | None = option(None, "Hours of the day within which the lease must lie, such as 9-17.")
     zone: str | None = option(None, "Your time zone; default: this computer's.")
@@ -70,19 +83,21 @@ class LeaseOptions:
         from provision.availability.times import parse_hours, parse_length, parse_time
         from provision.models import Requirements
 
-        window, named = partial(parse_hours, zone=self.time_zone), self.node_type or self.node
+        parse_daily_window, names_hardware = partial(parse_hours, zone=self.time_zone), self.node_type or self.node
         hours, gpus = _lease_hours_and_gpus(self.for_)
         return Requirements(
             length=parse_time_option("--hours", parse_length, self.hours or f"{hours}h"),
             node_type=self.node_type,
             node=self.node,
-            gpu_model=self.gpu or ("" if named else DEFAULT_GPU),
-            gpu_memory_gib=self.gpu_memory or (0 if named or self.gpu else DEFAULT_GPU_MEMORY_GIB),
-            gpus=(1 if named else gpus) if self.gpus is None else self.gpus,
+            gpu_model=self.gpu or ("" if names_hardware else DEFAULT_GPU),
+            gpu_memory_gib=self.gpu_memory or (0 if names_hardware or self.gpu else DEFAULT_GPU_MEMORY_GIB),
+            gpus=(1 if names_hardware else gpus) if self.gpus is None else self.gpus,
             interconnect=self.interconnect or "",
             host_count=self.count,
             start=parse_time_option("--start", parse_time, self.start) if self.start and not self.starts_now else None,
-            hours=parse_time_option("--time-of-day", window, self.time_of_day) if self.time_of_day else None,
+            hours=parse_time_option("--time-of-day", parse_daily_window, self.time_of_day)
+            if self.time_of_day
+            else None,
         )
 
     def request(self, site: "LeasingSite", name: str | None, key: Path, image: str | None = None) -> "LeaseRequest":
@@ -119,14 +134,14 @@ class LeaseOptions:
         """Check the options and the lease's name without connecting to a site. Raises BadTime or BadName."""
         self.requirements()
         if name is not None and not LEASE_NAME_PATTERN.fullmatch(name):
-            raise BadName(f"--name {name!r}: allowed: letters, digits, _ . -, at most 55, a letter or digit first")
+            raise BadName(f"--name {name!r}: allowed: at most 55 letters, digits, _ . -, a letter or digit first")
 
 
 def _lease_hours_and_gpus(group: GroupOption) -> tuple[int, int]:
-    """Return the hours and the number of GPUs of a lease for all labs of a group.
+    """Return the hours of a lease for all labs of a group, and the number of its GPUs.
 
-    The number of GPUs is what the largest lab needs. The hours are the GPU-hours of all labs divided by this number,
-    rounded up.
+    The lease has as many GPUs as the lab that needs most. Its hours are the GPU-hours of all labs divided by this
+    number, rounded up.
     """
     from experiments.suites.suite import suites_in_group
 
@@ -135,8 +150,11 @@ def _lease_hours_and_gpus(group: GroupOption) -> tuple[int, int]:
     return ceil(sum(lease.hours * lease.gpus for lease in leases) / gpus), gpus
 
 
-class LeaseRequirementsMissing(InputError):
-    """Requirements of a lease are missing; the message lists them. key_is_unusable: whether the SSH key is unusable."""
+class NotReadyToLease(InputError):
+    """The SSH key cannot be used or the account is missing; the message says which.
+
+    key_is_unusable: whether the SSH key cannot be used.
+    """
 
     def __init__(self, text: str, key_is_unusable: bool) -> None:
         super().__init__(text)
@@ -144,9 +162,9 @@ class LeaseRequirementsMissing(InputError):
 
 
 def connect_to_sites_if_ready(site: str, key: Path) -> "list[LeasingSite]":
-    """Return the connections to the site, or to all sites for 'any', if key and account are ready for a lease.
+    """Return the connection to the site, or for 'any' the connections to all sites.
 
-    Raises LeaseRequirementsMissing with all missing requirements of a lease: a usable SSH key, an account.
+    Raises NotReadyToLease if the SSH key cannot be used or an account is missing, or both.
     """
     from provision.errors import BadKey, NoCredentials
     from provision.sites.base import connect_to, connect_to_all
@@ -165,12 +183,12 @@ def connect_to_sites_if_ready(site: str, key: Path) -> "list[LeasingSite]":
         missing.append(str(problem))
     if missing:
         doctor = "testbed doctor --site " + ("chameleon" if site == ANY_SITE else site)
-        raise LeaseRequirementsMissing(f"{'; '.join(missing)}; all checks: {doctor}", key_is_unusable)
+        raise NotReadyToLease(f"{'; '.join(missing)}; all checks: {doctor}", key_is_unusable)
     return sites
 
 
 def gpu_warnings(hosts: "Sequence[Host]") -> list[str]:
-    """Return a warning for each node type whose GPUs are too old, or compute bfloat16 in software."""
+    """Return a warning for each node type whose GPUs are too old for PyTorch, or compute bfloat16 in software."""
     from experiments.suites.cards import card_of_device, card_warnings
 
     cards = {host.node_type: card_of_device(host.gpu_model, host.gpu_memory_gib) for host in hosts if host.gpus}
@@ -178,10 +196,10 @@ def gpu_warnings(hosts: "Sequence[Host]") -> list[str]:
 
 
 def new_reconciler(site: str = "") -> "Reconciler":
-    """Return a Reconciler, which performs operations at sites and journals them.
+    """Return a Reconciler: it performs operations at sites, records them in a journal, and prints progress on stderr.
 
-    The Reconciler uses the user's journal, and prints its progress on stderr. The demonstration has its own journal, a
-    clock that does not wait, and progress lines that begin with "demonstration".
+    For the simulated site "demo", it has the journal of the demonstration and a clock that does not wait, and its lines
+    begin with "demonstration". For every other site, it has the user's journal.
     """
     from provision.clock import Clock
     from provision.leasing import reconciler
@@ -200,9 +218,9 @@ def new_reconciler(site: str = "") -> "Reconciler":
 
 
 def reconciler_of_lease(name: str | None) -> "Reconciler":
-    """Return the Reconciler whose journal has the active lease of that name; None: any active lease.
+    """Return the Reconciler whose journal contains the active lease ``name``, or for None any active lease.
 
-    The user's journal has priority over the journal of the demonstration.
+    If both journals contain one, or neither, the user's journal is used, not the journal of the demonstration.
     """
     from provision.choices import DEMO
     from provision.folders import demo_folder
@@ -221,7 +239,7 @@ def reject_missing_file(option: str, file: Path | None) -> None:
 
 
 def key_for_site(site: str, key: Path) -> Path:
-    """Return the SSH key to use at the site. The demonstration has its own key."""
+    """Return the path of the SSH key for the site: ``key``, or for the simulated site "demo" a key made for it."""
     from provision.sites.base import is_demo
 
     if not is_demo(site):
@@ -246,7 +264,7 @@ def _printer_without_repeats() -> Callable[[str], None]:
 
 
 def active_lease_named(reconciler: "Reconciler", name: str | None) -> "ActiveLease":
-    """Return the active lease of that name, or without a name the only active lease.
+    """Return the active lease ``name``; without a name, the only active lease.
 
     Raises BadName if no lease matches, or if several are active and no name is given.
     """

@@ -1,4 +1,4 @@
-"""Print the output of commands: JSON, plans, progress, consoles. Large libraries are imported only when needed."""
+"""Print the output of commands: JSON, planned operations, checks, progress. Imports large libraries when needed."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def show_checks(checks: "Sequence[Check]", *more: str) -> None:
 
 
 def console(*, stderr: bool = False) -> "Console":
-    """Return a console on stdout or stderr. Without a terminal, its width is COLUMNS, or else PIPE_WIDTH."""
+    """Return a console on stdout or stderr. Without a terminal, its width is the variable COLUMNS, else PIPE_WIDTH."""
     from experiments.system.terminal import SafeConsole
 
     output = SafeConsole(stderr=stderr)

@@ -18,8 +18,8 @@ from experiments.cli.parsing.trainings import (
     command_after_dashes,
     describes_model,
     exit_if_script_fails,
+    option_fields_given,
     optional_word,
-    options_given,
     parse_batches,
     reject_options_of_models,
     reject_options_of_scripts,
@@ -51,13 +51,13 @@ def predict(
     """Predict memory and time of rows, models or scripts without a GPU.
 
     A script's command comes after `--`: testbed predict --card all -- python train.py. The script runs unchanged on a
-    simulated GPU, until it has taken enough optimizer steps.
+    simulated GPU, and is ended after the optimizer steps of --steps.
     """
     interrupt_on_stop_signals()
     if command := command_after_dashes(context):
         _predict_script(context, card, command, script, as_json)
         return
-    reject_options_of_scripts(context, [] if "model" in options_given(context) else ["all_ranks"])
+    reject_options_of_scripts(context, [] if "model" in option_fields_given(context) else ["all_ranks"])
     rows = optional_word(words, "predict", "SUITE[/ROW]")
     if describes_model(context, rows, training):
         _predict_model(training, card, parse_batches(batch), as_json)

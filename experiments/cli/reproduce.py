@@ -55,7 +55,9 @@ def reproduce_command(
     key: Key = DEFAULT_KEY,
     image: Image = None,
     registry_login: RegistryLogin = None,
-    max_hours: Annotated[str | None, typer.Option(help="Budget: reject a lease of more hours than this.")] = None,
+    max_hours: Annotated[
+        str | None, typer.Option(help="Budget: reject a lease that is longer, such as 3 or 2h30m.")
+    ] = None,
     watch: Watch = False,
     keep: Annotated[bool, typer.Option("--keep", help="Do not release the lease at the end.")] = False,
     dry_run: DryRun = False,

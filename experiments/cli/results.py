@@ -27,8 +27,8 @@ def evaluate(
     """Evaluate stored results with current suites; verify checksums.
 
     For a folder of several runs, such as the runs of a class, the command prints one line for each run. Several folders
-    are evaluated together, as if they were one run: they must be runs of one suite on one card. Then statements that
-    compare rows of different runs have a verdict, too.
+    are evaluated together, as if they were one run: they must be runs of one suite on one card. Then the command also
+    evaluates statements that compare rows of different runs.
 
     No report is written. Exit code 1: a statement fails, or a file has changed since SHA256SUMS was written; 2: a run
     cannot be read.
@@ -89,7 +89,7 @@ def compare(
     b: Annotated[Path, typer.Argument(metavar="B", help="Folder of another run of the same suite.")],
     suite_file: SuiteFileOfRun = None,  # noqa: ARG001 - its callback uses it
     database: Annotated[
-        Path, typer.Option(help="Database of earlier runs, which show how much values vary; it need not exist.")
+        Path, typer.Option(help="Database of earlier runs, which show how much values vary; may be missing.")
     ] = HISTORY_DATABASE,
     fail_on_change: Annotated[
         bool, typer.Option("--fail-on-change", help="Also exit with code 1 if only a value changed.")
@@ -102,9 +102,9 @@ def compare(
     """Compare two runs of one suite.
 
     First shows the statements whose status differs, then all rows. In both tables, what became worse comes first. Then
-    shows the values that changed beyond their noise, and the options, settings and versions that differ. The noise is
-    measured on the runs in the history's database. The exit code is 1 if a statement's status or a row's outcome
-    changed.
+    shows the values that changed beyond their noise, and the options, settings and versions that differ. The noise of a
+    value is how much it varies between the runs in the history's database. The exit code is 1 if a statement's status
+    or a row's outcome changed.
     """
     from experiments.cli.tables.comparison import comparison_tables
     from experiments.history.series import recorded_values
@@ -152,7 +152,7 @@ def schema(
 ) -> None:
     """Print the JSON schemas of suites and of the files of a run.
 
-    An editor completes the keys of your own suite with: testbed schema suite > suite.schema.json
+    An editor that has the schema completes the keys of your own suite: testbed schema suite > suite.schema.json
     """
     from experiments.results.run_folder import Predictions, Run
     from experiments.results.schema import Result

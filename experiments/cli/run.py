@@ -24,12 +24,12 @@ def run(
     group: Group = None,
     suite_file: SuiteFile = None,
     cancel: Annotated[
-        bool, typer.Option("--cancel", help="Cancel the Slurm jobs that this command started earlier.")
+        bool, typer.Option("--cancel", help="Cancel the Slurm jobs that the same command started earlier.")
     ] = False,
     notify: Notify = None,
     as_json: Json = False,
 ) -> None:
-    """Run rows without a result and changed rows; evaluate and report."""
+    """Run rows that have no result or have changed; evaluate, report."""
     from dataclasses import replace
 
     from experiments.cli.semester.notices import send_run_messages
@@ -42,7 +42,7 @@ def run(
 
     suites = suites or (user_suites() if suite_file and not group else None)
     if bool(suites) == bool(group):
-        raise InputError("run: one of SUITE, --group and --suite-file is required; `testbed list` shows the suites")
+        raise InputError("run: needs SUITE or --suite-file, or else --group; `testbed list` shows the suites")
     names = suites or [suite.suite for suite in suites_in_group(group or "both")]
     all_options = options_per_suite(names, replace(options, command=context.obj))
     output = console(stderr=as_json)

@@ -9,9 +9,10 @@ from experiments.results.changes.noise import change_points
 
 
 class RunChanges(NamedTuple):
-    """The changes of one run since the run before, and possible causes: versions, devices, code and data that differ.
+    """The changes between ``before`` and ``run``, the next run of the series.
 
-    borderline: statements whose status flipped although no value of their rows changed by more than its noise.
+    causes: what may explain the changes: versions, devices, code and data that differ. borderline: statements whose
+    status flipped although no value of their rows changed by more than its noise.
     """
 
     run: RecordedRun
@@ -27,9 +28,9 @@ class RunChanges(NamedTuple):
 
 
 def run_changes(series: Series) -> list[RunChanges]:
-    """Return the runs in which something changed, oldest first, each with what else differs from the run before it.
+    """Return the changes of each run in which something changed, oldest first.
 
-    A run in which only borderline statements changed is left out.
+    A run in which only borderline statements flipped is left out.
     """
     change_starts = change_points([run.measured for run in series.runs])
     all_changes = []
@@ -47,9 +48,10 @@ def run_changes(series: Series) -> list[RunChanges]:
 def _flipped_statements(
     before: RecordedRun, run: RecordedRun, rows: set[str]
 ) -> tuple[list[RunChange], list[RunChange]]:
-    """Return flipped statements as two lists: those with changed bounds or about the changed ``rows``, and all others.
+    """Return the flipped statements as two lists: those whose flip is more than noise, and borderline ones.
 
-    Predictions have no noise, so statements that flipped between two predictions belong to the first list.
+    A flip is more than noise if the statement's bounds changed, if the statement is about one of the changed ``rows``,
+    or if both verdicts are predicted, because predictions have no noise.
     """
     flipped: list[RunChange] = []
     borderline: list[RunChange] = []
@@ -63,10 +65,10 @@ def _flipped_statements(
 
 
 def _causes(before: RecordedRun, run: RecordedRun) -> list[RunChange]:
-    """Return the versions, devices and other causes that differ, each once even if it differs in several rows."""
+    """Return the possible causes that differ between the runs, such as versions; each once, not once for each row."""
     return list(dict.fromkeys(cause._replace(row="") for cause in differing_facts(before.causes, run.causes)))
 
 
-def _changed_value(key: ValueKey, series: Series, place: int) -> RunChange:
-    earlier = [value for value in series.values(key)[:place] if value is not None]
-    return value_change(key, earlier[-1], series.runs[place].measured[key].value)
+def _changed_value(key: ValueKey, series: Series, run_index: int) -> RunChange:
+    earlier = [value for value in series.values(key)[:run_index] if value is not None]
+    return value_change(key, earlier[-1], series.runs[run_index].measured[key].value)

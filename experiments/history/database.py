@@ -15,14 +15,15 @@ from experiments.results.verdicts import Evaluation
 
 SCHEMA_FILE = Path(__file__).with_name("schema.sql")
 CAUSE_PREFIX = "cause: "
-"""Prefix of facts that may explain a change, such as versions, but do not change the experiment itself."""
+"""Prefix of the names of facts that may explain a change but are no part of the experiment itself, such as versions."""
 
 
 @contextmanager
 def open_history(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
-    """Open the database ``path`` of a history; its changes are written when the context ends.
+    """Open the history's database at ``path``. Changes are committed when the body of the with statement ends.
 
-    create: create the database if it does not exist. Raises InputError if it is missing or contains no history.
+    create: whether to create a missing database. Raises InputError if the database is missing and ``create`` is False,
+    or if the file contains no history.
     """
     if not create and not path.exists():
         raise InputError(f"--database {path}: does not exist; `testbed history record RUN_FOLDER` creates it")
@@ -60,7 +61,7 @@ def _check_values(connection: sqlite3.Connection) -> None:
 
 
 def record_run(database: sqlite3.Connection, folder: RunFolder) -> bool:
-    """Record a run; return False if the database already has it unchanged.
+    """Record a run, in place of an earlier state of the same run; return False if this state is recorded already.
 
     A run without any result is recorded with its verdicts. Raises InputError if ``folder`` is not a run's folder, or
     if one of its files cannot be read.

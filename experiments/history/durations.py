@@ -18,7 +18,8 @@ from experiments.training.measure.schedule import schedule_of
 
 EVIDENCE = CODE_FOLDER / "experiments" / "evidence"
 PROFILED_STEPS = 2
-"""Steps that a row does for a profile, if its GPU may wait for other ranks or for DeepSpeed's optimizer on the CPU."""
+"""Number of steps that some rows do in addition, to record a profile: the rows whose GPU may have to wait for other
+ranks or for DeepSpeed's optimizer on the CPU."""
 
 
 class RowTime(NamedTuple):
@@ -41,7 +42,7 @@ class RowTime(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredTimes:
-    """Results and predictions of stored runs, with the run of each."""
+    """Results of stored runs, each with its run, and predictions."""
 
     results: tuple[tuple[Run, Result], ...]
     predictions: tuple[Prediction, ...]
@@ -68,8 +69,10 @@ class StoredTimes:
         was measured on another device. Times on shared GPUs do not count. is_job: whether the row is a job in a queue,
         which has to import its libraries itself.
         """
-        measured = [result for _, result in self.results if not result.device.shared and _is_same(result.spec, spec)]
-        on_same_chip = [result for result in measured if _is_chip_of(result.device.card, card)]
+        measured = [
+            result for _, result in self.results if not result.device.shared and _is_same_row(result.spec, spec)
+        ]
+        on_same_chip = [result for result in measured if _has_chip_of(result.device.card, card)]
         around_s = outside_steps().around_row_s(is_job)
         return (
             _measured_time(on_same_chip, spec, card, around_s)
@@ -78,15 +81,18 @@ class StoredTimes:
         )
 
     def _predicted_time(self, spec: RowSpec, card: str, around_s: float) -> RowTime | None:
-        """Return the predicted time of the row's steps, plus the time outside of them."""
+        """Return the predicted time of the row's steps, plus the time outside of the steps; None without a prediction.
+
+        around_s: seconds that the row needs before and after its process.
+        """
         if spec.size != "full":
             return None
         for prediction in self.predictions:
-            same = prediction.spec.settings == spec.settings and _is_chip_of(prediction.spec.card, card)
+            same = prediction.spec.settings == spec.settings and _has_chip_of(prediction.spec.card, card)
             if same and prediction.time:
                 outside, parts = outside_steps(), row_parts(spec.settings, prediction.parameters, spec.card)
                 outside_s = outside.row_s(parts, *parts) + around_s
-                low, expected, high = (steps * prediction.time.step_s for steps in _steps(prediction, spec))
+                low, expected, high = (steps * prediction.time.step_s for steps in _step_range(prediction, spec))
                 error = prediction.time.error_share
                 return RowTime(
                     outside_s + expected,
@@ -104,7 +110,8 @@ def expected_steps(
 ) -> tuple[float, float, float]:
     """Return the lowest, the expected and the highest number of optimizer steps of a row that fits.
 
-    planned_micro_steps: number of micro-steps of the training at full length. step_s: time of a step.
+    planned_micro_steps: number of micro-steps of the training at full length. step_s: time of a step. outside: contains
+    the ``longer_share`` of the kind of steps, which gives the expected number.
     """
     accumulate = spec.settings.accumulate
     schedule = schedule_of(spec.length, planned_micro_steps, accumulate)
@@ -117,7 +124,7 @@ def expected_steps(
     return low, low + outside.longer_share[step_kind(spec.settings)] * (high - low), high
 
 
-def _steps(prediction: Prediction, spec: RowSpec) -> tuple[float, float, float]:
+def _step_range(prediction: Prediction, spec: RowSpec) -> tuple[float, float, float]:
     """Return the lowest, the expected and the highest number of optimizer steps that the row does before it ends."""
     assert prediction.time, "a prediction without the time of a step"
     planned = prediction.time.planned_micro_steps
@@ -130,10 +137,11 @@ def _steps(prediction: Prediction, spec: RowSpec) -> tuple[float, float, float]:
     return 0, fails_in / 2, high if prediction.predicted_outcome == "borderline" else fails_in
 
 
-class Stages(NamedTuple):
-    """The time of a stored row, in seconds, as today's code would take it (see ``_stages_of``).
+class StageTimes(NamedTuple):
+    """The times of a stored row, in seconds, corrected to the speed of today's code (see ``_stage_times_of``).
 
-    start_s: time of the row's start. others_s: other time outside of the steps. steps_s: time of the steps.
+    start_s: time until the construction of the model begins. others_s: other time outside of the steps. steps_s: time
+    of the steps.
     """
 
     start_s: float
@@ -149,12 +157,12 @@ def _measured_time(results: Sequence[Result], spec: RowSpec, card: str, around_s
     """Return the expected time of a row from its stored results; None if there are none.
 
     If several results are stored, the median of their times is used. Results for another card are used only if there
-    are none for the row's card.
+    are none for the row's card. around_s: seconds that the row needs before and after its process.
     """
     results = [result for result in results if result.spec.card == spec.card] or results
     if not results:
         return None
-    timed = sorted(map(_stages_of, results), key=sum)
+    timed = sorted(map(_stage_times_of, results), key=sum)
     middle, low, high = timed[(len(timed) - 1) // 2], timed[0], timed[-1]
     error, device = outside_steps().error_share, results[0].device
     return RowTime(
@@ -164,33 +172,33 @@ def _measured_time(results: Sequence[Result], spec: RowSpec, card: str, around_s
         around_s + middle.start_s,
         spec.settings.gpus,
         f"measured on {device.name}" + (", tiny models" if spec.size == "tiny" else ""),
-        not _is_chip_of(device.card, card),
+        not _has_chip_of(device.card, card),
     )
 
 
-def _stages_of(result: Result) -> Stages:
-    """Return the stages of a stored row.
+def _stage_times_of(result: Result) -> StageTimes:
+    """Return the times of the stages of a stored row.
 
     How long a stored row took to start depends on the age of its code, and on whether it was the first row of its run.
-    Therefore, the times that today's code needs replace three measured times: those of the start, of the construction
-    of the model, and of the end. If a row reports no stages, or has a tiny model, its whole time counts as steps.
+    Therefore, the times that today's code needs replace three measured times: the start, the construction of the model,
+    and the end. If a row reports no stages, or has a tiny model, its whole time counts as the time of its steps.
     """
     settings, times = result.spec.settings, result.times
     if times is None or result.spec.size == "tiny":
-        return Stages(0.0, 0.0, result.elapsed_s)
+        return StageTimes(0.0, 0.0, result.elapsed_s)
     outside, parts = outside_steps(), row_parts(settings, result.parameters or 0, result.spec.card)
     start_s = outside.row_s(parts, "start")
     if settings.task == "generate":
-        return Stages(start_s, 0.0, result.elapsed_s - times.start_s)
-    return Stages(start_s, outside.row_s(parts, "build", "end"), times.train_s)
+        return StageTimes(start_s, 0.0, result.elapsed_s - times.start_s)
+    return StageTimes(start_s, outside.row_s(parts, "build", "end"), times.train_s)
 
 
-def _is_same(one: RowSpec, other: RowSpec) -> bool:
+def _is_same_row(one: RowSpec, other: RowSpec) -> bool:
     same = (one.suite, one.row, one.size, one.length) == (other.suite, other.row, other.size, other.length)
     return same and one.settings == other.settings
 
 
-def _is_chip_of(device: str | None, card: str) -> bool:
+def _has_chip_of(device: str | None, card: str) -> bool:
     return device == card or have_same_chip(device, card)
 
 

@@ -26,7 +26,7 @@ from provision.models import Host, Node
 from provision.words import number_with_noun
 
 MARGIN = 0.25
-"""Share by which a lease is longer than the expected time of its setup and rows."""
+"""Share by which a lease is longer than its setup and the upper estimate for its rows."""
 LENGTH_STEP = timedelta(minutes=30)
 """The length of a lease is a multiple of this."""
 
@@ -43,7 +43,7 @@ class TimeRange(NamedTuple):
     high_s: float
 
     @property
-    def words(self) -> str:
+    def in_words(self) -> str:
         """Return the time in full minutes: '3 min (2 to 5)', or '3 min' if both estimates are 3 min too."""
         expected, low, high = (ceil(seconds / 60) for seconds in self)
         return f"{expected} min" if low == high else f"{expected} min ({low} to {high})"
@@ -51,10 +51,11 @@ class TimeRange(NamedTuple):
 
 @dataclass(frozen=True)
 class ExpectedTimes:
-    """Expected times of the rows of suites, in the order in which they start; None: unknown. gpus: GPUs of all nodes.
+    """Expected times of suites that run one after another. The rows of a suite run side by side if they get GPUs.
 
-    Suites run one after another; the rows of a suite share the GPUs. rows_are_jobs: whether each row is a job in a
-    queue. leases: what earlier leases of such nodes showed.
+    rows: for each suite, the times of its rows in the order in which they start; None: unknown. gpus: number of GPUs of
+    all nodes together. rows_are_jobs: whether each row is a job in a queue. leases: the setup time of earlier leases of
+    such nodes, and how much longer than expected their suites took.
     """
 
     rows: Mapping[str, Sequence[RowTime | None]]
@@ -64,7 +65,7 @@ class ExpectedTimes:
 
     @property
     def all_times_known(self) -> bool:
-        """Return whether the time of every row is known for its card."""
+        """Return whether the time of every row is known for the chip of the GPU that will run the row."""
         return all(row and not row.other_chip for row in chain.from_iterable(self.rows.values()))
 
     def suite_time(self, suite: str) -> TimeRange:
@@ -78,7 +79,7 @@ class ExpectedTimes:
         return TimeRange(*(once_s + makespan_s(list(zip(times, gpus, strict=True)), self.gpus) for times in estimates))
 
     def total_time(self) -> TimeRange:
-        """Return the expected time of all suites, one after another, s, corrected by what earlier leases showed."""
+        """Return the expected time of all suites, one after another, s, multiplied by the factor of earlier leases."""
         times = zip((0.0,) * 3, *map(self.suite_time, self.rows), strict=True)
         return TimeRange(*(self.leases.run_factor * sum(estimates) for estimates in times))
 
@@ -96,32 +97,32 @@ class ExpectedTimes:
         if low > length:
             enough = length_in_words(self.lease_length() or ceil(low / LENGTH_STEP) * LENGTH_STEP)
             raise LeaseTooShort(
-                f"a lease of {length_in_words(length)}: its rows need {total.words}"
+                f"a lease of {length_in_words(length)}: its rows need {total.in_words}"
                 f"; allowed: --hours {enough}, or fewer rows"
             )
 
     @property
     def summary(self) -> str:
-        """Return the expected times of setup and rows, and how they are known, as one line."""
+        """Return the expected times of the rows and of the setup, and how each is known, as one line."""
         known = any(chain.from_iterable(self.rows.values()))
-        return self.rows_summary + (f"; {self.leases.words}" if known else "")
+        return self.rows_summary + (f"; {self.leases.in_words}" if known else "")
 
     @property
     def rows_summary(self) -> str:
-        """Return the expected times of the rows, and how they are known, as one line."""
+        """Return the expected time of each suite, and how the times of its rows are known, as one line."""
         sources = Counter(row.source if row else "unknown" for row in chain.from_iterable(self.rows.values()))
         if not sources.keys() - {"unknown"}:
             return "time: unknown; none of these rows was measured or predicted at this size and length"
-        suites = ", ".join(f"{suite} {self._suite_time(suite)}" for suite in self.rows)
+        suites = ", ".join(f"{suite} {self._suite_time_in_words(suite)}" for suite in self.rows)
         known = ", ".join(f"{number_with_noun(number, 'row')} {source}" for source, number in sources.items())
         place = f"on {number_with_noun(self.gpus, 'GPU')}" if self.gpus else "without a GPU"
         return f"time {place}: {suites} ({known})"
 
-    def _suite_time(self, suite: str) -> str:
+    def _suite_time_in_words(self, suite: str) -> str:
         time = self.suite_time(suite)
         if not time.high_s:
             return "unknown"
-        return time.words if all(self.rows[suite]) else f"more than {time.words}"
+        return time.in_words if all(self.rows[suite]) else f"more than {time.in_words}"
 
 
 def expected_times_on(hosts: Sequence[Host], suites: Sequence[Suite], results: Path) -> ExpectedTimes:
@@ -148,7 +149,10 @@ def expected_times(
     rows_are_jobs: bool,
     leases: EarlierLeases = NO_LEASES,
 ) -> ExpectedTimes:
-    """Return the expected times of the rows of each suite on nodes like ``node``, which have ``gpus`` GPUs together."""
+    """Return the expected times of the rows of each suite on nodes like ``node``.
+
+    gpus: number of GPUs of all nodes together. stored: the runs from which the times are estimated.
+    """
     times = {
         suite: [stored.expected_time(spec, card_of_node(spec, node), rows_are_jobs) for spec in rows]
         for suite, rows in specs.items()
@@ -157,6 +161,6 @@ def expected_times(
 
 
 def card_of_node(spec: RowSpec, node: Node) -> str:
-    """Return the card of the node's GPU; the row's own card if the node has no GPU, or one that the catalog lacks."""
+    """Return the card of the node's GPU; the row's own card if the node has no GPU, or if the catalog lacks the GPU."""
     gpu = next(iter(node.gpus), None)
     return (gpu and card_of_device(gpu.name, gpu.memory_gib)) or spec.card

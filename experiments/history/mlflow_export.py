@@ -1,4 +1,4 @@
-"""Export the history to MLflow: a run for each recorded run, and below it one for each of its rows.
+"""Export the history to MLflow: one MLflow run for each recorded run, and one child run for each of its rows.
 
 Only this module imports mlflow. If the target is a folder, the export writes MLflow's database mlflow.db there. It does
 not write plain files, because MLflow supports them only if the user consents explicitly.
@@ -26,16 +26,18 @@ MLFLOW_VARIABLES = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
 }
-"""Used unless the user has set them: MLflow sends no usage data, and waits only briefly for a server."""
+"""Values of environment variables that the user has not set: MLflow sends no usage data, and waits only briefly for a
+server."""
 KEY_TAG, PARENT_TAG, COMMIT_TAG = "testbed.key", "mlflow.parentRunId", "mlflow.source.git.commit"
 BATCH_SIZE = 100
 FORBIDDEN_IN_NAMES = re.compile(r"[^\w\-. /:]")
 """Characters that MLflow does not allow in names."""
 MAX_VALUE_CHARACTERS = 5000
+"""Longer values of tags and parameters are cut."""
 
 
 def export_to_mlflow(target: str, all_series: Sequence[Series]) -> int:
-    """Add each run of the series that MLflow at ``target`` lacks; return how many.
+    """Add each run of the series that MLflow at ``target`` lacks; return the number of added runs.
 
     target: URI of a tracking server or of a database, or a folder. Raises MissingPackage, and InputError if the target
     cannot be used.
@@ -139,16 +141,16 @@ def _log(
     """Log the values of a run in batches that MLflow accepts."""
     from mlflow.entities import Metric, Param, RunTag
 
-    for tag in _batches(
+    for tag_batch in _batches(
         [RunTag(_allowed_name(name), str(value)[:MAX_VALUE_CHARACTERS]) for name, value in tags.items()]
     ):
-        client.log_batch(run, tags=tag)
-    for param in _batches(
+        client.log_batch(run, tags=tag_batch)
+    for param_batch in _batches(
         [Param(_allowed_name(name), str(value)[:MAX_VALUE_CHARACTERS]) for name, value in params.items()]
     ):
-        client.log_batch(run, params=param)
-    for metric in _batches([Metric(_allowed_name(name), value, at_ms, 0) for name, value in metrics.items()]):
-        client.log_batch(run, metrics=metric)
+        client.log_batch(run, params=param_batch)
+    for metric_batch in _batches([Metric(_allowed_name(name), value, at_ms, 0) for name, value in metrics.items()]):
+        client.log_batch(run, metrics=metric_batch)
 
 
 def _batches(values: list[Any]) -> Iterator[list[Any]]:

@@ -1,8 +1,9 @@
-"""The time that rows take apart from their steady steps (the steps after the slower first ones), by named parts.
+"""The time of rows outside of their training steps, as a sum of named parts, such as the compilation of the model.
 
+Each part belongs to a stage of the row. The stages are the start (a fork of the warm process, CUDA's context), the
+construction of the model, the first steps (only the time by which they are slower than later steps), and the end.
 `python -m tests.benchmarks.wall_times.outside_steps` fits the seconds of the parts to stored runs and writes them into
-outside_steps.json. The parts of a row belong to its stages: the start (a fork of the warm process, CUDA's context), the
-construction of the model, the first steps (by how much they take longer than later steps), and the end.
+outside_steps.json.
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ BILLION = 1e9
 Stage = Literal["start", "build", "first steps", "end"]
 StepKind = Literal["texts", "images in 32 bit", "images in 16 bit"]
 PartCounts = Mapping[str, float]
-"""How many times each part counts, by its name: 0 or 1, or the model's parameters in billions."""
+"""Factor of the seconds of each part, by its name: 0 or 1, or the number of the model's parameters in billions."""
 
 
 class OutsideSteps(Record):
@@ -36,9 +37,9 @@ class OutsideSteps(Record):
     job_s: float = Field(description="for each row on a leased node: its job, its container and the download")
     parts: dict[str, float] = Field(description="seconds of each part of a row")
     longer_share: dict[StepKind, float] = Field(
-        description="at length verdict: mean number of steps of rows; 0: the lowest possible number, 1: the highest"
+        description="where the mean number of steps at length verdict is: 0: lowest possible number, 1: highest"
     )
-    error_share: float = Field(description="error of the time outside of the steps in both directions, as a share")
+    error_share: float = Field(description="relative error of the time outside of the steps, upwards and downwards")
     runs: tuple[str, ...] = Field(description="the runs that the seconds were fitted to")
 
     @classmethod
@@ -47,11 +48,11 @@ class OutsideSteps(Record):
         return cls.model_validate_json(read_bytes(FILE))
 
     def stage_s(self, parts: PartCounts) -> float:
-        """Return the seconds of a stage. parts: how often each part occurs in this stage (see ``row_parts``)."""
+        """Return the seconds of a stage. parts: factor of each part of the stage (see ``row_parts``)."""
         return sum(count * self.parts.get(part, 0.0) for part, count in parts.items())
 
     def row_s(self, parts: Mapping[Stage, PartCounts], *stages: Stage) -> float:
-        """Return the seconds of ``stages``. parts: how often each part occurs in each stage of a row."""
+        """Return the seconds of ``stages`` together. parts: factor of each part, for each stage of the row."""
         return sum(self.stage_s(parts[stage]) for stage in stages)
 
     def around_row_s(self, is_job: bool) -> float:
@@ -70,9 +71,10 @@ def outside_steps() -> OutsideSteps:
 
 
 def step_kind(settings: Settings) -> StepKind:
-    """Return what the steps of a row work on, which determines how much their times vary.
+    """Return the kind of a row's steps, which determines how much their times vary.
 
-    Texts have different lengths. Steps with images in 16 bit are often limited by the host, others by the GPU.
+    Steps on texts vary because texts have different lengths. Steps on images in 16 bit are often limited by the host;
+    in 32 bit, by the GPU.
     """
     if settings.engine != "lightning":
         return "texts"
@@ -80,11 +82,11 @@ def step_kind(settings: Settings) -> StepKind:
 
 
 def row_parts(settings: Settings, parameters: int, card: str) -> dict[Stage, dict[str, float]]:
-    """Return how often each part occurs in the stages of a row.
+    """Return the factor of each part in each stage of a row (see ``PartCounts``), without parts whose factor is 0.
 
-    parameters: number of parameters of the model. LitGPT builds its optimizer before the first step; Lightning and the
-    Trainer build theirs in the first step. The libraries of the Trainer import bitsandbytes. cuDNN compiles its
-    attention for each length of the texts.
+    parameters: number of parameters of the model. The import of bitsandbytes belongs to different stages: LitGPT builds
+    its optimizer before the first step, Lightning and the Trainer in the first step, and the libraries of the Trainer
+    import bitsandbytes at the start. cuDNN compiles its attention kernels anew for each length of the texts.
     """
     billions, engine, has_several_ranks = parameters / BILLION, settings.engine, settings.ranks > 1
     bitsandbytes = settings.uses_bitsandbytes and engine != "hf_trainer"

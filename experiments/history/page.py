@@ -1,4 +1,4 @@
-"""Write a page of the history that needs no network: changes, the verdicts of each run, trends of measured values."""
+"""Write the history as a page that needs no network: changes, the verdicts of each run, trends of measured values."""
 
 from collections.abc import Sequence
 from datetime import datetime

@@ -1,4 +1,4 @@
--- A run is a folder of results. Its id, start and host identify it, so recording it again replaces its rows here.
+-- A run is a folder of results. Its id, start and host identify it. Recording the same run again replaces its records.
 CREATE TABLE IF NOT EXISTS runs (
     run INTEGER PRIMARY KEY,
     run_id TEXT NOT NULL,      -- name of the run's folder

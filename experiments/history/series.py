@@ -16,7 +16,7 @@ from experiments.results.schema import FORMER_OUTCOMES
 class RecordedStatement(NamedTuple):
     """A statement in one run: its sentence, its rows, the values for which it passes, and its status.
 
-    grade: the grade of the evidence; None without a verdict.
+    grade: the grade of the evidence (measured, emulated, predicted or miniature); None: neither pass nor fail.
     """
 
     says: str
@@ -27,7 +27,10 @@ class RecordedStatement(NamedTuple):
 
 
 class RecordedRun(NamedTuple):
-    """A run in the history. Keys of measured, facts and causes: row and name; keys of verdicts: ids of statements."""
+    """A run in the history.
+
+    measured, facts, causes: by row and name of the quantity, fact or cause. verdicts: by id of the statement.
+    """
 
     run_id: str
     started_at: str
@@ -59,29 +62,29 @@ class Series(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Return the suite and the options that all its runs share."""
+        """Return the suite and the options that the runs share, as text."""
         limit = f", {self.gpus_per_node} GPUs per node" if self.gpus_per_node else ""
         return f"{self.suite} on {self.card}, size {self.size}, length {self.length}{limit}"
 
     def values(self, key: ValueKey) -> list[float | None]:
-        """Return a measured value in each run, None where a run does not have it."""
+        """Return the value of one quantity of one row in each run; None for a run without this value."""
         return [run.measured[key].value if key in run.measured else None for run in self.runs]
 
     @property
     def keys(self) -> list[ValueKey]:
-        """Return the row and quantity of each measured value of any run, in their order."""
+        """Return the row and the quantity of each value that any run has, in the order in which they occur."""
         return list(dict.fromkeys(key for run in self.runs for key in run.measured))
 
     @property
     def statuses_by_statement(self) -> list[tuple[str, list[str]]]:
-        """Return each statement that any run evaluated, and its status in each run; empty where a run lacks it."""
+        """Return each statement that any run evaluated, with its status in each run; "" for a run without it."""
         says = {id_: one.says for run in self.runs for id_, one in run.verdicts.items()}
         statuses = [(text, [run.status(id_) for run in self.runs]) for id_, text in says.items()]
         return [(text, in_runs) for text, in_runs in statuses if set(in_runs) - {"", "not evaluated"}]
 
 
 def read_series(database: sqlite3.Connection, suite: str | None = None, row: str | None = None) -> list[Series]:
-    """Return the series of all suites, or of one, or of one of its rows.
+    """Return the series of ``suite``; None: of all suites. row: the only row to read; None: all rows.
 
     Raises InputError for a suite or a row that the history does not have.
     """
@@ -102,7 +105,9 @@ def read_series(database: sqlite3.Connection, suite: str | None = None, row: str
 
 
 def recorded_values(path: Path, folder: RunFolder) -> list[dict[ValueKey, MeasuredValue]]:
-    """Return the measured values of each recorded run that is comparable with ``folder``; [] without a database.
+    """Return the measured values of each recorded run that is comparable with the run in ``folder``.
+
+    Comparable runs have the same suite, card, size, length and limit of GPUs. Without a database, the list is empty.
 
     Raises InputError if ``folder`` is not a run's folder, or the file is not a database of `testbed history`.
     """
@@ -116,27 +121,27 @@ def recorded_values(path: Path, folder: RunFolder) -> list[dict[ValueKey, Measur
 
 
 def _read_run(database: sqlite3.Connection, record: sqlite3.Row, row: str | None) -> RecordedRun:
-    chosen = [record["run"], row, row]
+    parameters = [record["run"], row, row]
     where = "WHERE run = ? AND (? IS NULL OR row = ?)"
-    measured = database.execute(f"SELECT row, quantity, value, spread FROM figures {where}", chosen)  # noqa: S608 - constants
-    facts = database.execute(f"SELECT row, name, value FROM facts {where}", chosen).fetchall()  # noqa: S608 - constants
+    measured = database.execute(f"SELECT row, quantity, value, spread FROM figures {where}", parameters)  # noqa: S608 - constants
+    facts = database.execute(f"SELECT row, name, value FROM facts {where}", parameters).fetchall()  # noqa: S608 - constants
     verdicts = database.execute(
-        "SELECT statement, says, rows, expected, status, grade FROM verdicts WHERE run = ?", chosen[:1]
+        "SELECT statement, says, rows, expected, status, grade FROM verdicts WHERE run = ?", parameters[:1]
     )
     statements = {id_: RecordedStatement(says, tuple(rows.split()), *rest) for id_, says, rows, *rest in verdicts}
     return RecordedRun(
         run_id=record["run_id"],
         started_at=record["started_at"],
         commit=record["git_commit"] or "",
-        measured={(where_, name): MeasuredValue(value, spread) for where_, name, value, spread in measured},
+        measured={(row_id, name): MeasuredValue(value, spread) for row_id, name, value, spread in measured},
         facts={
-            (where_, name): FORMER_OUTCOMES.get(value, value) if name == "outcome" else value
-            for where_, name, value in facts
+            (row_id, name): FORMER_OUTCOMES.get(value, value) if name == "outcome" else value
+            for row_id, name, value in facts
             if not name.startswith(CAUSE_PREFIX)
         },
         causes={
-            (where_, name.removeprefix(CAUSE_PREFIX)): value
-            for where_, name, value in facts
+            (row_id, name.removeprefix(CAUSE_PREFIX)): value
+            for row_id, name, value in facts
             if name.startswith(CAUSE_PREFIX)
         },
         verdicts={id_: one for id_, one in statements.items() if row is None or row in one.rows},

@@ -39,7 +39,7 @@ def run_message(evaluation: Evaluation, before: Mapping[str, Status] | None) -> 
 
 
 def _statement_without_period(verdict: Verdict) -> str:
-    """Return the statement without its period, to be continued after a colon."""
+    """Return the sentence of the statement without its period, so that a colon can follow."""
     return verdict.says.removesuffix(".")
 
 
@@ -48,8 +48,8 @@ def lease_messages(
 ) -> Iterator[Message]:
     """Yield a message for each lease that begins or ends soon, or that has cost too much.
 
-    within: how long after ``now`` is still "soon". above_su: the highest cost without a message, service units; None:
-    no message about the cost.
+    within: how long after ``now`` is still "soon". above_su: cost in service units above which there is a message;
+    None: no message about the cost.
 
     Also yields a message for a lease that ends itself, if its site no longer lists it.
     """
@@ -57,13 +57,14 @@ def lease_messages(
         lease, name = state.lease, state.active_lease.name
         if lease is None:
             if why := deletion_reason(state.active_lease):
-                text = f"lease {name} {why}; testbed release {name} deletes what is left at {state.active_lease.site}"
+                text = f"lease {name} {why}; `testbed release {name}` deletes what is left at {state.active_lease.site}"
                 yield Message(f"testbed: lease {name} ended itself or was deleted", text)
             continue
         for verb, time in (("begins", lease.start), ("ends", lease.end)):
             if now < time <= now + within:
-                text = f"{verb} {time.isoformat(timespec='minutes')}; testbed status {name}"
+                text = f"{verb} {time.isoformat(timespec='minutes')}; `testbed status {name}` shows details"
                 yield Message(f"testbed: lease {name} {verb} in {length_in_words(time - now)}", f"lease {name} {text}")
         if above_su is not None and state.used_su is not None and state.used_su > above_su:
-            text = f"testbed release {name} ends it"
-            yield Message(f"testbed: lease {name} cost {state.used_su:.1f} of {above_su:g} service units", text)
+            text = f"`testbed release {name}` ends the lease"
+            cost = f"{state.used_su:.1f} service units, more than {above_su:g}"
+            yield Message(f"testbed: lease {name} has cost {cost}", text)

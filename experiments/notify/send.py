@@ -50,7 +50,7 @@ class Notifier:
 
 
 def _try_to_send(service: object, title: str, text: str) -> bool:
-    """Send a message by one service; return whether this succeeded. No error is raised, so none can end a run."""
+    """Send a message by one service; return whether this succeeded. Raises no error, because it would end a run."""
     try:
         return bool(service.notify(body=text, title=title))  # type: ignore[attr-defined]
     except Exception:

@@ -30,7 +30,7 @@ from experiments.system.lock import lock_folder
 LATEST = "latest"
 LOG = "log.txt"
 END_LIMIT_S = 30.0
-"""Maximum seconds for an interrupted part to end. A part on a lease has no limit: it first releases the lease."""
+"""Maximum seconds that an interrupted part has to end. A part on a lease has no limit: it first releases the lease."""
 Send = Callable[[str, str], None]
 """Function that sends a message, given its title and its text."""
 FindPython = Callable[[Versions, Path], Path]
@@ -52,7 +52,7 @@ class CheckRequest:
 
 
 class InstalledVersions(NamedTuple):
-    """The Python of a set of versions, and the versions of the packages that affect a result."""
+    """The Python interpreter of a set of versions, and the versions of the packages that affect a result."""
 
     python: Path
     versions: dict[str, str]
@@ -72,7 +72,7 @@ def run_check(request: CheckRequest, callbacks: CheckCallbacks) -> tuple[Path, C
     """Run all parts that have not ended yet; return the folder and the state of the check.
 
     An interrupted check with the same parts is resumed. A failure of a part is recorded, and the other parts run.
-    Raises InputError, which names the process, if another check in the folder is running.
+    Raises InputError if another check in the folder is running; the error names the process of that check.
     """
     parts = request.parts()
     with lock_folder(request.folder):
@@ -115,7 +115,7 @@ def _resume_or_begin(request: CheckRequest, plan: tuple[str, ...]) -> tuple[Path
 
 
 def _new_folder(parent: Path, now: datetime) -> Path:
-    """Return a new path in ``parent`` whose name is the time ``now``, or the next second without a folder."""
+    """Return a path in ``parent`` for a new folder, named after ``now`` or after the next second that is free."""
     while (folder := parent / f"{now:%Y-%m-%dT%H%M%S}").exists():
         now += timedelta(seconds=1)
     return folder
@@ -140,7 +140,7 @@ def _run_part(
     arguments = command_of_part(part, installed[part.versions].python, folder, request.suites, request.lease)
     poll = _poll_function(part, folder, callbacks)
     kill_after_s = None if part.kind == "lease" else END_LIMIT_S
-    code = run_logged(arguments, folder / LOG, _environment(), poll, kill_after_s)
+    code = run_logged(arguments, folder / LOG, _process_variables(), poll, kill_after_s)
     evaluations = [evaluation for _, evaluation in evaluations_in(folder)]
     if not evaluations:
         return f"exit code {code}: {last_line(folder / LOG)}"
@@ -155,7 +155,7 @@ def _run_part(
 def _report_flips(
     part: CheckPart, request: CheckRequest, check: Check, reported: set[Flip], callbacks: CheckCallbacks
 ) -> set[Flip]:
-    """Print and send the flips of a part that are not in ``reported``; return these flips."""
+    """Print the flips of a part that are not in ``reported``, and send them as a message; return these flips."""
     new = set(run_flips(request.folder, check, part.versions)) - reported
     if new:
         lines = sorted(flip.line for flip in new)
@@ -182,8 +182,8 @@ def _poll_function(part: CheckPart, folder: Path, callbacks: CheckCallbacks) -> 
     return poll
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment variables of the processes of parts, which send no messages and import this code."""
+def _process_variables() -> dict[str, str]:
+    """Return the environment variables of the processes of parts: they send no messages and import this code."""
     variables = {name: value for name, value in os.environ.items() if name not in (NOTIFY_VARIABLE, "VIRTUAL_ENV")}
     return variables | {"PYTHONPATH": str(CODE_FOLDER)}
 

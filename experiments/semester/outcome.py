@@ -20,7 +20,7 @@ STATUSES: tuple[Status, ...] = ("pass", "fail", "error", "not evaluated")
 
 @dataclass(frozen=True)
 class PartRun:
-    """The evaluated run of one part. link: its report, relative to the check's folder."""
+    """The evaluated run of one part. link: path of the run's report, relative to the check's folder."""
 
     versions: Versions
     kind: PartKind
@@ -33,7 +33,11 @@ class PartRun:
 
 
 class Flip(NamedTuple):
-    """A change since the last check, and other differences that may have caused it, such as versions."""
+    """A change since the last check.
+
+    where: the part of the check, or the suite with its options. what: the change, in words. causes: differences that
+    may explain the change, such as versions.
+    """
 
     where: str
     what: str
@@ -81,7 +85,7 @@ class Outcome:
 
     @property
     def headline(self) -> str:
-        """Return the outcome in a sentence."""
+        """Return a sentence: how many statuses and outcomes flipped since the last check."""
         if self.previous_check is None:
             return "This is the first check, so nothing can have flipped."
         if not self.flips:
@@ -102,7 +106,7 @@ def outcome_of(folder: Path, check: Check, parts: list[CheckPart]) -> Outcome:
 
 
 def run_flips(folder: Path, check: Check, versions: Versions) -> Iterator[Flip]:
-    """Yield the flips in the runs of this check with these versions, from the history of the versions."""
+    """Yield the flips in the runs of this check with these versions. folder: folder of all checks and their history."""
     path = database_of(folder, versions)
     if not path.is_file():
         return
@@ -141,17 +145,17 @@ def _part_runs(folder: Path, part: CheckPart) -> Iterator[PartRun]:
 def _failing_statements(runs: tuple[PartRun, ...]) -> Iterator[FailingStatement]:
     """Yield the statements that fail, or are an error, with at least one set of versions."""
     for key in dict.fromkeys((one.run.suite, one.run.card, one.run.size) for one in runs):
-        same = [one for one in runs if (one.run.suite, one.run.card, one.run.size) == key]
-        says = {verdict.id: verdict.says for one in same for verdict in one.verdicts}
-        for id_, text in says.items():
-            verdicts = {one.versions: verdict for one in same for verdict in one.verdicts if verdict.id == id_}
+        comparable = [one for one in runs if (one.run.suite, one.run.card, one.run.size) == key]
+        sentences = {verdict.id: verdict.says for one in comparable for verdict in one.verdicts}
+        for id_, sentence in sentences.items():
+            verdicts = {one.versions: verdict for one in comparable for verdict in one.verdicts if verdict.id == id_}
             evaluated = {one.status for one in verdicts.values()} - {"not evaluated"}
             if evaluated - {"pass"}:
-                yield FailingStatement(key[0], key[1], text, verdicts)
+                yield FailingStatement(key[0], key[1], sentence, verdicts)
 
 
 def _flips_of_parts(check: Check, before: Check, titles: Mapping[str, str]) -> Iterator[Flip]:
-    """Yield the parts that gained or lost their result since the last check."""
+    """Yield a flip for each part that has a result now but had none in the last check, or the reverse."""
     for name, done in check.done.items():
         then = before.done.get(name)
         if then and bool(then.problem) != bool(done.problem):
@@ -171,7 +175,11 @@ def _flips_of_changes(where: str, found: RunChanges) -> Iterator[Flip]:
 
 
 def _list_fixes(check: Check, titles: Mapping[str, str], failing: tuple[FailingStatement, ...]) -> Iterator[str]:
-    """Yield what to fix: parts without a result, statements that fail with the current or only the newest versions."""
+    """Yield what to fix: parts without a result, and statements that fail with the current versions.
+
+    Known failures are left out. A statement that passes with the current versions and fails with the newest ones is
+    also yielded.
+    """
     for name, done in check.done.items():
         if done.problem:
             yield f"{titles[name]}: no result: {done.problem}"

@@ -34,7 +34,7 @@ def write_page(folder: Path, outcome: Outcome) -> Path:
     return folder / PAGE
 
 
-def markdown(outcome: Outcome) -> str:
+def markdown_summary(outcome: Outcome) -> str:
     """Return the outcome as Markdown."""
     counts = (
         f"| {versions} | {' | '.join(str(outcome.count(versions, status)) for status in STATUSES)} |"
@@ -52,7 +52,7 @@ def markdown(outcome: Outcome) -> str:
     return "\n".join(lines) + "\n"
 
 
-def message(outcome: Outcome) -> tuple[str, str]:
+def finished_message(outcome: Outcome) -> tuple[str, str]:
     """Return title and text of the message of a finished check."""
     counts = [
         f"{versions}: " + ", ".join(f"{outcome.count(versions, status)} {status}" for status in STATUSES)
@@ -62,15 +62,15 @@ def message(outcome: Outcome) -> tuple[str, str]:
     return f"testbed: semester check finished. {outcome.headline}", "\n".join([*counts, *flips, *outcome.to_fix])
 
 
-def as_data(outcome: Outcome) -> dict[str, object]:
-    """Return the outcome as plain data."""
+def outcome_as_data(outcome: Outcome) -> dict[str, object]:
+    """Return the outcome for --json: numbers of statements by status and set of versions, flips, fixes, the check."""
     sets = {name: {status: outcome.count(name, status) for status in STATUSES} for name in outcome.check.version_sets}
     flips = [flip._asdict() for flip in outcome.flips]
     check = outcome.check.model_dump(mode="json")
     return {"statements": sets, "flips": flips, "to_fix": outcome.to_fix, "check": check}
 
 
-def junit(outcome: Outcome) -> str:
+def junit_xml(outcome: Outcome) -> str:
     """Return the outcome as JUnit XML: each statement of each run, each part, and each flip as a failure."""
     root = ET.Element("testsuites")
     for run in outcome.runs:

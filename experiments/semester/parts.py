@@ -10,6 +10,8 @@ from experiments.suites.suite import suite_named
 from provision.choices import ImageVariant
 
 PartKind = Literal["environment", "miniatures", "predictions", "lease"]
+"""What a part does: it creates the environment of a set of versions, runs rows with tiny models (miniatures), only
+predicts rows, or runs rows at full size on a lease."""
 SETS_WITH_IMAGE = get_args(ImageVariant)
 """Sets of versions for which an image for leased machines exists."""
 
@@ -48,10 +50,11 @@ class CheckLease(NamedTuple):
 
 
 def parts_of(sets: Sequence[Versions], suites: Sequence[str], lease: CheckLease | None) -> list[CheckPart]:
-    """Return the parts: environments, miniatures and predictions for each card, and full-size runs on a lease.
+    """Return the parts for each set of versions: its environment, miniatures and predictions; then those on a lease.
 
-    Miniatures run for the first card of a suite; miniatures for other cards would be the same. Predictions need the
-    versions "current" or newer. Raises InputError if the leases would be longer than the budget.
+    Miniatures are run and predicted for the first card of a suite, because miniatures for its other cards would be the
+    same. Its other cards are only predicted, which needs the versions "current" or newer. Raises InputError if the
+    leases would be longer than the budget.
     """
     parts = []
     for versions in sets:

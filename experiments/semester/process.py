@@ -1,4 +1,4 @@
-"""Run the process of a part, write its log, detect stalls, and end the process together with this one."""
+"""Run the process of a part, write its log, detect stalls, and end the process when this process ends."""
 
 import signal
 import subprocess
@@ -14,18 +14,18 @@ POLL_S = 5.0
 
 
 class StallDetector:
-    """Detector of stalls, each reported once. seconds: time without progress that counts as a stall."""
+    """Detector of stalls, each reported once. limit_s: time without progress that counts as a stall."""
 
-    def __init__(self, seconds: float = STALL_LIMIT_S) -> None:
-        self._seconds = seconds
+    def __init__(self, limit_s: float = STALL_LIMIT_S) -> None:
+        self._limit_s = limit_s
         self._stalled = False
 
-    def is_new_stall(self, last_s: float, now_s: float) -> bool:
-        """Return whether the time since the last change exceeds the limit, and did not at the last call.
+    def is_new_stall(self, last_change_s: float, now_s: float) -> bool:
+        """Return whether the time since the last change has reached the limit, and had not at the previous call.
 
-        last_s, now_s: times of the last change and of now, in seconds of one clock.
+        last_change_s, now_s: the times of the last change and of this call, in seconds on the same clock.
         """
-        stalled = now_s - last_s >= self._seconds
+        stalled = now_s - last_change_s >= self._limit_s
         new, self._stalled = stalled and not self._stalled, stalled
         return new
 
@@ -38,11 +38,11 @@ def run_logged(
     kill_after_s: float | None = None,
     poll_s: float = POLL_S,
 ) -> int:
-    """Run a command with its output in ``log``; call ``poll`` every ``poll_s`` seconds; return its exit code.
+    """Run a command with its output in ``log``, and call ``poll`` every ``poll_s`` seconds; return the exit code.
 
-    The command runs in a session of its own, so that Ctrl-C does not reach the command directly. If this process is
-    interrupted or killed, the command gets SIGTERM, on which it releases its lease. An interrupted call waits until the
-    command has ended, at most ``kill_after_s`` seconds after SIGTERM, and then kills it; None: without a limit.
+    The command runs in a new session, so that Ctrl-C does not reach the command directly. If this process is
+    interrupted or killed, the command gets SIGTERM, and then releases its lease. An interrupted call waits until the
+    command has ended. kill_after_s: maximum seconds of this wait, after which the command is killed; None: no maximum.
     """
     with log.open("a") as file:
         process = subprocess.Popen(

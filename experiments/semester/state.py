@@ -61,7 +61,7 @@ def checks_in(folder: Path) -> list[tuple[Path, Check]]:
 
 
 def find_interrupted_check(folder: Path, plan: tuple[str, ...], now: datetime) -> tuple[Path, Check] | None:
-    """Return the newest check if it was interrupted, has the same parts and is not too old."""
+    """Return the newest check and its folder, if it was interrupted, has the parts in ``plan`` and is not too old."""
     checks = checks_in(folder)
     if not checks:
         return None

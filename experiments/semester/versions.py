@@ -19,15 +19,17 @@ Versions = Literal["as-taught", "current", "newest"]
 VERSION_SETS: tuple[Versions, ...] = get_args(Versions)
 NEWEST_FILE = "newest.txt"
 CONFLICTING_PACKAGES = ("litgpt",)
-"""Packages whose requirements conflict with the lists. They are resolved separately, without their dependencies."""
+"""Packages whose declared requirements conflict with the versions in the lists. They are resolved separately, without
+their dependencies."""
 TORCH_DEPENDENCIES = re.compile(r"nvidia-|cuda-|triton\b")
 """Names of PyTorch's dependencies, which differ between machines."""
 BLOCK_START = re.compile(r"^(?=\S)", re.MULTILINE)
+"""Beginning of a package in uv's output: a line that is not indented. The indented lines after it are its hashes."""
 ERROR_LINES = 3
 
 
 class NotInstalled(InputError):
-    """A set of versions does not resolve, or cannot be installed; the message has the last lines of uv's output."""
+    """A set of versions cannot be resolved or installed; the message has the last lines of uv's output."""
 
 
 def python_of(versions: Versions, folder: Path, today: date) -> Path:
@@ -47,9 +49,9 @@ def python_of(versions: Versions, folder: Path, today: date) -> Path:
 
 
 def newest_lock(today: date) -> Path:
-    """Return the path of a list of the newest compatible releases of the packages in the current list.
+    """Return the path of a list of the newest releases that are compatible with each other, cached for a day.
 
-    The list is cached for a day. Raises NotInstalled.
+    The list has the packages in the list of the versions "current". Raises NotInstalled.
     """
     path = cache_folder() / f"newest-{today.isoformat()}.txt"
     if not path.exists():
@@ -82,14 +84,17 @@ def versions_in(python: Path) -> dict[str, str]:
 
 def _resolve(names: Sequence[str], *options: str) -> str:
     python = ".".join(map(str, sys.version_info[:2]))
-    shown = ("--quiet", "--no-header", "--no-annotate", "--generate-hashes", f"--python-version={python}")
-    return _run_command([sys.executable, "-m", "uv", "pip", "compile", *shown, *options, "-"], "\n".join(names))
+    output_options = ("--quiet", "--no-header", "--no-annotate", "--generate-hashes", f"--python-version={python}")
+    return _run_command(
+        [sys.executable, "-m", "uv", "pip", "compile", *output_options, *options, "-"], "\n".join(names)
+    )
 
 
 def _create_environment(prefix: str, locks: Sequence[Path]) -> Path:
     """Create the environment that ``locks`` define, unless it exists; return its Python.
 
-    The Makefile gives the folder the same name. Older environments of the newest versions are removed.
+    The Makefile computes the same name of the folder, so both share the environment. Older environments of the versions
+    "newest" are removed.
     """
     digest = sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()[:12]
     folder = cache_folder() / f"{prefix}-{digest}-py{sys.version_info[0]}.{sys.version_info[1]}"

@@ -1,4 +1,4 @@
-"""The live view in a browser: the terminal's view, on the loopback interface only, for anyone who has the token."""
+"""Show the terminal's live view in a browser: on the loopback interface only, to everyone who has the token."""
 
 import hmac
 import logging
@@ -15,7 +15,7 @@ LOOPBACK = "127.0.0.1"
 COOKIE = "testbed-watch"
 TOKEN = "token"
 TEMPLATES = Path(__file__).parent / "templates"
-"""Templates in place of textual-serve's, which load a font from another server."""
+"""Page templates that replace those of textual-serve, because its templates load a font from another server."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -53,7 +53,7 @@ class WatchServer(Server):
             response = web.HTTPFound("/")
             response.set_cookie(COOKIE, self._token, httponly=True, samesite="Strict")
             raise response
-        raise web.HTTPForbidden(text="the address with the token is in the terminal of `testbed watch --browser`")
+        raise web.HTTPForbidden(text="open the address with the token, which `testbed watch --browser` has printed")
 
     def _is_token(self, text: str) -> bool:
         return hmac.compare_digest(text.encode(), self._token.encode())

@@ -19,10 +19,10 @@ from provision.files import printable
 READ_INTERVAL_S = 1.0
 COST_INTERVAL_S = 60.0
 SAMPLES = 240
-"""Number of newest samples that a curve shows: two minutes."""
+"""Number of samples, the newest ones, that a curve shows: two minutes at a sample every 0.5 s."""
 NARROW_BELOW = 80
 """Width in columns. In a narrower terminal, the load is above the log, not beside it."""
-COLUMNS = ("row", "state", "micro-steps", "now", "peak", "time", "left", "predicted at full size")
+COLUMNS = ("row", "state", "micro-steps", "memory", "peak", "time", "left", "predicted at full size")
 VERDICT_STYLES = {"pass": "green", "fail": "red", "error": "red"}
 
 
@@ -54,7 +54,7 @@ class WatchApp(App[None]):
         super().__init__()
         self._watcher, self._ask_cost = watcher, cost
         self._log_lines: Sequence[str] = ()
-        self._graded: dict[str, tuple[Status, Grade | None]] = {}
+        self._shown_verdicts: dict[str, tuple[Status, Grade | None]] = {}
 
     def compose(self) -> ComposeResult:
         """Create the widgets."""
@@ -141,9 +141,9 @@ class WatchApp(App[None]):
     def _show_verdicts(self, verdicts: Sequence[Verdict]) -> None:
         graded = {one.id: (one.status, one.grade) for one in verdicts}
         for verdict in verdicts:
-            if verdict.grade and self._graded.get(verdict.id) != graded[verdict.id]:
+            if verdict.grade and self._shown_verdicts.get(verdict.id) != graded[verdict.id]:
                 self._verdicts.write(verdict_line(verdict))
-        self._graded = graded
+        self._shown_verdicts = graded
 
 
 def _set_text(widget: Static, text: str) -> None:
@@ -154,18 +154,18 @@ def _set_text(widget: Static, text: str) -> None:
 
 def headline(run_status: RunStatus) -> str:
     """Return the run as one line: its name, its progress, its verdicts so far, and whether it still runs."""
-    parts = [run_status.run.run_id, f"{run_status.done} of {len(run_status.rows)} rows done"]
+    parts = [run_status.run.run_id, f"{run_status.rows_done} of {len(run_status.rows)} rows done"]
     running = sum(row.is_running for row in run_status.rows)
     if running and run_status.active:
         parts.append(f"{running} running")
-    elif run_status.active and run_status.done < len(run_status.rows):
+    elif run_status.active and run_status.rows_done < len(run_status.rows):
         parts.append("preparing: rows are predicted and libraries compiled first")
     for status in ("fail", "error", "pass"):
         if count := sum(verdict.status == status for verdict in run_status.verdicts):
             parts.append(f"{count} {status}")
     if run_status.gpu_hours:
         parts.append(f"{format_number(run_status.gpu_hours)} GPU-hours")
-    if not run_status.active and run_status.done < len(run_status.rows):
+    if not run_status.active and run_status.rows_done < len(run_status.rows):
         parts.append("not running now: `testbed run` with the same options resumes it")
     return printable(" · ".join(parts))
 
@@ -198,7 +198,7 @@ def _row_style(row: RowStatus) -> str:
 
 
 def verdict_line(verdict: Verdict) -> Text:
-    """Return a verdict in a line, with the value that it rests on, or the reason of a failure."""
+    """Return a verdict as one line, with its value, or if the statement does not pass, with the reason."""
     grade = f" ({verdict.grade})" if verdict.grade else ""
     basis = verdict.value if verdict.status == "pass" else verdict.reason or verdict.value
     status = Text(f"{verdict.status}{grade}", style=VERDICT_STYLES.get(verdict.status, ""))

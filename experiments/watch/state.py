@@ -1,4 +1,4 @@
-"""The state of a run at this moment, read from its folder, whether or not the command that started it still runs.
+"""Read the current state of a run from its folder, whether or not the command that started the run still runs.
 
 While rows run on other machines, the command that started them copies their progress, telemetry and logs into the
 folder. Therefore, only the folder has to be read.
@@ -50,7 +50,8 @@ class RowStatus:
     """A row at this moment.
 
     state: 'waiting', 'starting', a phase of the training, or the outcome. predicted: the predicted outcome at full
-    size. elapsed_s: time since the row started, or the time that it took; None before its start.
+    size. elapsed_s: time since the row started, or, after its end, the time that it took; None before its start.
+    devices: number of devices that the row uses.
     """
 
     row: str
@@ -78,13 +79,13 @@ class RunStatus:
     active: bool
 
     @property
-    def done(self) -> int:
+    def rows_done(self) -> int:
         """Return the number of rows with a result."""
         return sum(row.result is not None for row in self.rows)
 
     @property
     def gpu_hours(self) -> float:
-        """Return the hours for which the rows have held GPUs; 0 without a GPU, and if rows share GPUs."""
+        """Return the GPU-hours of all rows (hours multiplied by GPUs); 0 without a GPU, and if rows share GPUs."""
         if self.run.share_gpus:
             return 0.0
         held_s = sum(row.devices * (row.elapsed_s or 0.0) for row in self.rows if _uses_gpu(row))
@@ -118,7 +119,7 @@ class RunWatcher:
         return RunStatus(run, rows, evaluated.verdicts, is_locked(self.folder.path))
 
     def load_over_time(self, row: str) -> tuple[Curve, ...]:
-        """Return the row's GPU and host load over time; nothing before its first sample."""
+        """Return the row's GPU and host load over time; empty before the first sample of telemetry."""
         samples = read_samples(self.folder.row_folder_named(row) / TELEMETRY_FILE)
         return tuple(
             Curve(name, unit, values)
@@ -146,7 +147,7 @@ class RunWatcher:
         return RowStatus(row, title, state, predicted, progress, None, max(0.0, time.time() - started), devices)
 
     def _evaluate(self, run: Run) -> "_Evaluation":
-        """Return results, predictions and verdicts; they are read again only if a file has changed."""
+        """Return results, predictions and verdicts. Reads their files again only if one of them has changed."""
         files = [self.folder.path / row_path(run.suite, row) / RESULT_FILE for row in run.rows]
         file_times = tuple(map(_modification_time, [*files, self.folder.path / PREDICTIONS_FILE]))
         if self._evaluated is None or self._evaluated.file_times != file_times:

@@ -351,7 +351,7 @@ def test_the_page_states_the_stored_errors_of_programs_of_other_people():
 
 def test_the_errors_of_stored_rehearsals_are_those_of_their_records() -> None:
     records = read_records(STORED_LEASES.parent)
-    errors = sorted(abs(100 * record.error) for record in records[1:])
+    errors = sorted(abs(100 * record.relative_error) for record in records[1:])
     assert len(records) == 5
     assert f"by {errors[0]:.0f} to {errors[-1]:.0f} %." in page("how-to/rehearse.md")
 

@@ -139,8 +139,8 @@ def test_the_used_and_the_predicted_service_units_of_a_lease_are_recorded(
     assert (record.used_s, record.before_request_s, record.run_s, record.setup_s) == (840.0, 30.0, 240.0, 570.0)
     assert (record.service_units(record.used_s), record.predicted_setup_s) == (pytest.approx(16 * 14 / 60), 3600.0)
     assert record.predicted_run_s > 0
-    assert view.lines[-1] == record.words
-    assert record.words.startswith("lease llm_cc: 3.73 service units of ")
+    assert view.lines[-1] == record.in_words
+    assert record.in_words.startswith("lease llm_cc: 3.73 service units, predicted ")
 
 
 def test_the_predicted_setup_time_of_a_lease_is_that_of_earlier_leases_of_the_node_type(
@@ -153,7 +153,7 @@ def test_the_predicted_setup_time_of_a_lease_is_that_of_earlier_leases_of_the_no
     assert (first.predicted_setup_s, second.predicted_setup_s) == (3600.0, first.setup_s)
     assert (first.predicted_run_s, first.expected_run_s) == (second.expected_run_s,) * 2
     assert second.predicted_run_s == pytest.approx(first.run_s)
-    assert abs(second.error) < 0.001
+    assert abs(second.relative_error) < 0.001
     assert any(line.endswith("setup 9m (measured on 1 lease)") for line in view.lines)
     assert any(line.startswith("length of the lease: 30m, ") for line in view.lines)
     other = expected_times_on([replace(HOST, node_type="gpu_h100")], [suite_named("single_gpu_blip2")], tmp_path)

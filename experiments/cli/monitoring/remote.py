@@ -35,7 +35,9 @@ REFRESH_INTERVAL_S = 3.0
 CHUNK_BYTES = 1 << 22
 
 app = Commands()
-SlurmSite = Annotated[str, typer.Option(help=f"Site: slurm (with --profile), {', '.join(LEASING_SITES)}, or a region.")]
+SiteOrSlurm = Annotated[
+    str, typer.Option(help=f"Site: slurm (with --profile), {', '.join(LEASING_SITES)}, or a region.")
+]
 
 
 @app.command()
@@ -61,7 +63,7 @@ def logs(
 
 
 def _run_with_row(folder: Path, row: str) -> "Run":
-    """Return the run in ``folder``. Raises InputError if the run cannot be read, or has no such row or no logs."""
+    """Return the run in ``folder``. Raises InputError if the run cannot be read, lacks the row, or has no logs."""
     from experiments.results.run_folder import RUN_FILE, RunFolder
     from experiments.results.schema import LOG_FILE, RESULTS_FILE
 
@@ -82,7 +84,7 @@ def _run_with_row(folder: Path, row: str) -> "Run":
 
 @app.command()
 def top(
-    site: SlurmSite = "chameleon",
+    site: SiteOrSlurm = "chameleon",
     profile: Annotated[
         str | None, typer.Option(help="Name or YAML file of a cluster's profile; implies --site slurm.")
     ] = None,
@@ -168,7 +170,7 @@ def _write_with_outputs(name: str | None, run: str, folder: Path) -> None:
     from experiments.notebooks.refresh import refresh
 
     if name is None:
-        raise InputError(f"--from {run}: allowed with NOTEBOOK only")
+        raise InputError(f"--from {run}: needs NOTEBOOK, the name of the notebook to write")
     notebook_file = f"{name}.ipynb"
     refresh(_find_notebook(notebook_file), run, folder / notebook_file)
     print(folder / notebook_file)
@@ -186,8 +188,8 @@ def _serve_locally(folder: Path, name: str | None) -> None:
         jupyter.wait()
 
 
-def _show_address(what: str, address: str) -> None:
-    say(f"{what}:\n{address}\npress Ctrl-C to stop")
+def _show_address(instruction: str, address: str) -> None:
+    say(f"{instruction}:\n{address}\npress Ctrl-C to stop")
     sys.stdout.flush()
 
 
@@ -200,21 +202,21 @@ def _find_notebook(name: str) -> Path:
     return known[name]
 
 
-def _upload_notebook(shell: "Shell", name: str, remote: str) -> None:
+def _upload_notebook(shell: "Shell", name: str, remote_path: str) -> None:
     """Upload a lab's notebook, unless the machine already has the file, which the user may have edited."""
     notebook = _find_notebook(name)
-    if shell.run(f"test -e {shlex.quote(remote)}", check=False, repeatable=True).code:
-        shell.put(notebook, remote)
+    if shell.run(f"test -e {shlex.quote(remote_path)}", check=False, repeatable=True).code:
+        shell.put(notebook, remote_path)
 
 
-def _show_live(view: "Callable[[], RenderableType]") -> None:
+def _show_live(make_view: "Callable[[], RenderableType]") -> None:
     from rich.live import Live
 
     output = console()
     with Live(console=output, auto_refresh=False, screen=output.is_terminal) as live:
         while True:
             try:
-                live.update(view(), refresh=True)
+                live.update(make_view(), refresh=True)
             except NotReached as problem:
                 live.update(str(problem), refresh=True)
             time.sleep(REFRESH_INTERVAL_S)
@@ -232,25 +234,26 @@ def _write_log(text: bytes) -> None:
 def _print_log(shell: "Shell", folder: str, follow: bool) -> None:
     """Print the log in ``folder`` from its start; with ``follow``, until the row ends.
 
-    Raises InputError if the log is empty, and the row has ended or ``follow`` is False.
+    Raises InputError if the log is empty, unless ``follow`` is True and the row has not ended yet.
     """
     from experiments.results.schema import LOG_FILE, RESULT_FILE
 
     log, result = shlex.quote(f"{folder}/{LOG_FILE}"), shlex.quote(f"{folder}/{RESULT_FILE}")
-    begin = 0
+    printed_bytes = 0
     while True:
-        command = f"test -e {result} && echo ended || echo goes on; test ! -f {log} || tail -c +{begin + 1} {log}"
-        more = bytearray()
+        read_log = f"test ! -f {log} || tail -c +{printed_bytes + 1} {log}"
+        command = f"test -e {result} && echo ended || echo goes on; {read_log}"
+        received = bytearray()
         with suppress(ConnectionDropped):
-            shell.stream(f"{command} | head -c {CHUNK_BYTES}", more.extend)
-        state, _, text = bytes(more).partition(b"\n")
+            shell.stream(f"{command} | head -c {CHUNK_BYTES}", received.extend)
+        state, _, text = bytes(received).partition(b"\n")
         _write_log(text)
-        begin += len(text)
+        printed_bytes += len(text)
         if len(text) == CHUNK_BYTES:
             continue
-        if state == b"ended" and not begin:
+        if state == b"ended" and not printed_bytes:
             raise InputError(f"{folder}: no output in {LOG_FILE} at {shell.where}; the row has ended")
-        if not follow and not begin:
+        if not follow and not printed_bytes:
             raise InputError(f"{folder}: no {LOG_FILE} at {shell.where} yet; -f waits for it")
         if state == b"ended" or not follow:
             return

@@ -17,7 +17,7 @@ from experiments.system.packages import require_packages
 
 app = Commands()
 DRIVER_VARIABLE = "TEXTUAL_DRIVER"
-"""Environment variable that textual-serve sets for the command, which then needs no terminal."""
+"""Environment variable that textual-serve sets when it starts this command. The command then needs no terminal."""
 
 
 @app.command()

@@ -19,7 +19,7 @@ EXPERIMENTS, RESULTS, PREDICTION, MACHINES = "Experiments", "Results", "Predicti
 COMMANDS = {
     "list": Entry(EXPERIMENTS, "results", "List the suites, or the rows of one."),
     "check": Entry(EXPERIMENTS, "check", "Check the files of your own suites: show all mistakes at once."),
-    "run": Entry(EXPERIMENTS, "run", "Run rows without a result and changed rows; evaluate and report."),
+    "run": Entry(EXPERIMENTS, "run", "Run rows that have no result or have changed; evaluate, report."),
     "reproduce": Entry(EXPERIMENTS, "reproduce", "Lease, configure, run, evaluate, report, release: all in one."),
     "watch": Entry(EXPERIMENTS, "monitoring.watch", "Show a run live: rows, GPU load, logs, verdicts, cost."),
     "logs": Entry(EXPERIMENTS, "monitoring.remote", "Print a row's log, even if the row runs on another machine."),
@@ -34,7 +34,7 @@ COMMANDS = {
     "schema": Entry(RESULTS, "results", "Print the JSON schemas of suites and of the files of a run."),
     "predict": Entry(PREDICTION, "predict", "Predict memory and time of rows, models or scripts without a GPU."),
     "fit": Entry(PREDICTION, "fit", "Find the largest batch that fits, and changes that save memory."),
-    "calibrate": Entry(PREDICTION, "calibrate", "Measure the labs' operations on this GPU, to predict times."),
+    "calibrate": Entry(PREDICTION, "calibrate", "Time the labs' GPU operations on this machine, to predict times."),
     "cards": Entry(PREDICTION, "catalog", "List the GPU models that predictions and labs know."),
     "models": Entry(PREDICTION, "catalog", "List the language models that rows and --model know."),
     "slots": Entry(MACHINES, "lease", "Find the earliest time slots in which nodes are free."),

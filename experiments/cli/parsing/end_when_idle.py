@@ -25,7 +25,7 @@ class EndWhenIdleOptions:
 
     end_when_idle: str | None = option(
         None,
-        "The node ends its lease after this time, such as 30m, without jobs, GPU processes and logins.",
+        "The node ends its lease once it has had no job, GPU process or login for this time, such as 30m.",
         metavar="TIME",
     )
     results_to: str | None = option(
@@ -34,7 +34,7 @@ class EndWhenIdleOptions:
         metavar="USER@HOST:PATH",
     )
     results_key: Path | None = option(
-        None, "With --results-to: private SSH key for this host, without a passphrase; it is copied to the node."
+        None, "With --results-to: private SSH key for HOST, without a passphrase; the key is copied to the node."
     )
 
     def arguments(self) -> list[str]:
@@ -49,10 +49,11 @@ class EndWhenIdleOptions:
         )
         return ["--end-when-idle", str(self.end_when_idle), *target]
 
-    def parse(self, count: int, wait: bool = True) -> "EndWhenIdle | None":
-        """Return the parsed options for a lease of ``count`` nodes; None if the lease does not end itself.
+    def parse(self, node_count: int, wait: bool = True) -> "EndWhenIdle | None":
+        """Return the parsed options for a lease of ``node_count`` nodes; None if the lease does not end itself.
 
-        wait: whether the command boots the nodes. Raises InputError for contradictory options, BadTime for a bad time.
+        wait: whether the command waits for the lease's start and boots the nodes. Raises InputError for contradictory
+        options, and BadTime for an idle time that cannot be read.
         """
         from experiments.system.packages import require_packages
         from provision.availability.times import parse_length
@@ -60,7 +61,8 @@ class EndWhenIdleOptions:
 
         after, target, key = self.end_when_idle, self.results_to, self.results_key
         if bool(target) != bool(key):
-            raise InputError(f"--results-to {target}, --results-key {key}: give both or neither")
+            given, missing = (f"--results-to {target}", "key") if target else (f"--results-key {key}", "to")
+            raise InputError(f"{given}: needs --results-{missing}; give both or neither")
         if after is None:
             if target:
                 raise InputError(f"--results-to {target}: allowed with --end-when-idle only")
@@ -69,8 +71,8 @@ class EndWhenIdleOptions:
             raise InputError(
                 f"--end-when-idle {after}: not allowed with --no-wait; give it to the later command that boots the node"
             )
-        if count != 1:
-            raise InputError(f"--end-when-idle {after}: allowed with one node; --count is {count}")
+        if node_count != 1:
+            raise InputError(f"--end-when-idle {after}: allowed with one node; --count is {node_count}")
         if target and not TARGET_PATTERN.fullmatch(target):
             raise InputError(f"--results-to {target}: allowed: USER@HOST:PATH")
         if key and not key.expanduser().is_file():

@@ -25,12 +25,12 @@ class HelpWithUnbrokenHyphens:
     help: str | None
 
     def get_help(self, ctx: Any) -> str:
-        """Return the help."""
+        """Return the text that --help prints."""
         text: str = super().get_help(ctx)  # type: ignore[misc]
         return text.replace(UNBROKEN_HYPHEN, "-")
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - a method of TyperCommand
-        """Write the description."""
+        """Write the description of the command to ``formatter``."""
         formatter.write_paragraph()
         with formatter.indentation():
             formatter.write_text(with_unbroken_hyphens(cleandoc(self.help or "")))
@@ -45,7 +45,7 @@ class Command(HelpWithUnbrokenHyphens, TyperCommand):
     """A command that parses its values with ValueParser and raises InputError for usage errors."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the arguments into the context; return the rest."""
+        """Parse the arguments into the context; return the arguments that are left."""
         use_value_parser(self.get_params(ctx))
         with usage_errors_as_input_errors(ctx):
             return super().parse_args(ctx, args)
@@ -83,7 +83,7 @@ class Group(HelpWithUnbrokenHyphens, TyperGroup):
         super().__init__(**{**attributes, "commands": listed})
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the arguments before the command's name into the context; return the rest."""
+        """Parse the options before the command's name into the context; return the words that are left."""
         use_value_parser(self.get_params(ctx))
         with usage_errors_as_input_errors(ctx):
             return super().parse_args(ctx, args)

@@ -23,6 +23,7 @@ def help_records(command: Any, context: Any, kind: str) -> list[tuple[str, str]]
             _set_metavar(param)
     shown = [(param, param.get_help_record(context)) for param in params]
     return [
+        # Typer writes a minimum as [x>=1]; the help shows [from 1]
         (record[0] if kind == "option" else displayed_name(param), record[1].replace("x>=", "from "))
         for param, record in shown
         if record

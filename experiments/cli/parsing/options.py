@@ -15,7 +15,7 @@ from experiments.system.options import Option, fields_with_options
 from provision.choices import DEMO, LEASING_SITES
 
 HISTORY_DATABASE = Path("results/history.db")
-"""The database of the history, unless --database names another."""
+"""The database of the history if the option --database is not given."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation; required without a terminal.")]
@@ -27,14 +27,20 @@ SiteOrAny = Annotated[
     str, typer.Option(help=f"Site: {', '.join((*LEASING_SITES, DEMO))}, a region, or any: all sites with an account.")
 ]
 Name = Annotated[
-    str | None, typer.Option(help="Name of the lease; default: llm_USER, llm_single_USER or llm_multi_USER.")
+    str | None,
+    typer.Option(help="Name of the lease; default: llm_USER, or by --for llm_single_USER or llm_multi_USER."),
 ]
 ActiveName = Annotated[
     str | None, typer.Argument(metavar="NAME", help="Name of the lease; default: the only active lease.")
 ]
+ActiveNameOrAll = Annotated[
+    str | None, typer.Argument(metavar="NAME", help="Name of the lease; default: all active leases.")
+]
 Image = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Disk image of the nodes; default: Chameleon's with the driver of their GPUs."),
+    typer.Option(
+        metavar="NAME", help="Disk image of the nodes; default: Chameleon's image with the nodes' GPU driver."
+    ),
 ]
 RegistryLogin = Annotated[
     Path | None, typer.Option(help="File with logins for container registries, such as ~/.docker/config.json.")
@@ -65,8 +71,8 @@ def _suite_file_option(description: str) -> Any:
     return typer.Option("--suite-file", metavar="PATH", callback=_use_suites, is_eager=True, help=description)
 
 
-SUITE_FILE_HELP = "Your own suite: its file, or a folder of such files"
-SuiteFile = Annotated[Path | None, _suite_file_option(f"{SUITE_FILE_HELP}; without SUITE: all suites there.")]
+SUITE_FILE_HELP = "File of your own suite, or a folder of such files"
+SuiteFile = Annotated[Path | None, _suite_file_option(f"{SUITE_FILE_HELP}; default for SUITE: all suites in PATH.")]
 SuiteFileOfRun = Annotated[Path | None, _suite_file_option(f"{SUITE_FILE_HELP}.")]
 Group = Annotated[
     GroupOption | None, typer.Option(help="Instead of SUITE: all labs for one GPU, for several GPUs, or for both.")
@@ -78,7 +84,7 @@ RunPaths = Annotated[
 
 
 class OmitFields:
-    """Annotation with names of dataclass fields that get no option, because the command sets them itself."""
+    """Annotation with the names of dataclass fields that get no option, because the command itself sets them."""
 
     def __init__(self, *names: str) -> None:
         self.names = names

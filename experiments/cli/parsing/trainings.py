@@ -33,8 +33,8 @@ CardsOrSmallest = Annotated[
     str,
     typer.Option(
         metavar="CARD,...",
-        help=f"{CARDS_HELP}; smallest: only the smallest that fits, of the listed ones or of all (scripts and "
-        f"--model). {CARDS_DEFAULT_HELP}",
+        help=f"{CARDS_HELP}; smallest: show only the smallest card that fits, among the listed cards or, if none is "
+        f"listed, among all (scripts and --model only). {CARDS_DEFAULT_HELP}",
     ),
 ]
 BatchList = Annotated[
@@ -47,7 +47,7 @@ def describes_model(context: typer.Context, rows: str | None, training: CustomTr
 
     Raises InputError for --model together with rows, or without --card.
     """
-    options_set = options_given(context)
+    options_set = option_fields_given(context)
     if "model" not in options_set:
         return False
     if rows is not None:
@@ -77,7 +77,7 @@ def report_failure(problem: BaseException, what: str = "") -> int:
     from experiments.prediction.script.trace import ScriptFailed
 
     interrupted = isinstance(problem, KeyboardInterrupt)
-    reason = "interrupted; answers that were not shown are lost" if interrupted else problem
+    reason = "interrupted; predictions that were not shown are lost" if interrupted else problem
     say(f"testbed: {what}{': ' if what else ''}{reason}", stderr=True)
     if isinstance(problem, ScriptFailed):
         return problem.code if problem.code > 0 else 128 - problem.code
@@ -85,19 +85,20 @@ def report_failure(problem: BaseException, what: str = "") -> int:
 
 
 class FailedBatches:
-    """The batches whose prediction failed. A failure ends the command, unless another batch has been answered.
+    """The batch sizes whose prediction failed.
 
-    count: the number of batches.
+    If a batch size fails before there is any prediction, the command ends. Otherwise, it goes on with the next batch
+    size. count: the number of batch sizes.
     """
 
     def __init__(self, count: int) -> None:
         self._count, self._code = count, 0
 
     @contextmanager
-    def catch(self, batch: int, answers: Sized) -> Iterator[None]:
-        """Print a failure in the body of the with statement. Exit if nothing was answered, and after Ctrl-C.
+    def catch(self, batch: int, predictions: Sized) -> Iterator[None]:
+        """Print a failure in the body of the with statement. Exit after Ctrl-C, or if there is no prediction yet.
 
-        answers: those so far; the body can add to them before it fails.
+        predictions: the predictions so far; the body can add some before it fails.
         """
         from experiments.prediction.script.trace import ScriptFailed
 
@@ -108,7 +109,7 @@ class FailedBatches:
                 raise
             code = report_failure(problem, f"batch {batch}" if self._count > 1 else "")
             self._code = self._code or code
-            if not answers or isinstance(problem, KeyboardInterrupt):
+            if not predictions or isinstance(problem, KeyboardInterrupt):
                 raise typer.Exit(code) from None
 
     def exit_if_any(self) -> None:
@@ -118,14 +119,14 @@ class FailedBatches:
 
 
 def reject_options_of_scripts(context: typer.Context, allowed: Collection[str] = ()) -> None:
-    """Raise InputError if an option of scripts is set that is not in ``allowed``."""
-    if options_set := options_given(context, ScriptOptions) - {*allowed}:
+    """Raise InputError if an option is set that needs a script's command, other than the fields in ``allowed``."""
+    if options_set := option_fields_given(context, ScriptOptions) - {*allowed}:
         raise InputError(f"--{_flag_name(min(options_set))}: needs {SCRIPT_COMMAND}")
 
 
 def reject_options_of_models(context: typer.Context) -> None:
     """Raise InputError if an option of a custom training other than --card is set."""
-    if other := options_given(context, CustomTraining) - {"card"}:
+    if other := option_fields_given(context, CustomTraining) - {"card"}:
         raise InputError(f"--{_flag_name(min(other))}: not allowed with a script, which has its own settings")
 
 
@@ -144,9 +145,9 @@ def command_after_dashes(context: typer.Context) -> list[str]:
 
 
 def optional_word(words: list[str] | None, command: str, allowed: str) -> str | None:
-    """Return the only word in ``words``; None without any. Raises InputError if there are several.
+    """Return the only word in ``words``, or None if there is no word. Raises InputError if there are several.
 
-    command, allowed: for the message of the error, the command with these words, and the word that it allows.
+    command, allowed: for the error's message: the name of the command, and the kind of word that it allows.
     """
     if len(words or ()) > 1:
         raise InputError(f"{command} {' '.join(words or ())}: allowed: one {allowed}; write {SCRIPT_COMMAND}")
@@ -154,15 +155,15 @@ def optional_word(words: list[str] | None, command: str, allowed: str) -> str | 
 
 
 def _flag_name(field_name: str) -> str:
-    """Return the name of a field's option as it is typed, without the dashes in front."""
+    """Return the option of a field as users type it, but without the leading dashes, such as 'max-gib'."""
     declared = {
         field.name: option for cls in (CustomTraining, ScriptOptions) for field, option in fields_with_options(cls)
     }
     return declared[field_name].name_of(field_name).replace("_", "-")
 
 
-def options_given(context: typer.Context, cls: type = CustomTraining) -> set[str]:
-    """Return the options of a dataclass that are set on the command line."""
+def option_fields_given(context: typer.Context, cls: type = CustomTraining) -> set[str]:
+    """Return the names of the fields of ``cls`` whose options are set on the command line."""
     sources = {field.name: context.get_parameter_source(field.name) for field, _ in fields_with_options(cls)}
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
@@ -173,7 +174,7 @@ def specs_to_predict(context: typer.Context, rows: str | None, card: str) -> "li
     from experiments.suites.cards import EVERY_CARD, parse_card_list
     from experiments.suites.suite import user_suites
 
-    if other := options_given(context) - {"card"}:
+    if other := option_fields_given(context) - {"card"}:
         raise InputError(f"--{min(other).replace('_', '-')}: needs --model; a row has its own settings")
     chosen = parse_card_list(card) if card not in ("", EVERY_CARD) else [None]
     targets = user_suites() if rows is None and context.params["suite_file"] else [rows]

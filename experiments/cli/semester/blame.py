@@ -22,17 +22,24 @@ ENVIRONMENTS_HELP = "as-taught, current, the folder of a run, or a file of exact
 @app.command()
 def blame(
     target: Annotated[
-        str, typer.Argument(metavar="SUITE/ROW_OR_STATEMENT", help="A row, or the id of a statement about rows.")
+        str,
+        typer.Argument(
+            metavar="SUITE/ROW_OR_STATEMENT",
+            help="A row, ROW/QUANTITY for one value, or the id of a statement that compares rows.",
+        ),
     ],
     good: Annotated[
-        str, typer.Option(help=f"The environment before the change: {ENVIRONMENTS_HELP}.", metavar="WHERE")
+        str, typer.Option(help=f"The environment before the change: {ENVIRONMENTS_HELP}.", metavar="VERSIONS")
     ],
-    bad: Annotated[str, typer.Option(help="The environment after the change: a value as for --good.", metavar="WHERE")],
+    bad: Annotated[
+        str, typer.Option(help="The environment after the change, given in the same way as --good.", metavar="VERSIONS")
+    ],
     card: Annotated[str | None, typer.Option(help="GPU model of the rows; default: the suite's first.")] = None,
     by: Annotated[
         Literal["auto", "prediction", "miniature", "gpu"],
         typer.Option(
-            help="Observe predictions, tiny models, or full size on this GPU; auto: the first that shows a difference."
+            help="Observe the rows by prediction, with tiny models, or at full size on this machine's GPU; auto: the "
+            "first of these that shows a difference."
         ),
     ] = "auto",
     suite_file: SuiteFileOfRun = None,  # noqa: ARG001 - its callback uses it
@@ -41,19 +48,19 @@ def blame(
     """Find the package whose new version changed a statement or a row.
 
     Creates both environments in the cache folder, and observes the rows in each. If the observations differ, bisects
-    the packages whose versions differ. Packages that need each other's versions change together. Environments and
-    observations are stored: the same command resumes after Ctrl-C.
+    the packages whose versions differ. If one package requires the new version of another package, both change
+    together. Environments and observations are stored: after Ctrl-C, the same command resumes.
     """
-    from experiments.blame.blame import blame as find
+    from experiments.blame.blame import blame as find_culprits
     from experiments.blame.observe import observe
     from experiments.blame.pins import pins_of
     from experiments.system.packages import require_packages
 
     require_packages("uv", "packaging")
     request = _observation_request(target, card)
-    ends = (pins_of(good, "--good"), pins_of(bad, "--bad"))
-    result = find(
-        *ends, partial(observe, request), _observation_methods(by), request.statement, partial(say, stderr=True)
+    good_and_bad = (pins_of(good, "--good"), pins_of(bad, "--bad"))
+    result = find_culprits(
+        *good_and_bad, partial(observe, request), _observation_methods(by), request.statement, partial(say, stderr=True)
     )
     if as_json:
         print_json({"target": target, "card": request.card, "good": good, "bad": bad, **result.model_dump(mode="json")})
@@ -63,7 +70,7 @@ def blame(
 
 
 def _observation_request(target: str, card: str | None) -> "ObservationRequest":
-    """Return the rows of the target, and its statement. Raises InputError for unknown names."""
+    """Return which rows of ``target`` to observe, and which statement to compare. Raises InputError for a bad name."""
     from experiments.blame.observe import ObservationRequest
     from experiments.results.evaluate import claim_rows
     from experiments.suites.suite import suite_named
@@ -94,16 +101,13 @@ def _observation_methods(by: str) -> tuple[Literal["prediction", "miniature", "g
 
 
 def _result_lines(result: "Blame") -> list[str]:
-    """Return the result as lines."""
-    packages = [f"{one.package} {one.before or 'none'} → {one.now or 'none'}" for one in result.culprits]
-    together = " together" if len(packages) > 1 else ""
-    verb = (
-        "changed the result"
-        if result.sure
-        else "or some of these changed the result; the versions in between cannot be tested"
-    )
-    lines = [
-        f"{result.differs}",
-        f"{', '.join(packages)}{together} {verb} ({number_with_noun(len(result.steps), 'step')})",
-    ]
+    """Return what differs, the packages that caused it, and what their change logs say, each as one line."""
+    packages = ", ".join(f"{one.package} {one.before or 'none'} → {one.now or 'none'}" for one in result.culprits)
+    steps = number_with_noun(len(result.steps), "step")
+    together = " together" if len(result.culprits) > 1 else ""
+    if result.sure:
+        culprits = f"{packages}{together} changed the result ({steps})"
+    else:
+        culprits = f"at least one of these changed the result, but they cannot be tested apart: {packages} ({steps})"
+    lines = [result.differs, culprits]
     return lines + [f"change log of {one.package}: {one.change_log}" for one in result.culprits if one.change_log]

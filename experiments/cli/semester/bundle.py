@@ -34,7 +34,8 @@ def bundle(
 def grade(
     bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE", help="Archives of `testbed bundle`.")],
     row: Annotated[
-        list[str] | None, typer.Option(help="A row that students had to run; default: the rows of the run.")
+        list[str] | None,
+        typer.Option(help="A row that students had to run; may be given several times; default: all rows of the run."),
     ] = None,
     card: Annotated[str | None, typer.Option(help="The GPU model that the run must be for; default: any.")] = None,
     predictions: Annotated[
@@ -52,8 +53,8 @@ def grade(
     """Check archives that students hand in; show points and problems.
 
     A bundle is rejected if a row is not in the lab or has other settings, or if a measurement is copied from another
-    bundle. It is also rejected if its values contradict each other, the telemetry or a prediction. The reasons are
-    shown. Exit code 1: a bundle is rejected.
+    bundle or a known run. It is also rejected if its values contradict each other, the telemetry or a prediction. The
+    reasons are shown. Exit code 1: a bundle is rejected.
     """
     from experiments.bundle.check import check_bundle, paths_by_measurement_key, reject_copies
     from experiments.bundle.gradescope import gradescope_results

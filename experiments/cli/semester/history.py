@@ -7,7 +7,7 @@ import typer
 
 from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import HISTORY_DATABASE, Json, SuiteFile
+from experiments.cli.parsing.options import HISTORY_DATABASE, Json, SuiteFileOfRun
 from experiments.errors import InputError
 from provision.words import number_with_noun
 
@@ -22,7 +22,7 @@ def history(
         typer.Argument(metavar="SUITE[/ROW] | record RUN_FOLDER", help="Record runs, or show a suite or a row."),
     ] = None,
     database: Annotated[Path, typer.Option(help="The SQLite database of the history.")] = HISTORY_DATABASE,
-    suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
+    suite_file: SuiteFileOfRun = None,  # noqa: ARG001 - its callback uses it
     page: Annotated[Path | None, typer.Option(help="Also write a page with verdicts and trends to this file.")] = None,
     csv: Annotated[
         Path | None, typer.Option(help="Also write the measured values of all runs to this CSV file.")
@@ -35,7 +35,7 @@ def history(
         bool,
         typer.Option(
             "--fail-on-change",
-            help="Exit with code 1 if the newest run of a suite changed from earlier runs with the same options.",
+            help="Exit with code 1 if the newest run of a suite differs from earlier runs with the same options.",
         ),
     ] = False,
     details: Annotated[
@@ -55,7 +55,7 @@ def history(
         _record(words[1:], database, as_json)
         return
     if len(words or []) > 1:
-        raise InputError(f"{' '.join(words or [])}: allowed: one SUITE or SUITE/ROW, or record and folders")
+        raise InputError(f"history {' '.join(words or [])}: allowed: one SUITE or SUITE/ROW, or record RUN_FOLDER...")
     from experiments.cli.tables.history import changes_as_data, history_tables, write_csv
     from experiments.history.changes import run_changes
     from experiments.history.database import open_history
@@ -96,4 +96,4 @@ def _record(folders: list[str], database: Path, as_json: bool) -> None:
         print_json(recorded)
         return
     for path, new in recorded.items():
-        say(f"{path}: {'recorded' if new else 'recorded before'}")
+        say(f"{path}: {'recorded' if new else 'already recorded'}")

@@ -26,11 +26,11 @@ def send_run_messages(runs: "Iterable[FinishedRun]", notifier: Notifier) -> "Ite
     from experiments.notify.messages import run_message
     from experiments.report.identity import find_previous_run
 
-    for done in runs:
+    for finished_run in runs:
         if notifier.has_addresses:
-            before = find_previous_run(done.folder, done.evaluation.run)
-            send(notifier, *run_message(done.evaluation, before.statuses if before else None))
-        yield done
+            previous_run = find_previous_run(finished_run.folder, finished_run.evaluation.run)
+            send(notifier, *run_message(finished_run.evaluation, previous_run.statuses if previous_run else None))
+        yield finished_run
 
 
 def notify_of_leases(
@@ -38,7 +38,7 @@ def notify_of_leases(
 ) -> None:
     """Send a message for each lease that begins or ends soon, or has cost more than ``above_su`` service units.
 
-    within: how long after ``now`` is still "soon". above_su: None: no message about the cost.
+    within: how long after ``now`` is still "soon". If above_su is None, no message is about the cost.
     """
     from experiments.notify.messages import lease_messages
 
@@ -49,10 +49,10 @@ def notify_of_leases(
 class LeaseWatch:
     """Sender of messages about the active leases. Each message is sent once, as soon as it applies.
 
-    Sites are queried every five minutes, and as soon as the journal records another lease or another end of a lease.
-    Between two queries, costs are computed from the elapsed time. If a site does not answer, the last known state of
-    its leases is used until the next query. above_su: cost in service units above which a message is sent; None: no
-    limit.
+    Sites are queried every five minutes, and at once when the journal records a new lease, or a new start or end of a
+    lease. Between two queries, costs are computed from the elapsed time. If a site does not answer, the last known
+    state of its leases is used until the next query. above_su: cost in service units above which a message is sent;
+    None: no limit.
     """
 
     def __init__(self, send_message: Callable[[str, str], None], above_su: float | None) -> None:
@@ -89,17 +89,17 @@ class LeaseWatch:
         self._states = _query_active_leases(journal, self._states)
 
 
-def _query_active_leases(journal: "Journal", before: "Sequence[LeaseSnapshot]") -> "list[LeaseSnapshot]":
+def _query_active_leases(journal: "Journal", previous_states: "Sequence[LeaseSnapshot]") -> "list[LeaseSnapshot]":
     """Return the states of the active leases as their sites report them.
 
-    before: states from the last query, used for a site that does not answer at once.
+    previous_states: states from the last query, used for a site that does not answer at once.
     """
     from provision.clock import NoWaitClock
     from provision.leasing.reconciler import Reconciler
     from provision.leasing.release import LeaseSnapshot, active_lease_states
 
     reconciler = Reconciler(journal, NoWaitClock(), lambda line: None)
-    known = {state.active_lease.tag: state for state in before}
+    known = {state.active_lease.tag: state for state in previous_states}
     latest_states = (
         state if isinstance(state, LeaseSnapshot) else known.get(active_lease.tag)
         for active_lease, state in active_lease_states(reconciler)

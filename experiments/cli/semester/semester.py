@@ -37,16 +37,22 @@ def semester(
         typer.Option(metavar="NODE_TYPE", help="Also lease nodes of this type, and run at full size on them."),
     ] = None,
     site: Annotated[str, typer.Option(help="With --lease: the site.")] = "chameleon",
-    hours: Annotated[float, typer.Option(min=0.5, help="With --lease: lease length for each set of versions.")] = 3.0,
+    hours: Annotated[
+        float, typer.Option(min=0.5, help="With --lease: hours of the lease for each set of versions.")
+    ] = 3.0,
     max_hours: Annotated[
         float | None, typer.Option(help="With --lease, required: budget for all leases, in hours.")
     ] = None,
     idle: EndWhenIdleOptions,
     above: Annotated[
         float | None,
+<<<<<<< HEAD
         typer.Option(
             metavar="SU", help="With --lease: send a message if a lease has cost more service units than this."
         ),
+=======
+        typer.Option(metavar="SU", help="With --lease: send a message if the cost so far is above SU service units."),
+>>>>>>> t5
     ] = None,
     summary: Annotated[
         Path | None,
@@ -61,16 +67,16 @@ def semester(
 ) -> None:
     """Check all suites before a semester: what changed, what to fix.
 
-    Each suite runs with tiny models, and is predicted at full size for its cards, with three sets of versions: as
-    taught, current, and the newest releases that can be installed together. An interrupted check is resumed. Exit
-    code 1: the status of a statement or the outcome of a row flipped since the last check.
+    Each suite runs with tiny models, with three sets of versions: as taught, current, and the newest releases that can
+    be installed together. With the current and the newest versions, the suite is also predicted at full size for its
+    cards. An interrupted check is resumed. Exit code 1: the status of a statement or the outcome of a row flipped since
+    the last check.
     """
     from experiments.cli.semester.notices import LeaseWatch, send
     from experiments.notify.send import Notifier
     from experiments.semester.check import CheckCallbacks, CheckRequest, run_check
     from experiments.semester.outcome import outcome_of
-    from experiments.semester.outputs import as_data, markdown, message, write_page
-    from experiments.semester.outputs import junit as as_junit
+    from experiments.semester.outputs import finished_message, junit_xml, markdown_summary, outcome_as_data, write_page
     from experiments.semester.parts import CheckLease
     from experiments.semester.versions import VERSION_SETS
     from experiments.suites.suite import suites_in_group, user_suites
@@ -106,12 +112,12 @@ def semester(
     page = write_page(folder, outcome)
     if summary:
         with open_output(summary, "--summary", append=True) as file:
-            file.write(markdown(outcome))
+            file.write(markdown_summary(outcome))
     if junit:
-        write_atomically(junit, as_junit(outcome))
-    send_message(*message(outcome))
+        write_atomically(junit, junit_xml(outcome))
+    send_message(*finished_message(outcome))
     if as_json:
-        print_json({"page": page, "headline": outcome.headline, **as_data(outcome)})
+        print_json({"page": page, "headline": outcome.headline, **outcome_as_data(outcome)})
     else:
         flips = [f"flipped: {flip.line}" for flip in outcome.flips]
         say("\n".join([outcome.headline, *flips, *(f"to fix: {one}" for one in outcome.to_fix), f"page: {page}"]))

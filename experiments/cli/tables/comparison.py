@@ -14,7 +14,7 @@ WORSE, BETTER = "red", "green"
 
 
 def comparison_tables(comparison: Comparison) -> Group:
-    """Return the names of the runs, the statements whose status differs, the rows, and the options that differ."""
+    """Return names of the runs, statements whose status differs, rows, changed values, and options that differ."""
     heads = _run_headings(comparison)
     parts: list[RenderableType] = [
         *(Text(f"{letter}  {name}") for letter, name in zip("AB", comparison.names, strict=True)),
@@ -55,11 +55,11 @@ def _verdict_changes_view(comparison: Comparison, heads: tuple[str, str]) -> Ren
     table = Table(*columns, title=f"{len(in_both_runs)} changed statuses, worse first")
     for change in in_both_runs:
         table.add(change.says, change.before or "", Text(change.after or "", _color_of_change(change)), change.reason)
-    alone = [
-        f"{_count_missing_verdicts(comparison, only)} in {run} only"
-        for run, only in zip("AB", ("after", "before"), strict=True)
+    counts_in_one_run = [
+        f"{_count_missing_verdicts(comparison, missing_in)} in {run} only"
+        for run, missing_in in zip("AB", ("after", "before"), strict=True)
     ]
-    others = Text(f"other statements: {', '.join(alone)} (--json shows them)", "dim")
+    others = Text(f"other statements: {', '.join(counts_in_one_run)} (--json shows them)", "dim")
     return Group(
         *([table] if in_both_runs else []), *([others] if len(in_both_runs) < len(comparison.verdicts) else [])
     )
@@ -143,8 +143,8 @@ def _changed_values_view(comparison: Comparison, heads: tuple[str, str]) -> Rend
     return _differences_table("row: value", comparison.changed, heads, "changed beyond noise")
 
 
-def _differences_table(what: str, differences: Sequence[Difference], heads: tuple[str, str], title: str) -> Table:
-    table = Table(Column(what, prose=True), *(Column(head, prose=True) for head in heads), title=title)
+def _differences_table(heading: str, differences: Sequence[Difference], heads: tuple[str, str], title: str) -> Table:
+    table = Table(Column(heading, prose=True), *(Column(head, prose=True) for head in heads), title=title)
     for difference in differences:
         table.add(difference.what, *(text or "–" for text in (difference.before, difference.after)))
     return table

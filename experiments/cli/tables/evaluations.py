@@ -77,7 +77,8 @@ def _changed_files_text(reevaluation: Reevaluation) -> Text:
 def write_csv(path: Path, evaluated: Sequence[Reevaluation], root: Path) -> None:
     """Write one line for each run: its folder, options, numbers of statements by status, and changed files.
 
-    files_changed is empty if none has changed, and 'unknown' without SHA256SUMS. Raises InputError.
+    The column files_changed is empty if no file has changed, and 'unknown' for a run without SHA256SUMS. Raises
+    InputError if ``path`` cannot be written.
     """
     with open_output(path, "--csv") as file:
         writer = csv.writer(file)

@@ -21,7 +21,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 SHOWN_QUANTITIES = ("peak_gib", "reserved_gib", "step_s", "samples_per_s", "last_loss")
 STATUSES = ("error", "fail", "pass")
 RECENT_RUNS = 12
-"""Number of newest runs whose values are drawn."""
+"""Number of runs, the newest ones, whose values are drawn."""
 CSV_COLUMNS = ("suite", "card", "size", "length", "run_id", "started_at", "commit", "row", "quantity", "value")
 STATUS_ICONS: dict[str, str] = {str(status): icon for status, icon in ICONS.items()}
 STYLES = {"pass": "green", "fail": "red", "error": "red"}

@@ -66,22 +66,22 @@ def rows_as_data(name: str, card: str | None) -> list[dict[str, Any]]:
 
 
 def rows_table(name: str, card: str | None) -> Group:
-    """Return a table of the rows of a suite on ``card``, with the settings that not all rows have.
+    """Return a table of the rows of a suite on ``card``, each with the settings that differ from the suite's.
 
-    Below the table, a list explains these settings.
+    A second table, below, explains these settings.
     """
     suite, card = _suite_and_card(name, card)
     columns = ("row", Column("title", prose=True), "model", "expected", Column("settings", prose=True))
     note = suite.note_on_scaled_rows([row.id for row in suite.rows_for(card)], card)
     table = Table(*columns, title=", ".join(filter(None, (suite.title, f"on {card}", note))))
-    named: dict[str, None] = {}
+    listed_settings: dict[str, None] = {}
     for row in suite.rows_for(card):
         settings = suite.settings(row, card)
         differing = _differing_settings(suite, settings)
-        named |= dict.fromkeys(differing)
+        listed_settings |= dict.fromkeys(differing)
         words = ", ".join(f"{key} {_compact_setting(getattr(settings, key))}" for key in differing)
         table.add(row.id, row.title, settings.model, OUTCOME_NAMES.get(row.expect.outcome or "", ""), words)
-    return Group(table, Text(), _settings_meanings(named))
+    return Group(table, Text(), _settings_meanings(listed_settings))
 
 
 def _settings_meanings(names: Iterable[str]) -> Table:
@@ -98,9 +98,9 @@ def _suite_and_card(name: str, card: str | None) -> tuple[Suite, str]:
 
 def _differing_settings(suite: Suite, settings: Settings) -> list[str]:
     """Return the names of the settings that differ from the suite's common settings and from the defaults."""
-    plain = settings.model_dump(mode="json", exclude_defaults=True)
+    values = settings.model_dump(mode="json", exclude_defaults=True)
     hidden, common = ("model", "global_batch_size"), {"accumulate": 1, **suite.common}
-    return [key for key, value in plain.items() if value != common.get(key) and key not in hidden]
+    return [key for key, value in values.items() if value != common.get(key) and key not in hidden]
 
 
 def _compact_setting(value: Any) -> str:

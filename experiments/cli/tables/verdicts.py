@@ -22,9 +22,9 @@ STYLES = {"pass": "green", "fail": "red", "error": "bold red", "not evaluated": 
 
 
 def verdict_table(evaluation: Evaluation, show_all: bool = False) -> Group:
-    """Return the headline, and the verdicts with their reasons, the most severe status first.
+    """Return the verdicts with their reasons, the most severe status first, and the headline.
 
-    Statements that were not evaluated are counted by reason. With ``show_all``, each of them gets a line instead.
+    Statements that were not evaluated are counted by reason. With ``show_all``, each of them has its own line instead.
     """
     table = Table("verdict", Column("statement", prose=True), "grade", Column("value or reason", prose=True))
     shown = [verdict for verdict in evaluation.verdicts if show_all or verdict.status != "not evaluated"]
@@ -33,8 +33,10 @@ def verdict_table(evaluation: Evaluation, show_all: bool = False) -> Group:
             Text(verdict.status, STYLES[verdict.status]), verdict.says, verdict.grade or "", _value_or_reason(verdict)
         )
     name = Text(evaluation.run.run_id, "bold")
-    folded = [_reasons_with_counts(evaluation)] if len(shown) < len(evaluation.verdicts) else []
-    return Group(name, *([table] if shown else []), *contradiction_lines(evaluation), *folded, _headline(evaluation))
+    unevaluated = [_reasons_with_counts(evaluation)] if len(shown) < len(evaluation.verdicts) else []
+    return Group(
+        name, *([table] if shown else []), *contradiction_lines(evaluation), *unevaluated, _headline(evaluation)
+    )
 
 
 def _headline(evaluation: Evaluation) -> Line:
@@ -112,27 +114,27 @@ def _grade_note(verdict: Verdict) -> str:
 
 
 def show_runs(runs: "Iterable[FinishedRun]", console: Console) -> "list[FinishedRun]":
-    """Print verdicts and report of each run when it is finished, and a summary of several; return the runs.
+    """Print the verdicts of each run and the path of its report when the run is finished; return the runs.
 
-    The summary lists failures first.
+    After several runs, also print a summary, failures first.
     """
     finished = []
-    for done in runs:
-        console.print(verdict_table(done.evaluation))
-        _show_report(done, console)
-        finished.append(done)
-    evaluations = [done.evaluation for done in finished]
+    for finished_run in runs:
+        console.print(verdict_table(finished_run.evaluation))
+        _show_report(finished_run, console)
+        finished.append(finished_run)
+    evaluations = [finished_run.evaluation for finished_run in finished]
     if len(finished) > 1:
         if problems := problem_lines(evaluations):
             console.print(problems)
         console.print(counts_table(evaluations))
-        for done in finished:
-            _show_report(done, console)
+        for finished_run in finished:
+            _show_report(finished_run, console)
     return finished
 
 
-def _show_report(done: "FinishedRun", console: Console) -> None:
-    print_lines(console, f"report: {done.report}")
+def _show_report(finished_run: "FinishedRun", console: Console) -> None:
+    print_lines(console, f"report: {finished_run.report}")
 
 
 def run_as_data(finished: "FinishedRun") -> dict[str, Any]:

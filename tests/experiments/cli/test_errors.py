@@ -136,7 +136,7 @@ def test_an_unknown_option_and_a_surplus_argument_are_named(error_of, name):
         ("predict --max-gib nan", "--max-gib nan: allowed: numbers"),
         ("run --siz tiny", "unknown option --siz; did you mean --size?; see testbed run --help"),
         ("run --rerun=yes", "--rerun takes no value; see testbed run --help"),
-        ("run", "run: one of SUITE, --group and --suite-file is required; `testbed list` shows the suites"),
+        ("run", "run: needs SUITE or --suite-file, or else --group; `testbed list` shows the suites"),
         ("lists", "did you mean list?"),
         ("--cloud x", "missing command; see testbed --help"),
         ("report a b c", "unexpected argument b c; see testbed report --help"),

@@ -153,7 +153,10 @@ def test_the_plan_of_a_lease_has_its_name(testbed, flags, name):
     ("arguments", "message"),
     [
         (["lease", "--run", "true", "--no-wait"], "--run: not allowed with --no-wait, which does not boot the nodes"),
-        (["lease", "--key", "KEY", "--name", "a b"], "--name 'a b': allowed: letters, digits, _ . -, at most 55"),
+        (
+            ["lease", "--key", "KEY", "--name", "a b"],
+            "--name 'a b': allowed: at most 55 letters, digits, _ . -, a letter or digit first",
+        ),
         (["lease", "--key", "KEY"], "without a terminal for the confirmation, --yes is required"),
         (["lease", "--key", "nowhere"], "nowhere"),
         (["slots", "--hours", "soon"], "soon"),
@@ -163,7 +166,11 @@ def test_the_plan_of_a_lease_has_its_name(testbed, flags, name):
         (["extend", "--yes"], "no active lease; create one with `testbed lease`"),
         (["release", "--yes"], "no active lease; create one with `testbed lease`"),
         (["configure"], "no active lease; create one with `testbed lease`"),
-        (["configure", "--image-archive", "a"], "--image-archive: allowed and required only with --image-source load"),
+        (
+            ["configure", "--image-archive", "a"],
+            "--image-archive: allowed with --image-source load only, not with build",
+        ),
+        (["configure", "--image-source", "load"], "--image-source load: needs --image-archive"),
         (["orphans", "llm-testbed-0"], "TAG 'llm-testbed-0': allowed with --clean only"),
     ],
 )

@@ -39,7 +39,7 @@ def test_every_run_of_the_stored_evidence_is_recorded_once(testbed, tmp_path):
     once = row_counts(tmp_path / "results/history.db")
     assert once["runs"] == len(RUNS)
     code, out, _ = testbed("history", "record", EVIDENCE)
-    assert (code, out.count(": recorded before")) == (0, len(RUNS))
+    assert (code, out.count(": already recorded")) == (0, len(RUNS))
     assert row_counts(tmp_path / "results/history.db") == once
 
 

@@ -29,22 +29,22 @@ def record(used_s=1000.0, run_s=400.0, node_type="gpu_a100_pcie", su_per_hour=36
 
 
 def test_used_and_predicted_service_units_are_shown_next_to_each_other():
-    assert record().words == (
-        "lease node: 10 service units of 9.5 predicted (-5%); setup 10:00 of 8:20, suites 6:40 of 7:30"
+    assert record().in_words == (
+        "lease node: 10 service units, predicted 9.5 (-5%); setup 10:00, predicted 8:20; suites 6:40, predicted 7:30"
     )
-    assert record(su_per_hour=None).words.startswith("lease node: price unknown (-5%); ")
+    assert record(su_per_hour=None).in_words.startswith("lease node: price unknown (-5%); ")
 
 
 def test_time_of_a_lease_before_its_request_is_part_of_the_predicted_time_but_not_of_the_setup():
     late = record().model_copy(update={"before_request_s": 50.0})
-    assert (late.setup_s, late.predicted_s, late.error) == (550.0, 1000.0, 0.0)
+    assert (late.setup_s, late.predicted_s, late.relative_error) == (550.0, 1000.0, 0.0)
 
 
 def test_expected_times_are_medians_over_earlier_leases_of_the_same_node_type():
     records = [record(), record(used_s=900.0, run_s=200.0), record(used_s=2000.0, run_s=600.0), record(node_type="kvm")]
     found = earlier_leases(records, "gpu_a100_pcie")
     assert found == (timedelta(seconds=700), 2.0, "measured on 3 leases")
-    assert found.words == "setup 11m (measured on 3 leases)"
+    assert found.in_words == "setup 11m (measured on 3 leases)"
     assert earlier_leases(records, "gpu_h100") == NO_LEASES
 
 
@@ -69,7 +69,7 @@ def test_a_record_with_a_time_that_is_not_positive_and_finite_is_left_out(tmp_pa
 
 
 def test_the_error_of_a_predicted_lease_time_is_relative_to_the_used_time():
-    assert record(used_s=500.0).error == pytest.approx(0.9)
+    assert record(used_s=500.0).relative_error == pytest.approx(0.9)
 
 
 def test_the_leases_of_stored_rehearsals_are_copied_into_results_that_record_no_leases(tmp_path):

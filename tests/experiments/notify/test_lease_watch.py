@@ -80,7 +80,7 @@ def test_messages_are_sent_when_a_lease_begins_or_ends_soon_or_costs_too_much(si
     assert lease_watch(timedelta(seconds=1)) == ["testbed: lease llm_cc begins in 1h"]
     assert lease_watch(timedelta(seconds=5)) == []
     assert lease_watch(HOUR + timedelta(hours=1, minutes=14, seconds=55)) == []
-    assert lease_watch(timedelta(seconds=10)) == ["testbed: lease llm_cc cost 20.0 of 20 service units"]
+    assert lease_watch(timedelta(seconds=10)) == ["testbed: lease llm_cc has cost 20.0 service units, more than 20"]
     assert lease_watch(HOUR) == ["testbed: lease llm_cc ends in 44m"]
     assert lease_watch(HOUR) == []
 
@@ -102,11 +102,11 @@ def test_the_first_check_sends_messages_and_checks_are_at_most_ten_seconds_apart
 def test_a_new_lease_is_reported_at_once_even_if_an_earlier_lease_had_its_name(site, lease_watch):
     assert lease_watch() == []
     first = add_lease(site, begins=-2 * HOUR)
-    assert lease_watch(timedelta(seconds=5)) == ["testbed: lease llm_cc cost 32.0 of 20 service units"]
+    assert lease_watch(timedelta(seconds=5)) == ["testbed: lease llm_cc has cost 32.0 service units, more than 20"]
     Journal().write("closed", first)
     site.held.clear()
     add_lease(site, begins=-2 * HOUR)
-    assert lease_watch(timedelta(seconds=5)) == ["testbed: lease llm_cc cost 32.0 of 20 service units"]
+    assert lease_watch(timedelta(seconds=5)) == ["testbed: lease llm_cc has cost 32.0 service units, more than 20"]
 
 
 def test_an_extended_lease_is_reported_again_before_its_new_end(site, lease_watch):
@@ -173,7 +173,7 @@ def test_a_semester_check_reports_end_and_cost_of_its_lease_and_continues(site, 
     assert (code, "current versions: lease" in out) == (0, True)
     titles = [one["title"] for one in received]
     assert [title for title in titles if title.startswith("testbed: lease llm_cc ends in")]
-    assert [title for title in titles if title.startswith("testbed: lease llm_cc cost 32")]
+    assert [title for title in titles if title.startswith("testbed: lease llm_cc has cost 32")]
     assert titles[-1].startswith("testbed: semester check finished")
     assert len(titles) == 3
     called = (tmp_path / "results/semester/CALLS.txt").read_text().split()

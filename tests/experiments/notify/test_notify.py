@@ -117,7 +117,7 @@ def state(begins: timedelta, ends: timedelta, used_su: float | None = None):
         (state(-HOUR, HOUR / 2), None, ["testbed: lease lab ends in 30m"]),
         (state(HOUR / 2, 4 * HOUR), None, ["testbed: lease lab begins in 30m"]),
         (state(-HOUR, 4 * HOUR), 10.0, []),
-        (state(-HOUR, 4 * HOUR, 12.5), 10.0, ["testbed: lease lab cost 12.5 of 10 service units"]),
+        (state(-HOUR, 4 * HOUR, 12.5), 10.0, ["testbed: lease lab has cost 12.5 service units, more than 10"]),
         (state(-HOUR, 4 * HOUR, 9.5), 10.0, []),
         (state(-2 * HOUR, -HOUR), None, []),
     ],
@@ -137,7 +137,7 @@ def test_the_end_of_a_lease_that_ends_itself_is_reported():
     (message,) = lease_messages([ended], NOW, HOUR, None)
     assert message.title == "testbed: lease lab ended itself or was deleted"
     assert "either it ended itself after 30m without work (all results were fetched), or somebody" in message.text
-    assert message.text.endswith("testbed release lab deletes what is left at CHI@UC")
+    assert message.text.endswith("`testbed release lab` deletes what is left at CHI@UC")
 
 
 def test_a_reproduction_reports_that_its_lease_has_ended(webhook, monkeypatch, tmp_path, capfd):

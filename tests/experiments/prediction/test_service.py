@@ -6,6 +6,7 @@ import pytest
 
 from experiments.cli import output
 from experiments.cli.app import main
+from experiments.cli.parsing.trainings import SCRIPT_COMMAND
 from experiments.errors import InputError
 from experiments.pipeline import run_suite
 from experiments.prediction import service
@@ -310,7 +311,7 @@ def test_the_json_of_the_command_fit_for_a_row_is_a_list_with_one_entry_for_each
 
 @pytest.mark.parametrize("arguments", [(), (SUITE,)])
 def test_the_command_fit_needs_one_row(testbed, arguments):
-    assert testbed("fit", *arguments)[::2] == (2, "testbed: fit: SUITE/ROW or --model is required\n")
+    assert testbed("fit", *arguments)[::2] == (2, f"testbed: fit: needs SUITE/ROW, --model, or {SCRIPT_COMMAND}\n")
 
 
 def test_progress_counts_traced_rows_and_leaves_out_cached_ones():

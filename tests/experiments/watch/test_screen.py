@@ -120,7 +120,7 @@ def test_the_headline_of_a_run_that_stopped_says_how_to_resume_it(folder):
     ("row", "column", "text"),
     [
         (RUNNING, "micro-steps", "3 of 10"),
-        (RUNNING, "now", "40 GiB"),
+        (RUNNING, "memory", "40 GiB"),
         (RUNNING, "left", "1:30"),
         (WAITING, "time", ""),
         ("baseline", "state", "out of GPU memory"),

@@ -26,7 +26,7 @@ def test_the_state_of_each_row_follows_from_its_files(folder):
     assert (rows[RUNNING].state, rows[RUNNING].progress.micro_steps, rows[RUNNING].is_running) == ("backward", 3, True)
     assert (rows[STARTING].state, rows[STARTING].is_running) == ("starting", True)
     assert (rows[WAITING].state, rows[WAITING].is_running, rows[WAITING].elapsed_s) == ("waiting", False, None)
-    assert now.done == len(now.rows) - 4  # the three, and the row that h200_run leaves without a result
+    assert now.rows_done == len(now.rows) - 4  # the three, and the row that h200_run leaves without a result
     assert rows[WAITING].predicted.startswith("out of GPU memory: needs")
 
 

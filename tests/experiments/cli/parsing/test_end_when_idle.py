@@ -32,7 +32,7 @@ def test_end_when_idle_is_parsed_with_and_without_a_target_for_results(key):
         (("4m",), 1, True, "--end-when-idle 4m: allowed: 5m or longer"),
         (("30m",), 2, True, "--end-when-idle 30m: allowed with one node; --count is 2"),
         (("30m",), 1, False, "--end-when-idle 30m: not allowed with --no-wait"),
-        (("30m", "me@host:there"), 1, True, "give both or neither"),
+        (("30m", "me@host:there"), 1, True, "--results-to me@host:there: needs --results-key; give both or neither"),
         (("30m", "there", "KEY"), 1, True, "--results-to there: allowed: USER@HOST:PATH"),
         (("30m", "me@host:a; reboot", "KEY"), 1, True, "allowed: USER@HOST:PATH"),
         (("30m", "-oProxyCommand=x@host:a", "KEY"), 1, True, "allowed: USER@HOST:PATH"),

@@ -17,7 +17,7 @@ FAILURES = [
     (ScriptFailed(-9), 137, "the script itself failed with signal SIGKILL"),
     (SimulationFailed("no"), 3, "the simulation failed: no"),
     (InputError("does not run"), 2, "does not run"),
-    (KeyboardInterrupt(), 130, "interrupted; answers that were not shown are lost"),
+    (KeyboardInterrupt(), 130, "interrupted; predictions that were not shown are lost"),
 ]
 
 

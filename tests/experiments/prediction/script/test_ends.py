@@ -49,7 +49,7 @@ def test_a_signal_ends_the_script_and_removes_temporary_folders(start, tmp_path,
     process.send_signal(number)
     _, error = process.communicate(timeout=LONG_S)
     assert process.returncode == 130
-    assert error.splitlines()[-1] == "testbed: interrupted; answers that were not shown are lost"
+    assert error.splitlines()[-1] == "testbed: interrupted; predictions that were not shown are lost"
     assert list(folder.iterdir()) == []
     assert find_tagged(TAG, str(tmp_path)) == []
 
