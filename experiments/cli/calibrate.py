@@ -26,23 +26,15 @@ Host = Annotated[bool, typer.Option("--host", help="Measure only how fast this m
 
 
 @app.command("calibrate")
-<<<<<<< HEAD
 def calibrate_command(suites: Suites = None, out: Out = None, host: Host = False) -> None:
-    """Measure the labs' operations on this GPU, to predict times.
-
-    Takes several minutes, and resumes after an interruption. The command stores the measured times in a table.
-    Predictions for cards with this GPU's chip then use this table.
-
-    The hosts of machines with the same GPU differ. If the GPU is in the package's tables, or has no table, --host is
-    enough: predictions for cards with this GPU's chip then assume a host like this one.
-=======
-def calibrate_command(suites: Suites = None, out: Out = None) -> None:
     """Time the labs' GPU operations on this machine, to predict times.
 
     An operation is a kernel or a copy, such as a matrix multiplication. The command takes several minutes, resumes
     after an interruption, and stores the measured times in a table. Predictions for cards with the same chip as this
     GPU then use the table.
->>>>>>> t5
+
+    --host takes seconds. It measures only how long the host, the CPU, needs to start an operation, because hosts of
+    machines with the same GPU differ. Predictions for cards with the same chip then assume a host like this one.
     """
     if host:
         _measure_host(suites, out)

@@ -36,11 +36,7 @@ def configure_command(
     reference: Annotated[str, typer.Option(help="With pull: name of the image in its registry.")] = "",
     image_archive: Annotated[Path | None, typer.Option(help="With load: archive made by docker save.")] = None,
     base_image: Annotated[
-<<<<<<< HEAD
-        str, typer.Option(help="With build: base image; default: PyTorch's image for --versions.")
-=======
         str, typer.Option(help="With build: base image; default: a PyTorch image that suits --versions.")
->>>>>>> t5
     ] = "",
     base_image_archive: Annotated[
         Path | None, typer.Option(help="With build: archive of the base image, made by docker save.")

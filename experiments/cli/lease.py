@@ -193,13 +193,7 @@ def status(
     ] = "1h",
     above: Annotated[
         float | None,
-<<<<<<< HEAD
-        typer.Option(
-            metavar="SU", help="With --notify: send a message if a lease has cost more service units than this."
-        ),
-=======
         typer.Option(metavar="SU", help="With --notify: send a message if the cost so far is above SU service units."),
->>>>>>> t5
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -39,13 +39,8 @@ def orphans_command(
 ) -> None:
     """List resources that testbed created and no active lease uses.
 
-<<<<<<< HEAD
-    testbed gives each resource that it creates the tag of its lease. A resource whose tag belongs to no active lease
-    has leaked.
-=======
     testbed gives each resource that it creates the tag of the lease that uses the resource. A resource has leaked if
     its tag belongs to no active lease.
->>>>>>> t5
     """
     from provision.leasing.leaked import delete_leaked, leaked_resources, select_by_tag
     from provision.sites.base import connect_to

@@ -46,13 +46,7 @@ def semester(
     idle: EndWhenIdleOptions,
     above: Annotated[
         float | None,
-<<<<<<< HEAD
-        typer.Option(
-            metavar="SU", help="With --lease: send a message if a lease has cost more service units than this."
-        ),
-=======
         typer.Option(metavar="SU", help="With --lease: send a message if the cost so far is above SU service units."),
->>>>>>> t5
     ] = None,
     summary: Annotated[
         Path | None,

@@ -12,9 +12,7 @@ HOST_S, GPU_S = (3.0, 1.0), (1.0, 3.0)
 
 
 def phase(*order: int) -> PhaseTime:
-    schedule = Schedule.build(
-        order, [{"forward": host_s} for host_s in HOST_S], [("copies", gpu_s) for gpu_s in GPU_S]
-    )
+    schedule = Schedule.build(order, [{"forward": host_s} for host_s in HOST_S], [("copies", gpu_s) for gpu_s in GPU_S])
     host_s, gpu_s = sum(HOST_S[one] for one in order), sum(GPU_S[one] for one in order)
     return PhaseTime({"forward": host_s}, {"copies": gpu_s}, schedule=schedule)
 
