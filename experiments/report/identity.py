@@ -15,7 +15,7 @@ from provision.words import number_with_noun
 
 SHOWN_LIBRARIES = ("torch", "transformers", "lightning", "deepspeed", "litgpt")
 MATCHING_OPTIONS = ("suite", "card", "size", "length", "weights")
-"""Options that a run and its previous run have in common."""
+"""Options that must be the same in a run and in its previous run."""
 
 
 class Fact(Record):
@@ -34,7 +34,7 @@ class PreviousRun(Record):
 
 
 def identity_facts(run: Run, results: Mapping[str, Result]) -> tuple[Fact, ...]:
-    """Return the facts at the top of a report; without results, only those that run.json has."""
+    """Return the facts at the top of a report; without results, only the facts that run.json has."""
     facts = {
         "run": run.run_id,
         "date": format_date(run.started_at),
@@ -110,7 +110,7 @@ def _total_time(results: Mapping[str, Result]) -> str:
 
 
 def _gpu_hours(results: Mapping[str, Result]) -> str:
-    """Return the time for which all ranks used GPUs; "" if rows shared a GPU, because their times overlap."""
+    """Return the GPU-hours of all ranks as text; "" if rows shared a GPU, because their times overlap."""
     on_gpu = [one for one in results.values() if one.device.kind == "cuda"]
     used = sum(one.gpu_s or 0.0 for one in on_gpu)
     return f"{format_number(used / 3600)} GPU-hours" if used and not any(one.device.shared for one in on_gpu) else ""

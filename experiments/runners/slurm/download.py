@@ -1,7 +1,8 @@
-"""Download of folders: files that are missing or differ, in one stream, verified by SHA-256 on both ends.
+"""Download folders from a cluster: all files that are missing or differ, in one tar stream.
 
-Checksums are computed during the transfer. A file is FILE.part until it has been verified. The download of a large file
-is resumed after an interruption; a file with a checksum mismatch is downloaded again.
+During the transfer, SHA-256 checksums are computed on both machines and then compared. A file has the name FILE.part
+until it has been verified. The download of a large file is resumed after an interruption. A file with a checksum
+mismatch is downloaded again.
 """
 
 import hashlib
@@ -22,12 +23,15 @@ from experiments.system.files import file_sha256
 from provision.errors import NotReached
 from provision.ssh.shell import Shell
 
-TRIES = 3
+MAX_TRIES = 3
 CHUNK_BYTES = 1 << 18
 MIN_RESUMED_BYTES = 1 << 23
-"""Size of files whose interrupted downloads are resumed; smaller files are downloaded again."""
-SMALL_BYTES = 1 << 18
-"""Size of files that are downloaded through the open connection, because a new one takes longer than they do."""
+"""Minimum size of a file whose interrupted download is resumed. A smaller file is downloaded again from its start."""
+MAX_BYTES_WITHOUT_NEW_CONNECTION = 1 << 18
+"""Files of at most this size in total are downloaded through the open connection.
+
+To open a new connection would take longer than to download them.
+"""
 DOWNLOAD_TIMEOUT_S = 3600.0
 PROGRESS_INTERVAL_S = 0.25
 LIST_COMMAND = (
@@ -37,12 +41,12 @@ CHECKSUM_COMMAND = (
     "if command -v openssl > /dev/null; then xargs -0r openssl dgst -sha256 -r; else xargs -0r sha256sum; fi"
 )
 TAR_COMMAND = "{ tar --create --null --no-recursion --files-from=- --ignore-failed-read || test $? = 1; }"
-"""Exit code 1 means that a file changed meanwhile; the checksums show which."""
+"""tar's exit code 1 means that a file changed while tar read it. The checksums show which file."""
 ESCAPED = re.compile(r"\\(.)")
 
 
 class ChecksumMismatch(NotReached):
-    """Every download of a file has a wrong checksum."""
+    """All attempts to download a file gave a wrong checksum."""
 
 
 class BadListing(ChecksumMismatch):
@@ -82,7 +86,7 @@ def download_folder(
     """
     downloaded: set[str] = set()
     damaged: set[str] | None = None
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         remote = [file for file in _list_files(shell, folder) if damaged is None or file.path in damaged]
         missing = remote if damaged else [file for file in remote if not _local_copy(into, file)]
         expected, actual = _download_and_sum(shell, folder, into, remote, missing, on_progress)
@@ -96,9 +100,9 @@ def download_folder(
 
 
 def download_growing(shell: Shell, folders: Iterable[tuple[str, Path]], names: Sequence[str]) -> None:
-    """Download files with these names that have grown. Checksums are not compared, as rows still write to these files.
+    """Download the files with these names whose size has changed since the last download.
 
-    folders: pairs of a remote and a local folder.
+    Checksums are not compared, because rows still write to these files. folders: pairs of a remote and a local folder.
     """
     for folder, into in folders:
         tests = " ".join(f"-name {shlex.quote(name)} -o" for name in names).removesuffix(" -o")
@@ -122,12 +126,14 @@ def _parse_listing(shell: Shell, folder: str, listing: str) -> list[RemoteFile]:
     entries = [entry.partition(" ") for entry in listing.split("\0") if entry]
     for size, _, path in entries:
         if not (size.isdecimal() and path) or path.startswith("/") or ".." in path.split("/"):
-            raise BadListing(f"{shell.where}: {folder} lists {f'{size} {path}'[:100]!r}, which is not a file in it")
+            raise BadListing(
+                f"{shell.where}: {folder} lists {f'{size} {path}'[:100]!r}, which is not a file in this folder"
+            )
     return [RemoteFile(path, int(size)) for size, _, path in entries]
 
 
 def _remote_sums(shell: Shell, folder: str, files: Sequence[RemoteFile]) -> dict[str, str]:
-    """Return the SHA-256 of remote files by path; an unreadable file has none."""
+    """Return the SHA-256 of remote files, by path. Unreadable files are left out."""
     names = b"\0".join(f"./{file.path}".encode() for file in files)
     command = f"cd {shlex.quote(folder)} && {CHECKSUM_COMMAND}"
     output = shell.run(command, input=names, timeout_s=DOWNLOAD_TIMEOUT_S, check=False, repeatable=True).out
@@ -135,7 +141,7 @@ def _remote_sums(shell: Shell, folder: str, files: Sequence[RemoteFile]) -> dict
 
 
 def _parse_sum(line: str) -> tuple[str, str]:
-    """Return path and digest of a line; a backslash in front of both means that the path is escaped."""
+    """Return path and checksum from an output line. A backslash at the start of the line: the path is escaped."""
     digest, path = line.removeprefix("\\")[:64], line.removeprefix("\\")[66:]
     if line.startswith("\\"):
         path = ESCAPED.sub(lambda match: "\n" if match[1] == "n" else match[1], path)
@@ -232,14 +238,14 @@ def _tar_command(folder: str) -> str:
 
 
 def _file_list(paths: Iterable[str]) -> tuple[bytes]:
-    """Return the input of TAR_COMMAND; result.json is the last of the paths."""
+    """Return the input of TAR_COMMAND: paths separated by NUL, with result.json as the last one."""
     return ("\0".join(f"./{path}" for path in sorted(paths, key=lambda path: (path == RESULT_FILE, path))).encode(),)
 
 
 @contextmanager
 def _open_tar(shell: Shell, folder: str, sizes: Mapping[str, int]) -> Iterator[IO[bytes]]:
-    """Yield a tar stream of the files with these sizes, bytes."""
-    if sum(sizes.values()) <= SMALL_BYTES:
+    """Yield a tar stream of remote files. sizes: the size of each file in bytes, by path."""
+    if sum(sizes.values()) <= MAX_BYTES_WITHOUT_NEW_CONNECTION:
         yield _download_tar(shell, folder, sizes)
         return
     source = _file_list(sizes)
@@ -286,7 +292,7 @@ def _part_file(path: Path) -> Path:
 
 
 def _local_copy(into: Path, file: RemoteFile) -> Path | None:
-    """Return the local copy of a file if it has the full size, verified or not; otherwise None."""
+    """Return the path of a file's local copy, verified or not, if it has the size of the file; otherwise None."""
     path = into / file.path
     return next((local for local in (_part_file(path), path) if _file_size(local) == file.size), None)
 

@@ -180,7 +180,7 @@ def test_a_lost_row_is_reset_as_if_it_had_not_started(local, clock, monkeypatch)
     (row.folder / RESULT_FILE).write_text("{}")
     monkeypatch.setattr(made, "_end_processes", lambda folder: [])
     monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before, neighbors_gib: {})
-    assert made._withdraw(row, {0: 0.0, 1: 0.0}) == row.spec
+    assert made._reset(row, {0: 0.0, 1: 0.0}) == row.spec
     assert (made._running, made._remaining.times_of_ended_rows_s, (row.folder / RESULT_FILE).exists()) == (
         [],
         [],

@@ -82,7 +82,7 @@ def test_nothing_is_downloaded_if_the_list_of_files_has_one_outside_of_the_folde
         lambda: download_folder(HostileShell(entry), str(remote), tmp_path / "here"),
         lambda: download_growing(HostileShell(entry), [(str(remote), tmp_path / "here")], ["log.txt"]),
     ):
-        with pytest.raises(BadListing, match=r"which is not a file in it"):
+        with pytest.raises(BadListing, match=r"which is not a file in this folder"):
             download()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["there"]
 
@@ -278,7 +278,7 @@ def test_a_log_that_has_not_grown_is_not_downloaded_again(remote, tmp_path, monk
 
 @pytest.mark.parametrize(("more_bytes", "connections"), [(0, 0), (1, 1)])
 def test_only_a_large_download_opens_a_second_connection(remote, tmp_path, monkeypatch, more_bytes, connections):
-    monkeypatch.setattr(module, "SMALL_BYTES", sum(map(len, FILES.values())))
+    monkeypatch.setattr(module, "MAX_BYTES_WITHOUT_NEW_CONNECTION", sum(map(len, FILES.values())))
     (remote / "more").write_bytes(b"x" * more_bytes)
     shell, opened, open_output = LocalShell(), [], LocalShell.open_output
     monkeypatch.setattr(
