@@ -49,7 +49,7 @@ PARTITION = "gpu"
 POLL_S = 0.5
 REMOTE_FOLDER: str = Profile.model_fields["folder"].default
 MEMORY_SHARE = 0.94
-"""Share of a leased node's host memory that jobs may request, slightly below slurm_memory_share in ansible/roles/slurm."""
+"""Share of a leased node's host memory that jobs may request; slightly less than slurm_memory_share in ansible/."""
 
 
 class LocalTarget(Target):

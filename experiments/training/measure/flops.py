@@ -8,9 +8,10 @@ from torch.utils.flop_counter import flop_registry
 
 
 class FlopCount(TorchDispatchMode):
-    """Dispatch mode that adds up all floating-point operations, including backward passes and recomputation.
+    """Dispatch mode that counts floating-point operations, including those of backward passes and of recomputation.
 
-    Uses the formulas of torch.utils.flop_counter; element-wise operations are not counted.
+    total: number of operations so far, from the formulas of torch.utils.flop_counter. Element-wise operations are not
+    counted.
     """
 
     def __init__(self) -> None:

@@ -14,10 +14,11 @@ TensorKind = Literal["params", "grads", "optimizer", "batch"]
 
 
 class Meter(Protocol):
-    """Meter of memory in bytes. ``peak`` and ``peak_reserved`` return maxima since the start of the current phase.
+    """Meter of memory in bytes.
 
-    ``track`` adds tensors whose creation the meter did not observe, with their kind. ``end_micro_step`` reports the end
-    of a micro-step, after which the training may end.
+    ``peak`` and ``peak_reserved`` return maxima since the start of the current phase. ``begin`` starts a new phase.
+    ``track`` tells the meter the kind of tensors, and adds tensors whose creation the meter did not observe. Call
+    ``end_micro_step`` at the end of each micro-step; the training may end after this call.
     """
 
     def allocated(self) -> int: ...
@@ -31,10 +32,10 @@ class Meter(Protocol):
 
 
 class CudaMeter:
-    """Sum of the caching allocator's counters over a process's GPUs.
+    """Meter that adds up the counters of PyTorch's caching allocator over the GPUs of this process.
 
-    The GPUs may reach their peaks at different times. Therefore, the sum is an upper bound of the memory that the
-    process uses at any time.
+    The GPUs may reach their peaks at different times. Therefore, the sum of the peaks is an upper bound of the memory
+    that the process uses at any time.
     """
 
     def __init__(self, gpus: Sequence[int]) -> None:
@@ -135,10 +136,10 @@ def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def parameter_tensors(parameter: torch.nn.Parameter) -> list[torch.Tensor]:
-    """Return the tensors of a parameter on a device.
+    """Return the tensors that store a parameter.
 
-    The tensors are the parameter itself, this rank's partition with DeepSpeed's stage 3, and the scales of a 4-bit
-    weight.
+    They are the parameter itself, with DeepSpeed's stage 3 also this rank's partition, and for 4-bit weights also the
+    scales.
     """
     scales = getattr(parameter, "quant_state", None)
     states = [state for state in (scales, getattr(scales, "state2", None)) if state is not None]
@@ -149,8 +150,8 @@ def parameter_tensors(parameter: torch.nn.Parameter) -> list[torch.Tensor]:
 def optimizer_tensors(optimizer: Any) -> list[torch.Tensor]:
     """Return all state tensors of an optimizer.
 
-    DeepSpeed's ZeRO optimizer wraps the actual optimizer and has 32-bit copies of the parameters, which are included.
-    The attribute with the copies depends on the stage.
+    DeepSpeed's ZeRO optimizer wraps the actual optimizer and has 32-bit copies of the parameters. These copies are
+    included. The name of their attribute depends on the stage of ZeRO.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
     tensors = [value for state in inner.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
