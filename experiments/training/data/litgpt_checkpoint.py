@@ -37,7 +37,7 @@ def convert_checkpoint(source: VersionedFolder, name: str | None) -> VersionedFo
 
 
 def _version(source: VersionedFolder) -> str:
-    """Return an id of the files' version: the commit on the hub, or a hash of a local folder's names, sizes and times."""
+    """Return an id of the files' version: the commit on the hub; for local files a hash of names, sizes and times."""
     if source.commit:
         return source.commit
     entries = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(source.folder.iterdir())]
