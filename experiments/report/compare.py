@@ -47,7 +47,10 @@ class Change(Record):
 
 
 class Difference(Record):
-    """An option, setting, device or version that differs between the runs; empty if a run has none."""
+    """An option, setting, device or version that differs between the runs.
+
+    what: its name. before, after: its values as text; empty if the run has no value.
+    """
 
     what: str
     before: str

@@ -1,4 +1,4 @@
-"""Predictions of a run's rows at full size, compared with the lab's statements and with measurements."""
+"""Compare predictions of a run's rows at full size with the lab's statements and with measurements."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median

@@ -35,7 +35,11 @@ from provision.files import read_bytes, read_text
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """The files of a report: the path of report.html, the evaluation that it shows, and changes since verdict.json."""
+    """A report that has been written.
+
+    page: path of report.html. evaluation: the verdicts in the report. changes: statements whose status differs from the
+    previous verdict.json.
+    """
 
     page: Path
     evaluation: Evaluation

@@ -27,7 +27,7 @@ OUTCOME_STYLES = {"fits": "green", "oom": "yellow", "rejected": "dim"}
 class RowState:
     """A row that has not ended, its time so far and its progress report.
 
-    status: shown in place of the progress report, such as 'queued (Resources)' or 'ending'; empty while it trains.
+    status: shown in place of the progress report, such as 'queued (Resources)' or 'ending'; empty while the row trains.
     """
 
     spec: RowSpec

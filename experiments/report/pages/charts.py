@@ -1,4 +1,4 @@
-"""The charts of a report."""
+"""Draw the charts of a report."""
 
 from collections.abc import Iterable, Sequence
 
@@ -104,7 +104,7 @@ def _snapshot_parts(shot: Snapshot) -> dict[str, float]:
 
 
 def _peak_bar(row: RowReport) -> Bar | None:
-    """Return the bar of a row's peak: the parts of its highest snapshot, and the rest, allocated between snapshots."""
+    """Return the bar of a row's peak: the parts of the snapshot with the most memory, and memory that it lacks."""
     if row.result is None or (peak := row.result.memory.peak_gib) is None:
         return None
     memory = row.result.memory

@@ -1,4 +1,4 @@
-"""The templates of all pages."""
+"""Load the templates of all pages, render them, and save pages."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""This machine's Docker: connect to it, choose how containers get GPUs, and check that no other container has them."""
+"""Connect to this machine's Docker, choose how containers get GPUs, and check that no other container has GPUs."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""The runner that runs each row in a separate container, with the same program as a job on a leased node."""
+"""Run each row in a separate container on this machine, with the same program as in a job on a leased node."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ ROW_LABEL = "llm-testbed.row"
 
 @dataclass
 class ContainerProcess:
-    """The program in a container, with methods of subprocess.Popen."""
+    """The program in a container, with the methods of subprocess.Popen that LocalRunner calls."""
 
     container: "Container"
 

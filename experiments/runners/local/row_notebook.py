@@ -48,7 +48,7 @@ def execute(row_folder: Path) -> int:
 
 
 def make_parameters_default(notebook: Path) -> None:
-    """Replace the default parameters of ``notebook`` by those that it was executed with.
+    """Replace the default parameters of ``notebook`` by the parameters with which it was executed.
 
     papermill can then run the notebook again with other values for some parameters.
     """

@@ -82,7 +82,7 @@ class WarmKernelManager(AsyncKernelManager):
 
     @default("transport")
     def _transport_default(self) -> str:
-        """Return ``tcp`` if the folder of temporary files has a path too long for names of sockets."""
+        """Return 'ipc' for Unix sockets, or 'tcp' if the path of the temporary folder is too long for their names."""
         longest = f"{os.path.splitext(self.connection_file)[0]}-ipc-{len(port_names)}"
         return "ipc" if len(os.fsencode(longest)) <= SOCKET_NAME_BYTES else "tcp"
 

@@ -76,9 +76,9 @@ TransferCallback = Callable[[TransferProgress], None]
 
 
 def download_folder(
-    shell: Shell, folder: str, into: Path, on_progress: TransferCallback = lambda progress: None
+    shell: Shell, folder: str, local_folder: Path, on_progress: TransferCallback = lambda progress: None
 ) -> int:
-    """Download the remote folder ``folder`` into the local folder ``into``; return the number of downloaded files.
+    """Download the remote folder ``folder`` into ``local_folder``; return the number of downloaded files.
 
     The file result.json is downloaded last. on_progress: called after each part of a download. Checkpoints and files
     that are still being written are left out. Raises ChecksumMismatch if a file cannot be downloaded intact, and
@@ -88,31 +88,31 @@ def download_folder(
     damaged: set[str] | None = None
     for _ in range(MAX_TRIES):
         remote = [file for file in _list_files(shell, folder) if damaged is None or file.path in damaged]
-        missing = remote if damaged else [file for file in remote if not _local_copy(into, file)]
-        expected, actual = _download_and_sum(shell, folder, into, remote, missing, on_progress)
+        missing = remote if damaged else [file for file in remote if not _local_copy(local_folder, file)]
+        expected, actual = _download_and_sum(shell, folder, local_folder, remote, missing, on_progress)
         damaged = {file.path for file in remote if actual.get(file.path) != expected.get(file.path)}
         downloaded |= {file.path for file in missing} - damaged
-        _finish_parts(into, [file for file in remote if file.path != RESULT_FILE], damaged)
+        _finish_parts(local_folder, [file for file in remote if file.path != RESULT_FILE], damaged)
         if not damaged:
-            _finish_parts(into, [RemoteFile(RESULT_FILE, 0)], damaged)
+            _finish_parts(local_folder, [RemoteFile(RESULT_FILE, 0)], damaged)
             return len(downloaded)
     raise ChecksumMismatch(f"{shell.where}: checksum mismatch in each download of {min(damaged or '?')} from {folder}")
 
 
-def download_growing(shell: Shell, folders: Iterable[tuple[str, Path]], names: Sequence[str]) -> None:
+def download_growing_files(shell: Shell, folders: Iterable[tuple[str, Path]], names: Sequence[str]) -> None:
     """Download the files with these names whose size has changed since the last download.
 
     Checksums are not compared, because rows still write to these files. folders: pairs of a remote and a local folder.
     """
-    for folder, into in folders:
+    for folder, local_folder in folders:
         tests = " ".join(f"-name {shlex.quote(name)} -o" for name in names).removesuffix(" -o")
         listing = f"cd {shlex.quote(folder)} && find . -maxdepth 1 -type f \\( {tests} \\) -printf '%s %P\\0'"
         remote = _parse_listing(shell, folder, shell.run(listing, check=False, repeatable=True).out)
-        if grown := {file.path for file in remote if _file_size(into / file.path) != file.size}:
+        if grown := {file.path for file in remote if _file_size(local_folder / file.path) != file.size}:
             with suppress(tarfile.ReadError):
                 for name, content in _members(_download_tar(shell, folder, grown), grown):
-                    _write_part(content, into / name)
-                    _part_file(into / name).replace(into / name)
+                    _write_part(content, local_folder / name)
+                    _part_file(local_folder / name).replace(local_folder / name)
 
 
 def _list_files(shell: Shell, folder: str) -> list[RemoteFile]:
@@ -151,7 +151,7 @@ def _parse_sum(line: str) -> tuple[str, str]:
 def _download_and_sum(
     shell: Shell,
     folder: str,
-    into: Path,
+    local_folder: Path,
     remote: Sequence[RemoteFile],
     wanted: Sequence[RemoteFile],
     on_progress: TransferCallback,
@@ -159,28 +159,28 @@ def _download_and_sum(
     """Download the wanted files; return the checksums of all remote files and of their local copies."""
     with ThreadPoolExecutor(1) as executor:
         expected = executor.submit(_remote_sums, shell, folder, remote) if remote else None
-        actual = _download(shell, folder, into, wanted, on_progress) if wanted else {}
+        actual = _download(shell, folder, local_folder, wanted, on_progress) if wanted else {}
         for file in set(remote) - set(wanted):
-            if local := _local_copy(into, file):
+            if local := _local_copy(local_folder, file):
                 actual[file.path] = file_sha256(local)
         return expected.result() if expected else {}, actual
 
 
 def _download(
-    shell: Shell, folder: str, into: Path, wanted: Sequence[RemoteFile], on_progress: TransferCallback
+    shell: Shell, folder: str, local_folder: Path, wanted: Sequence[RemoteFile], on_progress: TransferCallback
 ) -> dict[str, str]:
     """Download files, each to its FILE.part; return the SHA-256 of the downloaded bytes, by path."""
     counter = _TransferCounter(wanted, on_progress)
     partial = [
         file
         for file in wanted
-        if file.size >= MIN_RESUMED_BYTES and 0 < _file_size(_part_file(into / file.path)) < file.size
+        if file.size >= MIN_RESUMED_BYTES and 0 < _file_size(_part_file(local_folder / file.path)) < file.size
     ]
-    sums = {file.path: _resume(shell, f"{folder}/{file.path}", into / file.path, counter) for file in partial}
+    sums = {file.path: _resume(shell, f"{folder}/{file.path}", local_folder / file.path, counter) for file in partial}
     if whole := {file.path: file.size for file in wanted if file.path not in sums}:
         with _open_tar(shell, folder, whole) as stream, suppress(tarfile.ReadError):
             for name, content in _members(stream, whole.keys()):
-                sums[name] = _write_part(content, into / name, counter)
+                sums[name] = _write_part(content, local_folder / name, counter)
     return sums
 
 
@@ -198,14 +198,14 @@ def _resume(shell: Shell, remote: str, path: Path, counter: "_TransferCounter") 
     return file_sha256(part)
 
 
-def _finish_parts(into: Path, files: Sequence[RemoteFile], damaged: set[str]) -> None:
+def _finish_parts(local_folder: Path, files: Sequence[RemoteFile], damaged: set[str]) -> None:
     """Rename FILE.part to FILE for each intact file, and remove FILE.part for each damaged one."""
     for file in files:
-        part = _part_file(into / file.path)
+        part = _part_file(local_folder / file.path)
         if file.path in damaged:
             part.unlink(missing_ok=True)
         elif part.exists():
-            part.replace(into / file.path)
+            part.replace(local_folder / file.path)
 
 
 class _TransferCounter:
@@ -291,9 +291,9 @@ def _part_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
-def _local_copy(into: Path, file: RemoteFile) -> Path | None:
+def _local_copy(local_folder: Path, file: RemoteFile) -> Path | None:
     """Return the path of a file's local copy, verified or not, if it has the size of the file; otherwise None."""
-    path = into / file.path
+    path = local_folder / file.path
     return next((local for local in (_part_file(path), path) if _file_size(local) == file.size), None)
 
 

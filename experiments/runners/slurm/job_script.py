@@ -119,7 +119,7 @@ class JobScripts:
             f"cat > {JOB_SPEC_FILE} <<'SPEC'\n{job.spec.model_dump_json()}\nSPEC",
             *self.runtime.setup(),
             REQUIRE_FREE_GPUS,
-            *(self._start_other_nodes(nodes, folder) if nodes > 1 else ()),
+            *(self._lines_to_start_other_nodes(nodes, folder) if nodes > 1 else ()),
             *self.runtime.script_lines(shlex.join(command), nodes),
         ]
         return "\n".join(lines) + "\n"
@@ -189,8 +189,8 @@ class JobScripts:
         }
         return _sbatch_options(options)
 
-    def _start_other_nodes(self, nodes: int, folder: str) -> list[str]:
-        """Return the lines that start the node agents in the background; the shell variable row_folder must be set."""
+    def _lines_to_start_other_nodes(self, nodes: int, folder: str) -> list[str]:
+        """Return the lines that start the node agents in the background. They use the shell variable row_folder."""
         prelude = [f"mkdir -p {shlex.quote(folder)}", EXPORT_NODE_RESOURCES, *self.runtime.setup(), REQUIRE_FREE_GPUS]
         node = "\n".join([*prelude, *self.runtime.script_lines(NODE_COMMAND, nodes)])
         checkpoints = [] if self.profile.shared_folder else [f'rm -rf "$row_folder/{CHECKPOINTS_FOLDER}"']

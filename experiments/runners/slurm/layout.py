@@ -1,4 +1,4 @@
-"""Paths of the testbed's files on a cluster.
+"""Define the paths of the testbed's files on a cluster.
 
 FOLDER/RUN_ID/                a run, with the same files as on the user's computer: run.json, SUITE/ROW/
 FOLDER/RUN_ID/.jobs/ROW-ATTEMPT/

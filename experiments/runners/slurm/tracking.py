@@ -24,7 +24,7 @@ from experiments.runners.progress import RowState, View
 from experiments.runners.remaining import ExpectedTime, RemainingTime
 from experiments.runners.slurm import queue
 from experiments.runners.slurm.cluster import Cluster
-from experiments.runners.slurm.download import download_folder, download_growing
+from experiments.runners.slurm.download import download_folder, download_growing_files
 from experiments.runners.slurm.job_script import JobSpec
 from experiments.runners.slurm.layout import ENDED_FILE, FETCHED_FILE, OUTPUT_FILE, STARTED_FILE
 from experiments.runners.slurm.staging import Staging
@@ -135,7 +135,7 @@ class JobTracker:
     def cancel_all(self) -> None:
         """Cancel the jobs, download the incomplete logs and telemetry, and stop tracking the rows."""
         queue.cancel(self._shell, [row.job.id for row in self.rows if row.job])
-        self._download_growing(row for row in self.rows if row.script_started)
+        self._download_growing_files(row for row in self.rows if row.script_started)
         self.abandon("cancelled, the lease ends")
 
     def abandon(self, reason: str) -> None:
@@ -185,7 +185,7 @@ class JobTracker:
         status_of = {attempt: values for attempt, *values in fields}
         for row in self.rows:
             self._update_row(row, jobs, status_of.get(row.job_spec.attempt, ["", "", ""]))
-        self._download_growing(row for row in self.rows if row.left_queue_at is not None and not row.has_ended)
+        self._download_growing_files(row for row in self.rows if row.left_queue_at is not None and not row.has_ended)
         for row in [row for row in self.rows if row.has_ended]:
             self._finish(row)
 
@@ -215,9 +215,9 @@ class JobTracker:
         if row.progress and progress:
             write_atomically(self.row_folder(row.spec) / PROGRESS_FILE, row.progress.model_dump_json())
 
-    def _download_growing(self, rows: Iterable[TrackedRow]) -> None:
+    def _download_growing_files(self, rows: Iterable[TrackedRow]) -> None:
         folders = [(f"{self._remote_folder}/{row.job_spec.row_folder}", self.row_folder(row.spec)) for row in rows]
-        download_growing(self._shell, folders, GROWING_FILES)
+        download_growing_files(self._shell, folders, GROWING_FILES)
 
     def _finish(self, row: TrackedRow) -> None:
         """Download the row's folder; write a result if the job has written none."""

@@ -28,10 +28,10 @@ class FlopCount(TorchDispatchMode):
 
 
 def expand_grouped_heads(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return attention arguments with as many heads of keys and values as of queries, as the formulas require.
+    """Return attention arguments whose keys and values have as many heads as the queries, as the formulas require.
 
-    With grouped-query attention, several query heads share a head of keys and values, but each query head still
-    multiplies with it.
+    With grouped-query attention, several query heads share a head of keys and values. Each query head is still
+    multiplied with this head.
     """
     heads = max(arg.shape[1] for arg in args if isinstance(arg, torch.Tensor) and arg.dim() == 4)
     return tuple(

@@ -70,13 +70,14 @@ class CudaMeter:
 class StorageMeter(TorchDispatchMode):
     """Dispatch mode that counts each tensor storage from its creation until its last reference is gone.
 
-    This meter measures the memory of tiny models on a CPU, which has no counters. Scratch memory inside kernels is not
-    counted. ``capacity``, in bytes, simulates a GPU: an operation that exceeds it raises torch.OutOfMemoryError.
+    This meter measures the memory of tiny models on a CPU, for which PyTorch has no counters. Scratch memory inside
+    kernels is not counted. capacity_bytes: memory of a simulated GPU; an operation that exceeds it raises
+    torch.OutOfMemoryError. None: no limit.
     """
 
-    def __init__(self, capacity: int | None = None) -> None:
+    def __init__(self, capacity_bytes: int | None = None) -> None:
         super().__init__()
-        self.capacity = capacity
+        self.capacity_bytes = capacity_bytes
         self._live: dict[int, int] = {}
         self._allocated = self._peak = 0
 
@@ -115,10 +116,10 @@ class StorageMeter(TorchDispatchMode):
         key, size = id(storage), storage.nbytes()
         if key in self._live:
             return
-        if self.capacity is not None and self._allocated + size > self.capacity:
+        if self.capacity_bytes is not None and self._allocated + size > self.capacity_bytes:
             raise torch.OutOfMemoryError(
                 f"simulated GPU out of memory. Tried to allocate {size / 2**20:.2f} MiB. "
-                f"{self.capacity / 2**20:.2f} MiB in total, {self._allocated / 2**20:.2f} MiB allocated"
+                f"{self.capacity_bytes / 2**20:.2f} MiB in total, {self._allocated / 2**20:.2f} MiB allocated"
             )
         self._live[key] = size
         self._allocated += size

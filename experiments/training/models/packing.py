@@ -19,7 +19,7 @@ FLASH_HEAD_SIZE_MULTIPLE = 8
 
 
 class PackedTexts(NamedTuple):
-    """Positions of concatenated texts in a padded batch.
+    """Where the tokens of concatenated texts are in a padded batch.
 
     places: (tokens,) int64, index of each token in the flattened padded batch. mask: (texts, longest text), of which
     only the shape is used. starts: (texts + 1,) int32, index of each text's first token, and at the end the number of
