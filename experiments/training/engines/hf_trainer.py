@@ -139,11 +139,10 @@ class StopAfterTokens(BaseStreamer):
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Train the row's model or generate text, and save the model if the row saves models.
+    """Train the row's model or generate text with it. Raises InputError for an unsupported strategy.
 
-    For text generation, the model is distributed over all GPUs of the row, and this process is the only one. Raises
-    InputError for an unsupported strategy. Errors of the training are not caught. probe: measures the row. out: folder
-    of this process.
+    Errors of the training are not caught. For text generation, the model is distributed over all GPUs of the row, and
+    this process is the only one.
     """
     arguments = build_arguments(spec, probe.device, out)
     several_gpus = spec.settings.task == "generate" and spec.settings.devices > 1

@@ -39,10 +39,7 @@ class TransformersModule(L.LightningModule):
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Train the row's model, and save it if the row saves models. Errors of the training are not caught.
-
-    probe: measures the training. out: folder of this process.
-    """
+    """Train the row's model, and save it if the settings say so. Errors of the training are not caught."""
     L.seed_everything(spec.settings.seed, verbose=False)
     device, context = torch.device(probe.device.kind), loader_worker_context(spec)
     model: Any = build_model(spec, device)

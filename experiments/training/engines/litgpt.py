@@ -82,10 +82,7 @@ class ProbedLoader:
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Train the row's model. Raises InputError for unsupported settings. Errors of the training are not caught.
-
-    probe: measures the training. out: folder of this process.
-    """
+    """Train the row's model. Raises InputError for unsupported settings. Errors of the training are not caught."""
     settings = spec.settings
     _reject_unsupported(settings)
     device = torch.device(probe.device.kind)

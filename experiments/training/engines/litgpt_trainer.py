@@ -48,10 +48,7 @@ class LitgptModule(L.LightningModule):
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Train the row's model. Raises InputError for quantization. Errors of the training are not caught.
-
-    probe: measures the training. out: folder of this process.
-    """
+    """Train the row's model. Raises InputError for quantization. Errors of the training are not caught."""
     if spec.settings.quantization:
         raise InputError("quantization is not supported by the litgpt_trainer engine; allowed: the engine litgpt")
     L.seed_everything(spec.settings.seed, verbose=False)
