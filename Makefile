@@ -83,7 +83,7 @@ top: env ## show the GPUs and rows of leased nodes or of a cluster (site= profil
 notebook: env ## run Jupyter on the leased node and open a tunnel to it (suite=NAME opens the notebook of the suite)
 	$(TESTBED) notebook $(suite) $(args)
 
-notebooks: env ## write the outputs of the labs' notebooks again, from the stored runs that they name
+notebooks: env ## write the outputs in the labs' notebooks again; each notebook names the stored run that has its outputs
 	$(TESTBED:experiments=experiments.notebooks.refresh)
 
 doctor: env ## check this machine, a site or a cluster (site= profile= account=)
@@ -107,13 +107,13 @@ extend: env ## extend a lease (name= by=1h)
 release: env ## release a lease with its servers and addresses (name=)
 	$(TESTBED) release $(name) $(args)
 
-orphans: env ## list resources that the program created for you and that no active lease covers (args=--clean deletes them)
+orphans: env ## list resources that the program created for you and that belong to no active lease (args=--clean deletes them)
 	$(TESTBED) orphans $(args)
 
 reproduce: env ## lease, configure, run, evaluate, report and release (node= name= for= hours= versions= args="--yes --max-hours 3")
 	$(TESTBED) reproduce $(suite) $(LEASE_ARGUMENTS) $(NAME_ARGUMENT) $(call as_options,$(ROW_OPTIONS)) $(ROW_ARGUMENTS) $(args)
 
-rehearse: ## run all steps of reproduce with tiny models on this machine (needs root, mmdebstrap, systemd-container; faults=1 adds faults)
+rehearse: ## run all steps of reproduce with tiny models on this machine (needs root, mmdebstrap, systemd-container; faults=1 also makes services and nodes fail)
 	@$(MAKE) --no-print-directory -j 2 env testbed-env
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.testbed.chain.rehearse$(if $(faults),_faults) $(results)
 
@@ -132,7 +132,7 @@ test-slurm: env ## test rows on clusters with a real Slurm on this machine (need
 test-node: env ## test the node configuration with Ubuntu nodes on this machine (needs root, mmdebstrap, systemd-container)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/node
 
-test-chain: env testbed-env ## test all steps of reproduce together, also with failures (needs the same packages as rehearse)
+test-chain: env testbed-env ## test all steps of reproduce together, also when services and nodes fail (needs the same packages as rehearse)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/chain
 
 test-as-taught: ## run all rows with tiny models and the labs' own library versions (builds an environment of 8 GB)
@@ -175,7 +175,7 @@ wheel: env ## build the package in dist/
 test-wheel: env ## test the installed package outside of the checkout (two minutes; `make test` includes this)
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest tests/package
 
-evidence-archive: # pack the complete folders of the stored runs, which only this older commit contains
+evidence-archive: # pack the complete folders of the stored runs, which only the commit EVIDENCE_COMMIT contains
 	mkdir -p dist
 	git archive --format=tar.gz --output=dist/evidence.tar.gz $(EVIDENCE_COMMIT) experiments/evidence
 
@@ -188,11 +188,11 @@ release-version: ## commit and tag a version (version=0.2.0; CHANGELOG.md needs 
 	git commit --quiet --message "Release $(version)" CHANGELOG.md pyproject.toml containers/pyproject.toml
 	git tag --annotate --message "Release $(version)" v$(version)
 
-env: $(ENV)/.made ## create the Python environment with the command testbed, cached by its package versions and linked as .venv
+env: $(ENV)/.made ## create the Python environment with the command testbed: one in the cache for each list of versions, linked as .venv
 	@test "$(PINS)" != containers/current.txt || { test -e .venv && test ! -L .venv; } || ln -sfn $(ENV) .venv
 	@ln -sfn "$(CURDIR)/containers/testbed" "$(BIN)/testbed"
 
-python:
+python: # check the version of Python, and create the cache folder
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is $(PYTHON_VERSION); install python3.11 and its venv module" >&2; exit 2; }
 	@mkdir -p $(CACHE)
@@ -203,7 +203,7 @@ $(ENV)/.made: | python
 lock: env ## write the hashes of all packages to containers/locks (run it after you change containers/*.txt)
 	$(BIN)/python containers/lock.py
 
-testbed-env: python # install the OpenStack services of the tests and their databases in the cache
+testbed-env: python # install in the cache the OpenStack services, and their databases, that the tests use
 	@PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(PYTHON) -m tests.testbed.openstack
 
 clean-results: ## remove the results of all runs

@@ -1,9 +1,8 @@
-"""Check that the base image in which this program runs fits a list of versions.
+"""Check that this base image has a supported version of Python, and the version of PyTorch in a list of versions.
 
 python check_base.py LIST
 
-The base image must have a supported version of Python and the list's version of PyTorch. Otherwise the program exits
-with one line that names the difference.
+The program runs in the base image. If a version differs, the program exits with a message of one line.
 """
 
 import sys
@@ -19,7 +18,8 @@ if "{}.{}".format(*sys.version_info) not in PYTHONS:
 try:
     torch = metadata.version("torch").partition("+")[0]
 except metadata.PackageNotFoundError:
-    torch = "none"
+    torch = ""
 if torch != pins["torch"]:
     wanted = f"{Path(sys.argv[1]).name} needs {pins['torch']}"
-    sys.exit(f"BASE_IMAGE has PyTorch {torch}; {wanted}; choose another base image")
+    found = f"PyTorch {torch}" if torch else "no PyTorch"
+    sys.exit(f"BASE_IMAGE has {found}; {wanted}; choose another base image")

@@ -24,7 +24,7 @@ LABEL_STYLE = "font-size='11.5' fill='#455a64'"
 
 @dataclass(frozen=True)
 class Box:
-    """A rounded box: upper left corner, size, title, lines below it, color."""
+    """A rounded box: upper left corner and size in pixels, title, lines below the title, key of COLORS."""
 
     x: int
     y: int
@@ -49,7 +49,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Arrow:
-    """An arrow through points, with a label next to its middle."""
+    """An arrow through points, with a label next to the middle of its first segment; dashed or solid."""
 
     points: Sequence[tuple[int, int]]
     label: str = ""
@@ -74,7 +74,7 @@ def _text(x: float, y: float, text: str, style: str, anchor: str = "middle") -> 
 
 
 def drawing(width: int, height: int, title: str, parts: Sequence[Box | Arrow]) -> str:
-    """Return an SVG of this size, with ``title`` for screen readers."""
+    """Return an SVG of this size in pixels, with ``title`` for screen readers."""
     arrow_head = (
         "<defs><marker id='tip' markerWidth='9' markerHeight='8' refX='8' refY='4' orient='auto'>"
         "<path d='M0,0 L9,4 L0,8 z' fill='#455a64'/></marker></defs>"
@@ -113,7 +113,7 @@ def architecture() -> str:
         Box(270, 150, 220, 100, "runners", ("rows on this machine,", "or as Slurm jobs"), "teal"),
         Box(540, 150, 200, 100, "prediction", ("training code", "on a phantom device"), "blue"),
         Box(20, 316, 200, 64, "inputs", ("weights, texts, archives",), "gray"),
-        Box(270, 316, 220, 64, "training", ("worker, ranks, engines, probe",), "teal"),
+        Box(270, 316, 220, 64, "training", ("worker, ranks, engines,", "measurement"), "teal"),
         Box(540, 316, 200, 64, "results", ("schema, statements, status",), "teal"),
         Box(540, 430, 200, 64, "report, notebooks", ("HTML, JSON, JUnit",), "teal"),
         Arrow([(220, 52), (270, 52)]),

@@ -2,7 +2,7 @@
 
     python docs/generate.py [DOCS_FOLDER]
 
-Run it before `mkdocs build`; `make docs` does both. The pages it writes are not in git.
+Run it before `mkdocs build`; `make docs` does both. Git ignores the pages that it writes.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from experiments.cli.parsing.examples import examples  # noqa: E402
 from experiments.cli.parsing.help import help_records  # noqa: E402
 from experiments.notebooks.tables import changes_table  # noqa: E402
 from experiments.results.run_folder import run_folders  # noqa: E402
-from experiments.results.wording import QUANTITY_LABELS  # noqa: E402
+from experiments.results.wording import QUANTITY_LABELS_AND_UNITS  # noqa: E402
 from experiments.runners.slurm.profile import Profile  # noqa: E402
 from experiments.suites.cards import IMAGE_CUDA, Card, cards  # noqa: E402
 from experiments.suites.models import Model, models  # noqa: E402
@@ -56,6 +56,7 @@ GENERATED_FOLDERS = ("catalog", "commands", "fields", "labs", "schemas", "senten
 """Folders of reference/ that contain only generated pages."""
 COPIED_PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 REPOSITORY_LINK = re.compile(r"\[([^\]]+)\]\((?!docs/|https?:|#)[^)]+\)")
+"""A link to a file outside of docs/, which the website does not contain."""
 
 
 def generate(docs: Path) -> list[Path]:
@@ -116,7 +117,7 @@ def _output_of(*arguments: str) -> str:
 
 def quantities_page() -> str:
     """Return the page of the quantities that claims and reference values can name."""
-    rows = [(f"`{name}`", label, unit or "-") for name, (label, unit) in QUANTITY_LABELS.items()]
+    rows = [(f"`{name}`", label, unit or "-") for name, (label, unit) in QUANTITY_LABELS_AND_UNITS.items()]
     text = "The values of `quantity` in the checks of claims and in reference values."
     return "\n\n".join(["# Quantities", text, _table(("quantity", "meaning", "unit"), rows)])
 
@@ -189,7 +190,7 @@ def lab_page(suite: Suite) -> str:
 
 
 def _measured_changes(suite: Suite) -> Iterator[str]:
-    """Yield a section for each stored run of the suite that measured rows and their variants."""
+    """Yield heading, sentence and table for each stored run of the suite that measured rows and their variants."""
     for folder in run_folders(EVIDENCE) if suite.rows_with_variants() else ():
         run = folder.read_run()
         if run.suite == suite.suite and (table := changes_table(suite, folder.results())):
@@ -237,21 +238,21 @@ def catalog_pages() -> dict[str, str]:
         (f"`{name}`", model.family, f"{model.parameters / 1e9:.2f}e9" if model.parameters else "", model.hub)
         for name, model in models().items()
     ]
-    usable = (
+    introduction = (
         "Usable memory is the memory that one process can allocate: the memory of the card, less its CUDA context. "
         "The column *PyTorch for* names the build of PyTorch 2.11 to 2.13 that runs on the card; the project's image "
         f"has PyTorch for CUDA {IMAGE_CUDA}. For any other GPU, use its memory, such as `--card 24GiB`. "
         "`experiments/suites/catalog/cards.yaml` names the sources."
     )
     return {
-        "reference/catalog/cards.md": f"# Cards\n\n{usable}\n\n{_table(card_heads, card_rows)}",
+        "reference/catalog/cards.md": f"# Cards\n\n{introduction}\n\n{_table(card_heads, card_rows)}",
         "reference/catalog/models.md": "# Models\n\n"
         + _table(("name", "family", "parameters", "published weights"), model_rows),
     }
 
 
 def roles_page() -> str:
-    """Return the page of Ansible roles, in the order in which they run."""
+    """Return the page with the variables of the Ansible roles, in the order in which the roles run."""
     site = yaml.safe_load((ROOT / "ansible" / "site.yml").read_text())
     named = [role if isinstance(role, str) else role["role"] for play in site for role in play.get("roles", [])]
     folders = sorted((ROOT / "ansible" / "roles").iterdir(), key=lambda path: (_position(named, path.name), path.name))

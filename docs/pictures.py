@@ -2,8 +2,8 @@
 
     python docs/pictures.py [NAME...]
 
-Run it in the project's environment when the output of a command changes. Without names it creates all pictures. The
-picture report is in experiments/evidence/, and needs Chromium.
+Run it in the project's environment when the output of a command changes. Without names, it creates all pictures. The
+name `report` draws experiments/evidence/report.png, the page of a stored run, for which it needs Chromium.
 """
 
 import io
@@ -27,11 +27,13 @@ COMMANDS = {
     "predict": "predict single_gpu_blip2/xxl-sgd --card a100_80gb",
 }
 REDRAWN_COMMANDS = ("run",)
-"""Commands that redraw their lines on a terminal. Their picture shows the output to a pipe, with STATUS_COLORS."""
+"""Commands that redraw lines if they print to a terminal. They are run with a pipe, and STATUS_COLORS adds colors."""
 STATUS_COLORS = {r"^pass\b": "green", r"^fail\b": "red", r"^error\b": "red", r"^not evaluated\b": "dim"}
 STORED_RUN = ROOT / "experiments" / "evidence" / "single_gpu_blip2-a100_80gb-full-verdict"
 REPORT_WIDTH = 1000
+"""Width of the browser's window, pixels."""
 REPORT_SCALE = 0.825
+"""Factor by which the picture of the report is reduced."""
 MEMORY_SECTION_CSS = (
     "header, section:not(#memory) { display: none } #memory { margin-top: 0 } body, main { padding-top: 0 }"
 )
@@ -41,12 +43,12 @@ FONT_FACE = re.compile(r"@font-face \{.*?\}", re.DOTALL)
 def draw_command(name: str) -> None:
     """Run the command with this name in a temporary folder, and draw its output as SVG."""
     command, width = COMMANDS[name], TERMINAL_WIDTHS[name]
-    color = {} if name in REDRAWN_COMMANDS else {"FORCE_COLOR": "1"}
+    color_variable = {} if name in REDRAWN_COMMANDS else {"FORCE_COLOR": "1"}
     with tempfile.TemporaryDirectory() as folder:
-        ran = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-m", "experiments", *command.split()],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(width), **color},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(width), **color_variable},
             stdout=subprocess.PIPE,
             text=True,
             check=False,
@@ -54,7 +56,7 @@ def draw_command(name: str) -> None:
     console = Console(record=True, width=width, file=open(os.devnull, "w"))  # noqa: SIM115
     shown_command = command.removesuffix(" --size tiny")
     console.print(Text(f"$ testbed {shown_command}", "bold"))
-    console.print(_with_status_colors(ran.stdout.rstrip()))
+    console.print(_with_status_colors(completed.stdout.rstrip()))
     svg = FONT_FACE.sub("", console.export_svg(title="testbed", unique_id=name))
     (FOLDER / f"{name}.svg").write_text(re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE))
 
@@ -75,8 +77,8 @@ def draw_report() -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run([sys.executable, "-m", "experiments", "report", str(run)], env=environment, check=True)
         page = (run / "report.html").read_text()
-        memory = page.replace("</head>", f"<style>{MEMORY_SECTION_CSS}</style></head>")
-        parts = [_screenshot(folder, text, height) for text, height in ((page, 755), (memory, 1040))]
+        memory_page = page.replace("</head>", f"<style>{MEMORY_SECTION_CSS}</style></head>")
+        parts = [_screenshot(folder, text, height) for text, height in ((page, 755), (memory_page, 1040))]
     picture = Image.new("RGB", (REPORT_WIDTH, sum(part.height for part in parts)))
     picture.paste(parts[0], (0, 0))
     picture.paste(parts[1], (0, parts[0].height))

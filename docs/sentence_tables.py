@@ -23,20 +23,20 @@ def sentence_rows(suite: Suite) -> Iterator[tuple[str, ...]]:
     best = best_verdicts(stored_evaluations(suite))
     for sentence in sentences_of(suite):
         for number, statement in enumerate(sentence.statements):
-            first = (sentence.says, sentence.at) if number == 0 else ("", "")
-            yield (*first, *_verdict_cells(statement, best.get(statement)))
+            sentence_cells = (sentence.says, sentence.at) if number == 0 else ("", "")
+            yield (*sentence_cells, *_verdict_cells(statement, best.get(statement)))
 
 
 def stored_evaluations(suite: Suite) -> list[tuple[str, Evaluation]]:
     """Return each stored evaluation of a suite with its card, in the order of the suite's cards."""
     paths = sorted(EVIDENCE.glob(f"{suite.suite}-*/verdict.json"))
-    found = [Evaluation.model_validate_json(path.read_bytes()) for path in paths]
-    known = [(one.run.card, one) for one in found if one.run.card in suite.cards]
-    return sorted(known, key=lambda item: suite.cards.index(item[0]))
+    evaluations = [Evaluation.model_validate_json(path.read_bytes()) for path in paths]
+    by_card = [(each.run.card, each) for each in evaluations if each.run.card in suite.cards]
+    return sorted(by_card, key=lambda item: suite.cards.index(item[0]))
 
 
 def best_verdicts(evaluations: Iterable[tuple[str, Evaluation]]) -> dict[str, tuple[str, Verdict]]:
-    """Return for each statement, by id, the card and verdict with the best grade; if several have it, the first."""
+    """Return by statement id the card and the verdict with the best evidence; of equally good verdicts, the first."""
     best: dict[str, tuple[str, Verdict]] = {}
     for card, evaluation in evaluations:
         for verdict in evaluation.verdicts:
@@ -50,9 +50,9 @@ def _evidence_rank(verdict: Verdict) -> tuple[int, bool]:
     return GRADES.index(verdict.grade) if verdict.grade else len(GRADES), not verdict.value
 
 
-def _verdict_cells(statement: str, found: tuple[str, Verdict] | None) -> tuple[str, str, str, str]:
-    if found is None:
+def _verdict_cells(statement: str, card_and_verdict: tuple[str, Verdict] | None) -> tuple[str, str, str, str]:
+    if card_and_verdict is None:
         return f"`{statement}`", "not evaluated", "", "no stored run evaluates it"
-    card, verdict = found
+    card, verdict = card_and_verdict
     grade = f"{verdict.grade}, {card}" if verdict.grade else ""
     return f"`{statement}`", verdict.status, grade, verdict.value if verdict.grade else verdict.reason

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 MIN_SIMILARITY = 0.75
-"""Minimum similarity of an unknown name and the allowed name that a message suggests: difflib's ratio, 0 to 1."""
+"""How similar an allowed name must be to an unknown name, so that a message suggests it: difflib's ratio, 0 to 1."""
 
 
 class InputError(ValueError):

@@ -1,4 +1,7 @@
-"""A run from its options to its report: prepare, plan, predict, run rows, evaluate, report."""
+"""A run from its options to its report: prepare, plan, predict, run rows, evaluate, report.
+
+A suite is the data of one lab: its rows and its statements.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -47,8 +50,8 @@ def _ignore_progress(done_bytes: int, total_bytes: int | None) -> None:
 class PreparedRun:
     """A run of one suite with resolved and checked options. Nothing has been written yet.
 
-    options: the resolved options. size_was_auto: whether the user left the size at 'auto'. target: where the rows run:
-    this machine, a cluster or leased nodes. run: the content to write to run.json.
+    options: the options, with values in place of 'auto'. size_was_auto: whether the user left the size at 'auto'.
+    target: where the rows run: this machine, a cluster or leased nodes. run: the content to write to run.json.
     """
 
     options: RunOptions
@@ -177,7 +180,7 @@ def cancel_jobs(all_options: Sequence[RunOptions], view: View) -> list[str]:
 
 
 def options_per_suite(suites: Sequence[str], options: RunOptions) -> list[RunOptions]:
-    """Return a copy of ``options`` for each suite that has requested rows, limited to these rows.
+    """Return, for each suite that has requested rows, a copy of ``options`` with only the rows of this suite.
 
     Raises InputError for a row that no suite has.
     """
@@ -198,8 +201,8 @@ def options_per_suite(suites: Sequence[str], options: RunOptions) -> list[RunOpt
 
 def connect_target(options: RunOptions) -> Target:
     """Connect to the target that the options name. The caller must close the target."""
-    named = partial(target_named, options.site, options.profile, options.account)
-    return named(image_variant=options.image_variant, in_container=options.in_container)
+    make_target = partial(target_named, options.site, options.profile, options.account)
+    return make_target(image_variant=options.image_variant, in_container=options.in_container)
 
 
 def prepare(options: RunOptions, target: Target, on_download: DownloadCallback = _ignore_progress) -> PreparedRun:
@@ -343,7 +346,7 @@ def _show_expected_times(planned: PlannedRun, view: View) -> dict[str, ExpectedT
         {prepared.suite.suite: specs}, target.node, gpus, stored, rows_are_jobs=not target.starts_warm
     )
     shared = target.rows_per_gpu(planned.run, prepared.suite) > 1
-    view.print_line(expected.rows_summary + ("; the times are for GPUs that rows do not share" if shared else ""))
+    view.print_line(expected.rows_summary + ("; these times are for one row at a time on a GPU" if shared else ""))
     if shared:
         return {}
     pairs = zip(specs, expected.rows[prepared.suite.suite], strict=True)

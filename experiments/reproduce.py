@@ -1,6 +1,6 @@
 """Reproduce suites on leased machines: doctor, predict, slots, lease, configure, run, release.
 
-Each stage continues the work of an earlier, interrupted command with the same options: leases are in the journal, a
+Each stage continues the work of an earlier, interrupted command with the same options: the journal lists the leases, a
 configured node is not changed, jobs are tracked, and rows with results do not run again.
 """
 
@@ -51,7 +51,7 @@ class PreflightFailed(InputError):
 
 
 class LeaseTooLong(InputError):
-    """The requested lease is longer than the budget."""
+    """The requested lease is longer than --max-hours allows."""
 
 
 class LeaseEnded(InputError):
@@ -246,7 +246,7 @@ def _expected_times(node_type: str, runs: Sequence[PreparedRun], predictions: Se
 def _with_lease_length(reproduction: Reproduction, times: ExpectedTimes, report: Callable[[str], None]) -> Reproduction:
     """Return the reproduction. If its ``choose_length`` is set, its lease gets the length that the rows need.
 
-    Raises LeaseTooLong if the lease is longer than the budget, and LeaseTooShort if the rows need more time.
+    Raises LeaseTooLong if the lease is longer than --max-hours, and LeaseTooShort if the rows need more time.
     """
     length = times.lease_length() if reproduction.choose_length else None
     if length:
@@ -291,10 +291,10 @@ def _prepare_runs(reproduction: Reproduction, host: Host) -> list[PreparedRun]:
 
 
 def _with_recorded_data(run: PreparedRun) -> PreparedRun:
-    """Return the run with the data folder that its run.json records, if run.json is about the same data; else ``run``.
+    """Return the run with the data folder that its run.json records, if the data has the same SHA-256; else ``run``.
 
-    The data folder on the node is not known before the lease. Another folder than the recorded one would make the
-    stored results outdated.
+    The data folder on the node is not known before the lease. Results that were stored with the recorded folder would
+    be outdated if the run had another folder.
     """
     if run.run.data_sha256 is None or not (run.folder.path / RUN_FILE).exists():
         return run

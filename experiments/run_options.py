@@ -70,7 +70,9 @@ class RunOptions:
         AUTO, "Size of the models; auto: full where a GPU has enough memory, else tiny.", id_part=str
     )
     length: Literal["verdict", "as-taught"] = _identity_field(
-        "verdict", "Number of steps; verdict: as many as the evaluation needs; as-taught: all of the lab.", id_part=str
+        "verdict",
+        "Number of steps; verdict: as many as the evaluation needs; as-taught: all steps of the lab.",
+        id_part=str,
     )
     site: str = _identity_field(
         "local",

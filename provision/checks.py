@@ -1,4 +1,4 @@
-"""Checks of a machine or a site. A failed check names its fix. No message contains a secret."""
+"""Checks of a machine or a site. The text of a failed check says how to fix the problem, and contains no secret."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ RETRY_FIX = "retry later, and check chameleoncloud.org for outages"
 class Check:
     """The result of a check: its name, its status, and one line with the finding and the fix.
 
-    needed_for: what the machine can run only if the status is ``ok``. Except for this, a ``warning`` has no effect.
+    needed_for: what the machine can run only if the status is ``ok``. A check with a ``warning`` counts as passed.
     """
 
     name: str
@@ -45,13 +45,13 @@ def run_check(name: str, check: Callable[[], str], needed_for: tuple[str, ...] =
         return Check(name, "failed", str(problem), needed_for)
 
 
-def skip_checks(names: Iterable[str], failed: str) -> list[Check]:
-    """Return a skipped check for each name. failed: the name of the failed check that they depend on."""
-    return [Check(name, "not checked", f"needs {failed}") for name in names]
+def skip_checks(names: Iterable[str], failed_check: str) -> list[Check]:
+    """Return a skipped check for each name. failed_check: the name of the failed check that these checks depend on."""
+    return [Check(name, "not checked", f"needs {failed_check}") for name in names]
 
 
 def summary_in_words(checks: Sequence[Check]) -> str:
-    """Return the number of failed checks, and the first of them."""
+    """Return the number of failed checks and the name of the first one, in words."""
     failed = [check.name for check in checks if check.status == "failed"]
     unchecked = sum(check.status == "not checked" for check in checks)
     if not failed:
@@ -62,7 +62,7 @@ def summary_in_words(checks: Sequence[Check]) -> str:
 
 
 def abilities_in_words(checks: Sequence[Check]) -> str:
-    """Return what this machine can run, and what it cannot run, with the checks that are not ok."""
+    """Return in words what this machine can run and what it cannot run, with the checks that prevent it."""
     unmet: dict[str, list[str]] = {}
     for check in checks:
         for ability in check.needed_for:

@@ -5,10 +5,10 @@ ProvisionError
 ├── UnknownDevices      CUDA_VISIBLE_DEVICES names a GPU that the machine does not have
 ├── NoSuchHost          no host has the requested type, name or hardware
 ├── BadTime             a length, time, daily window or zone is malformed or not allowed
-├── BadName             a name that a site would reject, or that no active lease has
+├── BadName             a site would reject the name, or nothing has this name
 ├── BadKey              an SSH key file is missing or is not a key
 ├── BadSshConfig        OpenSSH rejects the user's ssh configuration
-├── NoCredentials       no account is configured, or keystone rejects it
+├── NoCredentials       no account is configured, or its credential cannot be used for the lease
 ├── ForeignLease        a lease with that name exists that is not in the local journal
 ├── OtherAccount        the active lease with that name was made with another account
 ├── LeaseMismatch       the active lease with that name has other hosts than requested
@@ -64,7 +64,7 @@ class BadTime(ProvisionError):
 
 
 class BadName(ProvisionError):
-    """A name that a site would reject, or that no active lease has."""
+    """A site would reject the name, or no active lease or leaked resource has it."""
 
 
 class BadKey(ProvisionError):
@@ -76,23 +76,26 @@ class BadSshConfig(ProvisionError):
 
 
 class NoCredentials(ProvisionError):
-    """No account is configured, or keystone rejects it."""
+    """No account is configured, or its credential cannot be used for the lease.
+
+    Keystone may reject the credential. The credential may not be allowed to create leases, or end before the lease.
+    """
 
 
 class ForeignLease(ProvisionError):
-    """A lease with that name exists that is not in the local journal; it is not changed."""
+    """A lease with that name exists that is not in the local journal. The command does not change the lease."""
 
 
 class OtherAccount(ProvisionError):
-    """The active lease of that name was made with another account, and is not changed. Only that account sees it."""
+    """The active lease of that name was made with another account. The command does not change the lease."""
 
 
 class LeaseMismatch(ProvisionError):
-    """The active lease with that name has other hosts than requested; it is not changed."""
+    """The active lease with that name has other hosts than requested. The command does not change the lease."""
 
 
 UNTOUCHED_LEASE_ERRORS = (ForeignLease, OtherAccount, LeaseMismatch)
-"""Errors for a lease that the command did not create; the command does not release it."""
+"""Errors for an existing lease that the command must not use. The command does not release such a lease."""
 
 
 class BadJournal(ProvisionError):

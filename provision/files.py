@@ -1,4 +1,4 @@
-"""Safely read files and print texts that other people or machines may have written."""
+"""Read files, and make texts printable, safely: other people or machines may have written them."""
 
 import os
 import re

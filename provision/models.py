@@ -1,4 +1,4 @@
-"""Machines, calendars, requirements and site resources as frozen data. Times are timezone-aware and in UTC."""
+"""Data classes for machines, reservations, requirements, and resources at a site. Times are timezone-aware, in UTC."""
 
 import re
 from collections.abc import Sequence
@@ -45,11 +45,14 @@ def build_node(gpus: Sequence[Gpu], cpus: int, memory_gib: float, processor: str
 
 @dataclass(frozen=True)
 class Host:
-    """A reservable machine as its site describes it; at KVM, the capacity for one instance of a flavor on a hypervisor.
+    """A reservable machine as its site describes it.
 
-    Ids are unique within a site. If ``is_flavor``, node_type is the flavor's name. gpu_model and interconnect
-    have the site's spelling, '' if not reported. gpu_memory_gib: the memory of one GPU. su_per_hour: service units an
-    hour, None if the site does not report a price.
+    At a site of virtual machines, a host is the capacity for one virtual machine of a flavor (machine type) on a
+    hypervisor. Then ``is_flavor`` is True, and node_type is the flavor's name.
+
+    Ids are unique within a site. gpu_model and interconnect have the site's spelling, '' if not reported.
+    gpu_memory_gib: the memory of one GPU. su_per_hour: price in service units (Chameleon's unit of cost) per hour; None
+    if the site does not report a price.
     """
 
     id: str
@@ -84,9 +87,9 @@ class HostBooking:
 
 @dataclass(frozen=True)
 class DailyWindow:
-    """A daily window in a zone's local time. Its begin and end are minutes after midnight.
+    """A daily window in a zone's local time: its begin and end in minutes after midnight.
 
-    An end that is not after the begin is on the next day.
+    If the end is not after the begin, the window ends on the next day.
     """
 
     begin_minute: int
@@ -96,7 +99,7 @@ class DailyWindow:
 
 @dataclass(frozen=True)
 class Requirements:
-    """Requirements on hosts and time.
+    """Requirements on the hosts of a lease and on its time.
 
     A host matches if its type is node_type and its name is ``node`` (None: any), if its GPU model and interconnect
     contain all the given words ('': any), and if it has at least ``gpus`` GPUs with gpu_memory_gib each. With
@@ -133,8 +136,8 @@ class TimeSlot:
 class Identity:
     """The user and project of an account: names for messages, ids for comparison, never a secret.
 
-    endpoint: keystone's URL. entry: the account's name in clouds.yaml; ``envvars`` for the account of the OS_*
-    variables.
+    endpoint: URL of keystone, OpenStack's service for logins. entry: the account's name in clouds.yaml; ``envvars`` for
+    the account of the OS_* variables.
     """
 
     user: str
@@ -158,11 +161,10 @@ class Identity:
 
 @dataclass(frozen=True)
 class Credential:
-    """The limits of the account's credential.
+    """What the account's credential allows, and for how long.
 
-    expires_at: None if the credential never expires, or if the site does not report the time.
-
-    restricted: whether it is an application credential that is not allowed to create leases.
+    restricted: whether it is an application credential that is not allowed to create leases. expires_at: None if the
+    credential never expires, or if the site does not report the time.
     """
 
     restricted: bool = False
@@ -173,7 +175,7 @@ class Credential:
 class LeaseCredential:
     """An application credential that may only read and delete one lease.
 
-    auth_url: keystone's URL. lease_url: the URL of the lease at Blazar.
+    auth_url: keystone's URL. lease_url: URL of the lease at Blazar, OpenStack's service for reservations.
     """
 
     id: str
@@ -186,9 +188,9 @@ class LeaseCredential:
 class Lease:
     """A reservation at a site.
 
-    status: as the site reports it. reservation_ids: one for each server. hosts: ids of the hosts in the same order, as
-    far as the site reports them. created: the time of its creation, in the site's format. fault: the site's reason for
-    status ERROR, '' if it gives none. tag and owner: see Resource.
+    status: as the site reports it. reservation_ids: one for each server. hosts: ids of the reserved hosts in the same
+    order, as far as the site reports them. created: the time of the lease's creation, in the site's format. fault: the
+    site's reason for status ERROR, '' without a reason. tag and owner: see Resource.
     """
 
     id: str
@@ -208,7 +210,8 @@ class Lease:
 class Server:
     """A server at a site.
 
-    fault: the site's reason for status ERROR. task: the operation that the site is performing on it, or ''.
+    fault: the site's reason for status ERROR. task: the operation that the site is performing on the server, or ''.
+    image_id: UUID of the disk image, '' if the server boots from a volume. tag and owner: see Resource.
     """
 
     id: str
@@ -223,7 +226,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Address:
-    """A floating IP of the project. server: id of the server that it is attached to, '' if it is free."""
+    """A floating IP of the project. server: id of the server that has the floating IP, '' if no server has it."""
 
     id: str
     ip: str

@@ -1,6 +1,6 @@
-"""Reproducible archives, and the commit of a checkout.
+"""Write reproducible archives, and find the commit of a checkout.
 
-The bytes of an archive depend only on the names, contents and modes of its files.
+The bytes of an archive depend only on the names and contents of its files, and on whether each is executable.
 """
 
 import gzip
@@ -14,7 +14,10 @@ from typing import IO
 
 
 def write_archive(target: IO[bytes], files: Mapping[str, Path]) -> None:
-    """Write a .tar.gz. files: each path by its name in the archive. Owners, times and umask do not affect the bytes."""
+    """Write a .tar.gz. files: by the name in the archive, the path of each file.
+
+    Owners, times and umask do not affect the bytes.
+    """
     with (
         gzip.GzipFile("", "wb", fileobj=target, mtime=0, compresslevel=6) as packed,
         tarfile.open(fileobj=packed, mode="w") as archive,

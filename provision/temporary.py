@@ -16,8 +16,8 @@ class TemporaryFolder:
     """A new folder, removed with its content by ``remove`` or at the end of a with block.
 
     kind: the purpose of the folder, which becomes a part of its name. parent: None for the system's folder of temporary
-    files. The process holds a lock on the folder, so that other processes do not remove it as the folder of a killed
-    process.
+    files. The process holds a lock on the folder until it removes the folder or ends. Other processes remove only
+    folders that no process has locked.
     """
 
     def __init__(self, kind: str, parent: Path | None = None) -> None:

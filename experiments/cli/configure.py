@@ -35,7 +35,9 @@ def configure_command(
     ] = "build",
     reference: Annotated[str, typer.Option(help="With pull: name of the image in its registry.")] = "",
     image_archive: Annotated[Path | None, typer.Option(help="With load: archive made by docker save.")] = None,
-    base_image: Annotated[str, typer.Option(help="With build: base image; default: PyTorch's of that variant.")] = "",
+    base_image: Annotated[
+        str, typer.Option(help="With build: base image; default: PyTorch's image for --versions.")
+    ] = "",
     base_image_archive: Annotated[
         Path | None, typer.Option(help="With build: archive of the base image, made by docker save.")
     ] = None,

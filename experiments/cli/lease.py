@@ -193,7 +193,9 @@ def status(
     ] = "1h",
     above: Annotated[
         float | None,
-        typer.Option(metavar="SU", help="With --notify: send a message if a lease has cost more than this."),
+        typer.Option(
+            metavar="SU", help="With --notify: send a message if a lease has cost more service units than this."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -359,7 +361,7 @@ def _show_past_leases(reconciler: "Reconciler", name: str | None, since: str, as
     from dataclasses import asdict
 
     from provision.availability.times import local_zone, time_in_words
-    from provision.leasing.past import past_leases, sum_in_words
+    from provision.leasing.past import past_leases, total_cost_in_words
 
     all_leases = past_leases(reconciler.journal.entries(), reconciler.clock.now())
     begin = _parse_day(since).replace(tzinfo=local_zone())
@@ -371,7 +373,7 @@ def _show_past_leases(reconciler: "Reconciler", name: str | None, since: str, as
         start, end = (time_in_words(moment, local_zone()) for moment in (past_lease.start, past_lease.end))
         cost = "unknown" if past_lease.used_su is None else f"{past_lease.used_su:.1f} service units"
         print(f"{past_lease.name} at {past_lease.site}, {start} to {end}: {cost}")
-    print(sum_in_words(leases))
+    print(total_cost_in_words(leases))
 
 
 def _parse_day(text: str) -> datetime:

@@ -39,8 +39,8 @@ def orphans_command(
 ) -> None:
     """List resources that testbed created and no active lease uses.
 
-    The testbed tags each resource that it creates with its lease. A resource whose tag belongs to no active lease has
-    leaked.
+    testbed gives each resource that it creates the tag of its lease. A resource whose tag belongs to no active lease
+    has leaked.
     """
     from provision.leasing.leaked import delete_leaked, leaked_resources, select_by_tag
     from provision.sites.base import connect_to

@@ -4,8 +4,8 @@
                                                                           telemetry/ROW.csv
     python -m experiments.evidence.pack --unpack EVIDENCE_FOLDER TARGET   a folder for each row, with its result.json
 
-predictions.json is copied if it exists. Each line of results.jsonl is the result.json of one row, without spaces. Logs,
-notebooks and the report are omitted. `testbed report` can write the report from both forms.
+predictions.json is copied if it exists. Each line of results.jsonl is the result.json of one row, without spaces. The
+compact form has no logs, notebooks and report. `testbed report` can write the report from both forms.
 """
 
 import argparse

@@ -2,8 +2,9 @@
 
     python -m experiments.evidence.renew [--keep-predictions] [NAME...]
 
-NAME: the folder of a stored run; default: all. A run with predictions gets new ones for all rows of its suite. If
-it has no results, it also gets today's date and commit. Each of the runs gets new verdicts.
+NAME: the folder of a stored run; default: all. If a run has predictions, they are replaced by new predictions for all
+rows of its suite. If such a run has no results, its date and commit become those of today. Each of the runs gets new
+verdicts.
 """
 
 import argparse

@@ -13,10 +13,14 @@ from provision.temporary import TemporaryFolder
 
 MAX_FILES = 5_000_000
 MAX_RATIO = 200
-"""Limit of the unpacked size divided by the archive's size. It is about 10 for texts, 1000 or more for zip bombs."""
-MIN_UNPACKED_BYTES, MIN_FREE_BYTES = 1 << 28, 1 << 28
+"""Maximum unpacked size divided by the archive's size. This ratio is about 10 for texts, 1000 or more for zip bombs."""
+ALWAYS_ALLOWED_BYTES = 1 << 28
+"""Unpacked size up to which MAX_RATIO does not apply."""
+MIN_FREE_BYTES = 1 << 28
+"""Disk space that must stay free."""
 TOO_LARGE = (
-    f"unpacked, it would have more than {MAX_FILES} files, be more than {MAX_RATIO} times as large, or fill the disk"
+    f"the unpacked data would have more than {MAX_FILES} files, be more than {MAX_RATIO} times as large as the "
+    "archive, or fill the disk"
 )
 DAMAGED_ARCHIVE_ERRORS = (
     tarfile.TarError,
@@ -67,18 +71,21 @@ def unpack_archive(archive: Path, folder: Path, dataset: str) -> Path:
 
 
 def _max_unpacked_bytes(archive: Path, folder: Path) -> int:
-    """Return the maximum bytes of the unpacked files: MAX_RATIO times the archive's size, at most the free space."""
+    """Return the maximum total size of the unpacked files, in bytes.
+
+    It is MAX_RATIO times the archive's size, or ALWAYS_ALLOWED_BYTES if that is more, but no more than the disk has.
+    """
     disk = shutil.disk_usage(folder).free - MIN_FREE_BYTES
-    return min(disk, max(MIN_UNPACKED_BYTES, MAX_RATIO * archive.stat().st_size))
+    return min(disk, max(ALWAYS_ALLOWED_BYTES, MAX_RATIO * archive.stat().st_size))
 
 
 def _untar(archive: Path, folder: Path) -> None:
     """Unpack only files, folders and links. The filter of extractall, which also does this, needs Python 3.11.4."""
-    free = _max_unpacked_bytes(archive, folder)
+    remaining_bytes = _max_unpacked_bytes(archive, folder)
     with tarfile.open(archive) as packed:
         for number, member in enumerate(packed):
-            free -= member.size if member.isfile() else 0
-            if free < 0 or number >= MAX_FILES:
+            remaining_bytes -= member.size if member.isfile() else 0
+            if remaining_bytes < 0 or number >= MAX_FILES:
                 raise tarfile.ReadError(TOO_LARGE)
             target = Path(member.name).parent / member.linkname if member.issym() else Path(member.linkname)
             if _is_outside(folder, member.name) or _is_outside(folder, target):

@@ -1,4 +1,7 @@
-"""Prepare the data of a run: synthetic, published, a folder, or an archive, which is downloaded once and verified."""
+"""Prepare the data of a run: synthetic data, published texts, a folder, or an archive.
+
+An archive is downloaded once and verified.
+"""
 
 import hashlib
 from collections.abc import Collection
@@ -38,9 +41,10 @@ def prepare_dataset(
     """Return the data set of ``source``: 'synthetic', 'hub', a folder, or the path or URL of an archive.
 
     sha256: expected checksum of the source; None: unknown. datasets: names of the data sets that the run's rows read.
-    on_progress: called during a download with the numbers of downloaded and of all bytes. Raises InputError if the rows
-    do not read exactly one real data set, or if the source is unreadable, has no data for them, differs from
-    ``sha256``, or is a URL without a checksum.
+    on_progress: called during a download with the number of downloaded bytes and the total number of bytes.
+
+    Raises InputError if the rows do not read exactly one data set that is not synthetic. Also raises it if the source
+    is unreadable, has no data for the rows, has another checksum than ``sha256``, or is a URL without a checksum.
     """
     dataset = _check_source(source, sha256, datasets)
     if source in (SYNTHETIC, HUB):
@@ -114,7 +118,7 @@ def _check_source(source: str, sha256: str | None, datasets: Collection[str]) ->
 
 
 def _single_real_dataset(datasets: Collection[str], source: str) -> str:
-    """Return the only real data set among ``datasets``. Raises InputError if there are none or several."""
+    """Return the only data set among ``datasets`` that is not synthetic. Raises InputError if none or several are."""
     real = sorted({*datasets} - {CONSTANT_DATASET})
     if not real:
         raise InputError(f"--data {source}: the requested rows read synthetic texts only; allowed: synthetic")

@@ -33,8 +33,8 @@ def is_url(source: str) -> bool:
 def download(url: str, sha256: str, folder: Path, on_progress: DownloadCallback) -> Path:
     """Download the archive at ``url`` into ``folder``, resuming an interrupted download; return its path.
 
-    on_progress: called with the numbers of downloaded and of all bytes. Raises InputError if the download fails, or if
-    the checksum differs; then the file is deleted.
+    on_progress: called with the number of downloaded bytes and the total number of bytes. Raises InputError if the
+    download fails, or if the checksum differs. A file with another checksum is deleted.
     """
     path = folder / (sha256 + archive_suffix(url.partition("?")[0]))
     with _download_lock(path):

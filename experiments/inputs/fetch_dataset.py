@@ -25,7 +25,8 @@ MAX_ATTEMPTS = 2
 def fetch_dataset(artifact: Artifact) -> list[Path]:
     """Download and unpack the data; return its path.
 
-    Raises InputError if that fails. After a checksum mismatch the data is downloaded a second time.
+    Raises InputError if the download fails twice, for example because the checksum differs, or if the data cannot be
+    unpacked.
     """
     path = cache_folder() / "data" / f"{artifact.sha256}-{artifact.dataset}"
     unpacked = path.with_name(artifact.sha256)

@@ -1,4 +1,4 @@
-"""Archives of data to which labs refer: their addresses, and their checksums, which the first use records."""
+"""The data archives that labs download: their URLs, and their checksums, which the first download records."""
 
 from functools import cache
 from pathlib import Path
@@ -10,10 +10,10 @@ from experiments.suites.yaml_schema import CATALOG, StrictModel, read_yaml, vali
 
 
 class KnownArchive(StrictModel):
-    """An archive that a lab names."""
+    """An archive that a lab downloads."""
 
     address: str = Field(pattern="^https://", description="URL of the archive")
-    source: str = Field(description="where the lab names the archive")
+    source: str = Field(description="where the lab states the URL")
 
 
 @cache
@@ -26,11 +26,13 @@ def known_archives() -> dict[str, KnownArchive]:
 def locate_archive(
     source: str, sha256: str | None, cache_folder: Path, on_progress: DownloadCallback
 ) -> tuple[str, str | None]:
-    """Return the URL and the SHA-256 of the known archive ``source``.
+    """Return the URL and the SHA-256 of the archive of the data set ``source``, if it is in catalog/archives.yaml.
 
-    For any other source, both arguments are returned unchanged. The lab states no checksum. The first use downloads the
-    archive and records its checksum in the cache. Later uses require the recorded checksum. If ``sha256`` is given, it
-    is returned, and nothing is downloaded. Raises InputError if the download fails.
+    For any other ``source``, such as a folder, return ``source`` and ``sha256`` unchanged.
+
+    Labs state no checksum. The first use downloads the archive and records its checksum in the cache. Later uses return
+    the recorded checksum. If ``sha256`` is given, it is returned, and nothing is downloaded. Raises InputError if the
+    download fails.
     """
     archive = None if is_url(source) else known_archives().get(source)
     if archive is None:

@@ -23,9 +23,10 @@ PROGRESS_INTERVAL_S = 2.0
 class Artifact(StrictModel):
     """Files that are downloaded once for all rows that read them.
 
-    name: the model on the Hugging Face hub for weights and tokenizers, the data set for texts, the URL or path of the
-    archive for data. litgpt: LitGPT's name of the model, if the weights are converted for LitGPT. sha256: checksum of
-    data, which is also its name in the cache. dataset: the data set to which the data belongs.
+    kind: "texts" are published texts from the Hugging Face hub; "data" is the user's archive or folder. name: for
+    weights and tokenizers, the model on the hub; for texts, the data set; for data, the URL or path of the archive.
+    litgpt: LitGPT's name of the model, if the weights are converted for LitGPT. sha256: checksum of data, which is also
+    the name of the data in the cache. dataset: the data set to which the data belongs.
     """
 
     kind: Literal["weights", "tokenizer", "texts", "data"]

@@ -31,6 +31,7 @@ NOTE_ON_TINY_MODELS = (
 )
 FOLDER_OPTION = r" --results \S+"
 PINNED_OPTIONS = ("card", "size", "length", "weights", "input", "run_id")
+"""Options that `testbed run` needs with the values of a run to continue that run."""
 EVIDENCE = CODE_FOLDER / "experiments" / "evidence"
 ENGINES = CODE_FOLDER / "experiments" / "training" / "engines"
 
@@ -100,7 +101,7 @@ class Lab:
         else:
             if parts := memory_bars(results):
                 display(stacked_bars(parts))
-            display(Markdown("\n\n".join(side_by_side(folder, named, titles))))
+            display(Markdown("\n\n".join(comparison_blocks(folder, named, titles))))
         if claims := [claim for claim in self._suite.claims if compares(claim, rows)]:
             display(Markdown(f"**Statements of the lab**\n\n{self._verdict_table(claims, folder)}"))
 
@@ -152,12 +153,12 @@ class Lab:
     def _settings(self, titles: Mapping[str, str], results: Mapping[str, Result]) -> str:
         """Return a table of the settings that differ between rows, from their results, else from the suite."""
         chosen_card = self.choices.get("card", AUTO)
-        sets = {}
+        settings = {}
         for row_id, title in titles.items():
             row = self._suite.row(row_id)
             card = chosen_card if chosen_card != AUTO else (row.cards or self._suite.cards)[0]
-            sets[title] = results[row_id].spec.settings if row_id in results else self._suite.settings(row, card)
-        return tables.settings(sets)
+            settings[title] = results[row_id].spec.settings if row_id in results else self._suite.settings(row, card)
+        return tables.settings(settings)
 
     def _verdict_table(self, claims: Collection[Claim], folder: RunFolder | None) -> str:
         known = {} if folder is None else {one.id: one for one in evaluate_run(self._suite, folder).best.verdicts}
@@ -207,7 +208,7 @@ def row_in_markdown(folder: RunFolder, row: str) -> str:
     suite, result = folder.suite(), folder.results().get(row)
     title, predictions = suite.row(row).title, stored_predictions(folder, [row])
     full_size = [f"Predicted at full size on {one.spec.card}: {describe_outcome(one)}" for one in predictions]
-    points = [points_at_full_size(one) for one in predictions if one.memory.snapshots]
+    points = [predicted_points_table(one) for one in predictions if one.memory.snapshots]
     measured = one_row.measurement_blocks(result) if result else []
     if result is None:
         outcome = (
@@ -231,7 +232,7 @@ def _outcome_at_full_size(prediction: Prediction) -> str:
     return OUTCOME_NAMES.get(prediction.predicted_outcome, prediction.predicted_outcome)
 
 
-def points_at_full_size(prediction: Prediction) -> str:
+def predicted_points_table(prediction: Prediction) -> str:
     """Return the predicted memory at the four points of the last step as a table, with a caption."""
     limit = "" if prediction.likely_outcome == "fits" else ", if the card had enough memory"
     return f"Memory at four points of a step{limit}:\n\n{tables.memory_at_points(prediction.memory.snapshots)}"
@@ -243,7 +244,10 @@ def compares(claim: Claim, rows: Collection[str]) -> bool:
 
 
 def memory_bars(results: Mapping[str, Result]) -> dict[str, dict[str, float]]:
-    """Return the parts of each row's memory at each point of a step that it reached, in GiB, for ``stacked_bars``."""
+    """Return the parts of memory, GiB, for each row and each point of a step that the row reached.
+
+    The keys are the labels of the bars and the names of the parts, as ``stacked_bars`` needs them.
+    """
     return {
         f"{row}, {point}": parts_at(shot)
         for row, result in results.items()
@@ -251,8 +255,11 @@ def memory_bars(results: Mapping[str, Result]) -> dict[str, dict[str, float]]:
     }
 
 
-def side_by_side(folder: RunFolder, results: Mapping[str, Result], titles: Mapping[str, str]) -> list[str]:
-    """Return tables of rows by title, in blocks of Markdown: memory, predicted memory, speed, missing results."""
+def comparison_blocks(folder: RunFolder, results: Mapping[str, Result], titles: Mapping[str, str]) -> list[str]:
+    """Return tables that compare rows, as blocks of Markdown: memory, predicted memory, speed, missing results.
+
+    results: by title of the row. titles: by id of the row.
+    """
     first = next(iter(results.values()))
     predicted_table = predicted_memory(folder, titles)
     blocks = [
@@ -269,7 +276,7 @@ def side_by_side(folder: RunFolder, results: Mapping[str, Result], titles: Mappi
 
 
 def predicted_memory(folder: RunFolder, titles: Mapping[str, str]) -> str:
-    """Return a table of the predicted memory of rows, by title; empty if nothing is predicted."""
+    """Return a table of the predicted memory of rows; empty if nothing is predicted. titles: by id of the row."""
     found = {titles[one.spec.row]: convert_to_result(one) for one in stored_predictions(folder, titles)}
     return tables.memory(found) if found else ""
 

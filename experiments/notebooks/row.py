@@ -23,7 +23,7 @@ from experiments.system import warm_start
 from experiments.system.signals import die_with_parent
 from provision.files import read_bytes
 
-LAST_LINES_WITHIN_S = 2.0
+LAST_LINES_TIMEOUT_S = 2.0
 """Maximum time to wait for the last lines of the output, after the row's process has ended."""
 MANUAL_RUNS = "manual-runs"
 """Folder of the rows that a person runs with this notebook."""
@@ -37,7 +37,7 @@ class Stopped(Exception):
 
 
 class DidNotFit(Stopped):
-    """The row's outcome is another one than "fits"."""
+    """The row's outcome is not "fits"."""
 
 
 class NotAllowed(Stopped):
@@ -78,7 +78,7 @@ class Experiment:
         environment = row_process.environment_of_child_processes() | {row_process.ROW_VARIABLE: str(self.folder)}
         output, write_end = os.pipe()
         process = warm_start.start_process(
-            warm_start.ROW_SOCKET, command, environment, write_end, preexec=die_with_parent
+            warm_start.ROW_SOCKET_VARIABLE, command, environment, write_end, preexec=die_with_parent
         )
         os.close(write_end)
         printer = Thread(target=_print_lines, args=(os.fdopen(output),), daemon=True)
@@ -88,7 +88,7 @@ class Experiment:
         except KeyboardInterrupt:
             row_process.kill(self.folder)
             raise
-        printer.join(LAST_LINES_WITHIN_S)
+        printer.join(LAST_LINES_TIMEOUT_S)
         if code:
             print(f"the process that runs the row ended with exit code {code}")
 
@@ -118,7 +118,7 @@ class Experiment:
 def verdicts_in_markdown(result: Result) -> str:
     """Return the verdicts on the lab's statements about this row alone, as Markdown.
 
-    The text states the reason if settings differ from the lab's, or if this machine does not have the lab's suite.
+    If settings differ from the lab's, or if this machine does not have the lab's suite, the text says so instead.
     """
     spec = result.spec
     try:

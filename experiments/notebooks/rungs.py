@@ -1,4 +1,4 @@
-"""Chart and table of a ladder of rows: each row with one change more than the row before it. Pure functions."""
+"""Chart and table of a ladder of rows: each row keeps the changes of the row before and adds one. Pure functions."""
 
 from collections.abc import Mapping
 

@@ -150,7 +150,8 @@ def settings(rows: Mapping[str, Settings]) -> str:
 def changes_table(suite: Suite, results: Mapping[str, Result]) -> str:
     """Return a table of rows and their variants; '' if no variant has a result together with its original row.
 
-    results: by row. Columns: the settings that the variant changes, outcome, peak, speed, and the cost of the change.
+    results: by row. Columns: the settings that the variant changes, outcome, peak memory, speed, and the row's note,
+    which states the cost of the change.
     """
     cells, bases = {}, suite.rows_with_variants()
     for row in suite.rows:
@@ -186,15 +187,18 @@ def _change_cells(row: Row, result: Result, base: Result) -> dict[str, str]:
 def _scaling_cells(result: Result, base: Result, base_name: str) -> dict[str, str]:
     assert result.speed is not None
     assert base.speed is not None
-    times = result.speed.samples_per_s / base.speed.samples_per_s
-    sets, ranks_over = result.spec.settings, result.spec.settings.ranks / base.spec.settings.ranks
+    row_settings = result.spec.settings
+    speed_ratio = result.speed.samples_per_s / base.speed.samples_per_s
+    rank_ratio = row_settings.ranks / base.spec.settings.ranks
     return {
-        "ranks": f"{sets.nodes} x {sets.devices}" if sets.nodes > 1 else str(sets.ranks),
-        "samples per step": str(sets.global_batch_size),
+        "ranks": f"{row_settings.nodes} x {row_settings.devices}"
+        if row_settings.nodes > 1
+        else str(row_settings.ranks),
+        "samples per step": str(row_settings.global_batch_size),
         "s per step": format_number(result.speed.step_s),
         "samples/s": format_number(result.speed.samples_per_s),
-        f"times the speed of {base_name}": format_number(times),
-        "efficiency": _format_share(times / ranks_over) if ranks_over != 1 else "",
+        f"times the speed of {base_name}": format_number(speed_ratio),
+        "efficiency": _format_share(speed_ratio / rank_ratio) if rank_ratio != 1 else "",
         **_wait_shares(result.speed),
     }
 

@@ -37,9 +37,9 @@ def evaluate_run(suite: Suite, folder: RunFolder) -> EvaluationsByEvidence:
 def evaluate_together(suite: Suite, folders: Sequence[RunFolder]) -> EvaluationsByEvidence:
     """Evaluate several runs of ``suite`` on one card as one run that has the rows of all.
 
-    If several runs have the same row, the result of the longest training is used, because it has all values that the
-    others have, and the losses of a full training. Of equally long trainings, that of the first run is used. Raises
-    InputError as ``evaluate_run`` does.
+    If several runs have the same row, the result of the longest training is used, because it has all values of the
+    shorter trainings, and the losses of a full training. Of equally long trainings, that of the first run is used.
+    Raises InputError as ``evaluate_run`` does.
     """
     results: dict[str, Result] = {}
     predictions: dict[str, Prediction] = {}
@@ -72,8 +72,8 @@ def predicted_evaluation(suite: Suite, run: Run, predictions: Iterable[Predictio
 def convert_to_result(prediction: Prediction) -> Result:
     """Return the predicted result of the row on its card: memory, outcome, times and load of the GPUs, without losses.
 
-    Reserved memory is predicted for the card's capacity. All other values are predicted for unlimited capacity, also
-    for a row that does not fit.
+    Reserved memory, outcome and failure are predicted for the card's capacity. All other sizes of memory are predicted
+    for unlimited capacity, also for a row that does not fit.
     """
     spec, card = prediction.spec, card_named(prediction.spec.card)
     return Result(
@@ -126,9 +126,9 @@ def _speed(prediction: Prediction) -> Speed | None:
 
 
 def _telemetry(prediction: Prediction) -> dict[str, float]:
-    """Return the predicted telemetry: one process on each GPU of the row, and the share of time in which they compute.
+    """Return the predicted telemetry: one process on each GPU of the row, and the utilization of these GPUs in percent.
 
-    The row runs nothing on other GPUs.
+    The utilization of other GPUs is 0.
     """
     time = prediction.time
     if time is None or prediction.likely_outcome != "fits":

@@ -57,7 +57,7 @@ class BatchSearch(Generic[PredictionT]):
         """Return the next batch to predict, between ``low`` and ``high``.
 
         margins: free memory minus the required free memory, GiB, by predicted batch. The guess is where a line through
-        the two margins nearest to 0 crosses 0; after MAX_INTERPOLATIONS, the middle.
+        the two margins nearest to 0 crosses 0; after MAX_INTERPOLATIONS such guesses, it is the middle.
         """
         if len(margins) == 1:
             return low + 1

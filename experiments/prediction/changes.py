@@ -1,8 +1,9 @@
-"""Rule out changes of a training that cannot make it fit: if all of them together do not fit, none of them does.
+"""Rule out changes that cannot make a training fit: if it does not fit with all of them, it does not fit with one.
 
-Each change saves memory or leaves it as it is. So if a combination of changes does not fit, neither does a part of it.
-4-bit weights are an exception: the weights that are not quantized, such as those of the embedding, become 32-bit
-numbers (peft, prepare_model_for_kbit_training). So a combination with them rules out only combinations with them.
+Each change saves memory or leaves the memory as it is. So if a training does not fit with several changes, it does not
+fit with some of them either. 4-bit weights are an exception: the weights that are not quantized, such as those of the
+embedding, become 32-bit numbers (peft, prepare_model_for_kbit_training). So a combination that contains 4-bit weights
+rules out only combinations that also contain them.
 """
 
 import re
@@ -11,9 +12,9 @@ from typing import Generic, NamedTuple, TypeVar
 
 TrainingT = TypeVar("TrainingT")
 SEPARATOR = "; "
-"""Stands between the names of changes that are combined."""
+"""Separator of the names of changes that are combined."""
 QUANTIZATION = "4-bit weights"
-"""Beginning of the names of changes that can need more memory."""
+"""Beginning of the names of the changes that can also increase the memory."""
 GPU_COUNT = re.compile(r"\d+(?= GPUs)")
 
 
@@ -25,7 +26,7 @@ class Combination(NamedTuple, Generic[TrainingT]):
 
     @property
     def name(self) -> str:
-        """Return the names as one."""
+        """Return the names in one string, with SEPARATOR between them."""
         return SEPARATOR.join(self.names)
 
 
@@ -33,8 +34,8 @@ class RuledOut(Generic[TrainingT]):
     """The combinations of changes that do not fit a card.
 
     training: the training that is changed. changes_of: returns the single changes of a training by name, cheapest
-    first. may_fit: returns whether a combination fits, or may fit. free: names of changes that ``training`` already
-    has.
+    first. may_fit: returns whether a combination fits, or may fit. already_made: names of changes that ``training``
+    already has.
     """
 
     def __init__(
@@ -42,15 +43,16 @@ class RuledOut(Generic[TrainingT]):
         training: TrainingT,
         changes_of: Callable[[TrainingT], Sequence[tuple[str, TrainingT]]],
         may_fit: Callable[[Combination[TrainingT]], bool],
-        free: Collection[str] = (),
+        already_made: Collection[str] = (),
     ) -> None:
-        self._training, self._changes_of, self._may_fit, self._free = training, changes_of, may_fit, free
+        self._training, self._changes_of, self._already_made = training, changes_of, already_made
+        self._compute_may_fit = may_fit
         self._not_fitting: list[tuple[str, ...]] = []
         self._tried: list[tuple[TrainingT, bool]] = []
 
     def covers(self, names: Iterable[str]) -> bool:
         """Return whether these changes are a part of a combination that does not fit."""
-        needed = [name for name in names if name not in self._free]
+        needed = [name for name in names if name not in self._already_made]
         return any(
             all(_is_in(name, changes) for name in needed)
             and all(name in needed for name in changes if name.startswith(QUANTIZATION))
@@ -58,28 +60,32 @@ class RuledOut(Generic[TrainingT]):
         )
 
     def rule_out(self, names: Iterable[str], allowed: Collection[str]) -> bool:
-        """Add as many of the ``allowed`` changes as possible to ``names``; return whether even that does not fit."""
-        needed = [name for name in names if name not in self._free]
+        """Return whether the changes ``names`` do not fit even with as many of the ``allowed`` changes as possible."""
+        needed = [name for name in names if name not in self._already_made]
         for added in (allowed, [name for name in allowed if not name.startswith(QUANTIZATION)]):
             combination = self._combine(needed, added)
-            if combination is None or self._fits(combination):
+            if combination is None or self._may_fit(combination):
                 return False
             self._not_fitting.append(combination.names)
             if self.covers(needed):
                 break
         return True
 
-    def _fits(self, combination: Combination[TrainingT]) -> bool:
-        """Return whether the combination may fit; a later change can replace an earlier one, so some are equal."""
-        for training, fits in self._tried:
+    def _may_fit(self, combination: Combination[TrainingT]) -> bool:
+        """Return whether the combination may fit.
+
+        A later change can replace an earlier one, so different combinations can give the same training. Each training
+        is tried once.
+        """
+        for training, may_fit in self._tried:
             if training == combination.training:
-                return fits
-        self._tried.append((combination.training, self._may_fit(combination)))
+                return may_fit
+        self._tried.append((combination.training, self._compute_may_fit(combination)))
         return self._tried[-1][1]
 
     def rule_out_all(self, names: Sequence[str]) -> bool:
-        """Return whether none of the changes fits, and no combination of them; try as few combinations as possible."""
-        uncovered = [name for name in reversed(names) if name not in self._free]
+        """Return whether neither a single change nor any combination fits; try as few combinations as possible."""
+        uncovered = [name for name in reversed(names) if name not in self._already_made]
         return all(self.covers([name]) or self.rule_out([name], names) for name in uncovered)
 
     def _combine(self, names: Sequence[str], allowed: Collection[str]) -> Combination[TrainingT] | None:

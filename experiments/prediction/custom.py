@@ -35,7 +35,7 @@ LoopStrategy = Literal["auto", "ddp", "fsdp", "fsdp2", "deepspeed_stage_2_offloa
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 QuantizedBits = Literal["4bit", "8bit"]
 TORCHAO_OPTIMIZERS: tuple[LoopOptimizer, ...] = ("adamw_4bit", "adamw_8bit_torchao")
-"""Optimizers of torchao, which is not one of the project's packages: transformers' adamw_torch_4bit and _8bit."""
+"""Optimizers of torchao, which the project does not install: adamw_torch_4bit and adamw_torch_8bit of transformers."""
 LOOP_DESCRIPTIONS: dict[Loop, str] = {
     "trainer": "transformers' Trainer",
     "plain": "a plain PyTorch loop",
@@ -73,13 +73,13 @@ class CustomTraining:
     batch: int = option(1, "Samples per GPU and micro-step.")
     seq: int | None = option(
         None,
-        "Tokens per text (packed: per row of several texts), or with --task generate, per prompt; "
+        "Tokens per text; with --packing, per sequence of several texts; with --task generate, per prompt; "
         f"default: {DEFAULT_TOKENS}, or the model's maximum if it is smaller.",
     )
     packing: int | None = option(
         None,
-        "Texts in each row of --seq tokens, which do not attend to each other; with --attention flash_attention_2, the "
-        "whole batch is one row; with --loop trainer, plain.",
+        "Number of texts in each sequence of --seq tokens; the texts do not attend to each other. With --attention "
+        "flash_attention_2, the whole batch is one sequence. Only with --loop trainer or plain.",
         metavar="TEXTS",
     )
     task: Task = option("train", "Training, or text generation by transformers' generate.")
@@ -119,7 +119,7 @@ class CustomTraining:
     )
     optimizer_in_backward: bool = option(
         False,
-        "Update each parameter in the backward pass; with --loop plain, lightning, litgpt.",
+        "Update each parameter in the backward pass; only with --loop plain, lightning, litgpt.",
         flag="--optimizer-in-backward",
     )
     lora_r: int | None = option(None, "Rank of LoRA adapters; default: all weights are trained.")

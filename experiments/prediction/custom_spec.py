@@ -13,7 +13,7 @@ from experiments.prediction.custom import DEFAULT_NEW_TOKENS, DEFAULT_TOKENS, MO
 from experiments.prediction.predict import CUSTOM_SUITE, peak_spec
 from experiments.suites.cards import supported_card
 from experiments.suites.choices import Optimizer, Precision
-from experiments.suites.model_limits import impossible_size
+from experiments.suites.model_limits import describe_impossible_size
 from experiments.suites.models import Model, models
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Settings
@@ -24,13 +24,15 @@ OPTIMIZER_STEPS = 2
 LORA_DROPOUT = 0.05
 ALL_LINEAR: Literal["all-linear"] = "all-linear"
 LORA_TARGETS: dict[str, tuple[str, ...]] = {"opt": ("q_proj", "v_proj"), "t5": ("q", "v")}
+"""Layers that get adapters by default, by model type; in other models, all linear layers get adapters."""
 LANGUAGE_MODELS = {"blip2-opt": "opt", "blip2-t5": "t5"}
+"""Model type of the language model inside of each family of BLIP-2."""
 HUB_CONNECT_TIMEOUT_S, HUB_ANSWER_TIMEOUT_S = 6.0, 30.0
-"""Seconds in which the connection to the hub must be open, and in which each part of its answer must arrive."""
+"""Longest time to connect to the hub, and to wait for each part of its answer, seconds."""
 CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 16 << 20
-MAX_SAMPLES = 1 << 24
-MAX_TOKENS = 1 << 26
+MAX_SAMPLES_PER_STEP = 1 << 24
+MAX_TOKENS_PER_MICRO_STEP = 1 << 26
 MAX_LORA_RANK = 1 << 16
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -102,7 +104,7 @@ def _build_settings(training: CustomTraining, name: str, base_model: Model) -> S
         "precision": training.precision,
         "optimizer": _choose_optimizer(training),
         "lr": 1e-4,
-        "warmup_steps": 1 if training.loop == "litgpt" else 0,  # LitGPT's schedule divides by it
+        "warmup_steps": 1 if training.loop == "litgpt" else 0,  # LitGPT's schedule divides by this number
         "max_epochs": 1,
         "max_length": tokens,
         "train_samples": OPTIMIZER_STEPS * training.batch * training.accumulate * training.devices,
@@ -156,16 +158,16 @@ def _language_model(base_model: Model) -> str:
     return LANGUAGE_MODELS.get(base_model.family) or str(inner.get("model_type", base_model.family))
 
 
-def _reject_below_1(flag: str, value: int | None) -> None:
+def _reject_below_1(field: str, value: int | None) -> None:
     if value is not None and value < 1:
-        raise InputError(f"--{flag.replace('_', '-')} {value}: allowed: a whole number above 0")
+        raise InputError(f"--{field.replace('_', '-')} {value}: allowed: a whole number above 0")
 
 
 def _reject_large_steps(training: CustomTraining) -> None:
-    """Raise InputError if the data of a step would fill the memory of this machine."""
-    _reject_above(MAX_SAMPLES, "samples of an optimizer step", training, ("batch", "accumulate", "devices"))
+    """Raise InputError if the data of a step, or the adapters, would fill the memory of this machine."""
+    _reject_above(MAX_SAMPLES_PER_STEP, "samples of an optimizer step", training, ("batch", "accumulate", "devices"))
     for length in ("seq", "new_tokens", "target_seq"):
-        _reject_above(MAX_TOKENS, "tokens of a micro-step", training, ("batch", length))
+        _reject_above(MAX_TOKENS_PER_MICRO_STEP, "tokens of a micro-step", training, ("batch", length))
     _reject_above(MAX_LORA_RANK, "rank of the adapters", training, ("lora_r",))
 
 
@@ -173,7 +175,7 @@ def _reject_above(limit: int, what: str, training: CustomTraining, fields: Seque
     values = {field: getattr(training, field) or 1 for field in fields}
     if (product := prod(values.values())) > limit:
         options = " ".join(f"--{field.replace('_', '-')} {value}" for field, value in values.items())
-        raise InputError(f"{options}: {product} {what}; allowed: at most {limit}")
+        raise InputError(f"{options}: {what}: {product}; allowed: at most {limit}")
 
 
 def _reject_long_texts(training: CustomTraining, base_model: Model, name: str) -> None:
@@ -190,13 +192,13 @@ def _reject_long_texts(training: CustomTraining, base_model: Model, name: str) -
     if tokens > limit:
         options += f" --packing {training.packing}" if training.packing else ""
         raise InputError(f"{options}: {name} has {positions} positions; allowed: {allowed} {limit}")
-    row_tokens = training.seq or min(DEFAULT_TOKENS, positions or DEFAULT_TOKENS)
-    if training.packing and training.packing > row_tokens:
-        raise InputError(f"--packing {training.packing}: a row has {row_tokens} tokens; allowed: 1 to {row_tokens}")
+    length = training.seq or min(DEFAULT_TOKENS, positions or DEFAULT_TOKENS)
+    if training.packing and training.packing > length:
+        raise InputError(f"--packing {training.packing}: a sequence has {length} tokens; allowed: 1 to {length}")
 
 
 def _position_count(base_model: Model) -> int | None:
-    """Return the number of positions that the configuration states; None: none. T5 has relative positions."""
+    """Return the number of positions that the configuration states, or None. T5 has relative positions, so none."""
     if _language_model(base_model) == "t5":
         return None
     inner = base_model.architecture.get("text_config") or base_model.architecture
@@ -235,7 +237,7 @@ def _parse_config(text: str, option_text: str) -> Model:
         raise InputError(f"{option_text}: not a JSON file ({error})") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise InputError(f"{option_text}: not the config.json of a model: the key 'model_type' is missing")
-    if problem := impossible_size(config):
+    if problem := describe_impossible_size(config):
         raise InputError(f"{option_text}: {problem}")
     return Model(family="transformers", architecture=config)
 
@@ -251,9 +253,10 @@ def _reject_duplicate_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 @functools.cache
 def _download_config(name: str) -> str:
-    """Return the text of the model's config.json on the Hugging Face hub, or in its cache if the hub cannot be reached.
+    """Return the text of the model's config.json on the Hugging Face hub.
 
-    Sends a single request, because hf_hub_download would retry for too long.
+    If the hub cannot be reached, the text comes from the hub's cache on this machine. Sends a single request, because
+    hf_hub_download would retry for too long.
     """
     try:
         import httpx

@@ -19,13 +19,13 @@ DEFAULT_LORA_RANK = 16
 FSDP_GPU_COUNTS = (2, 4, 8)
 
 Predict = Callable[[Sequence[RowSpec], OnFailure | None], list[Prediction]]
-"""Predicts rows as ``service.trace_rows`` does. It calls its second argument for each row that it cannot predict."""
+"""Predicts rows as ``service.trace_rows`` does. The second argument is called for each row that cannot be predicted."""
 ChangeT = TypeVar("ChangeT")
 AttemptT = TypeVar("AttemptT")
 
 
 class Change(NamedTuple):
-    """A change of a row's settings, and its cost."""
+    """A change of a row's settings. cost: what the change costs, in words, such as 'weights in 16 bit'."""
 
     name: str
     cost: str
@@ -45,7 +45,7 @@ class Attempt(Record):
 
 
 class Fit(Record):
-    """The largest batches with which a row fits its card, and the changes that were tried to make it fit.
+    """The largest batches with which a row fits its card, and the changes that were tried to make the row fit.
 
     requested: the unchanged row. largest: the row with the largest batch that fits. largest_borderline: the row with
     the largest batch that fits or is borderline. Both are None if even a batch of 1 is too large. Batches above 4096
@@ -78,7 +78,7 @@ def fit_row(spec: RowSpec, predict: Predict) -> Fit:
     )
     requested = batches.predict_batch(spec.settings.batch_size)
     largest = batches.largest_batch(BORDERLINE_SHARE * requested.usable_gib)
-    likely = batches.largest_batch(0.0)
+    largest_borderline = batches.largest_batch(0.0)
     candidates = (
         [] if requested.predicted_outcome == "fits" else [*_smaller_batch_change(spec, largest), *single_changes(spec)]
     )
@@ -91,7 +91,7 @@ def fit_row(spec: RowSpec, predict: Predict) -> Fit:
     return Fit(
         requested=requested,
         largest=batches.predict_batch(largest) if largest else None,
-        largest_borderline=batches.predict_batch(likely) if likely else None,
+        largest_borderline=batches.predict_batch(largest_borderline) if largest_borderline else None,
         changes=singles,
         pairs=tuple(pairs),
     )
@@ -125,8 +125,9 @@ def change_settings(spec: RowSpec, **settings: Any) -> RowSpec:
     """Return ``spec`` with other settings; the number of samples is rounded to whole optimizer steps."""
     values = {**spec.settings.model_dump(), "global_batch_size": None, **settings}
     if values["train_samples"] is not None:
-        step = values["batch_size"] * values["accumulate"] * values["devices"] * values["nodes"]
-        values["train_samples"] = step * max(OPTIMIZER_STEPS, round(values["train_samples"] / step))
+        samples_per_step = values["batch_size"] * values["accumulate"] * values["devices"] * values["nodes"]
+        steps = max(OPTIMIZER_STEPS, round(values["train_samples"] / samples_per_step))
+        values["train_samples"] = samples_per_step * steps
     return spec.model_copy(update={"settings": validate(Settings, values, f"{spec.suite}/{spec.row}")})
 
 
@@ -223,6 +224,7 @@ def _try_changes(spec: RowSpec, candidates: Sequence[Change], predict: Predict) 
 
 
 def _change_or_explain(spec: RowSpec, change: Change) -> RowSpec | str:
+    """Return the changed row, or the reason why the row's other settings do not allow the change."""
     try:
         return change_settings(spec, **change.settings)
     except InputError as problem:

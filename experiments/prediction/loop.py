@@ -37,7 +37,7 @@ OPTIMIZER_NAMES = {
 """Names of optimizers in the output if they say more than the value of --optim."""
 QUANTIZED_ADAMW = ("adamw_8bit", *TORCHAO_OPTIMIZERS)
 NOT_IN_BACKWARD = ("adamw_cpu", "deepspeed_cpu", *TORCHAO_OPTIMIZERS)
-"""Optimizers that cannot update each parameter in the backward pass; torchao's keep the learning rate as a tensor."""
+"""Optimizers that cannot update each parameter in the backward pass. In torchao, the learning rate is a tensor."""
 GENERATION_PRECISIONS = ("32-true", "bf16-true", "16-true")
 OPTIONS_OF_TRAINING = (
     "accumulate",
@@ -70,10 +70,11 @@ def program_command(training: CustomTraining) -> list[str]:
 
 
 def trace_options(training: CustomTraining) -> ScriptOptions:
-    """Return the options of a trace of the training's program, which is traced if no prediction is stored.
+    """Return the options of a trace of the training's program. It is traced only if no prediction is stored.
 
-    The key of a stored prediction contains the configuration of the model, not only its name. The card in the command
-    of a row is only a label, so the key has the same card for each question; the cards of the trace are part of it.
+    The key of a stored prediction contains the configuration of the model, not only the model's name. In the command of
+    a program, the card is only a label, so the key always contains the command with the same card. The cards of the
+    trace are a separate part of the key.
     """
     options, (model, _) = ScriptOptions(gpus=training.gpus_per_process), find_model(training.model)
     command = program_command(replace(training, card=next(iter(cards()))))
@@ -94,7 +95,7 @@ def _program(training: CustomTraining) -> tuple[str, str]:
 
 
 def build_job(training: CustomTraining) -> LoopJob:
-    """Return the job of the program. Raises the errors of ``program_command``."""
+    """Return the job that the program gets as its argument. Raises the errors of ``program_command``."""
     model, name = find_model(training.model)
     reject_invalid_numbers(training, model, name)
     if training.task == "generate":
@@ -264,7 +265,7 @@ def _reject_options_of_training(training: CustomTraining) -> None:
 
 
 def _may_step_in_backward(training: CustomTraining) -> bool:
-    """Return whether gradients are complete and unscaled in each backward pass of this training."""
+    """Return whether each parameter can be updated in the backward pass: its gradient must be final and unscaled."""
     steps_after_each_backward = training.devices == 1 and training.accumulate == 1 and not training.clip_gradients
     return (
         steps_after_each_backward

@@ -1,4 +1,4 @@
-"""Find the largest batch of a custom training that runs as a traced program, and changes that make it fit."""
+"""Find the largest batch of a custom training that fits a card, and changes that make the training fit."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from experiments.prediction.script.trace import ScriptFailed, trace_script
 from experiments.results.wording import format_duration
 from experiments.system.tables import Table
 
-TOGETHER_TITLE = "no change and no pair of changes makes it fit, not even all together, GiB on one GPU"
+TOGETHER_TITLE = "no change makes the training fit, not even all changes together; GiB on one GPU"
 PrintLine = Callable[[str], None]
 NamedChange = tuple[str, CustomTraining]
 """The description of a change, and the changed training."""
@@ -44,26 +44,26 @@ class Attempt(NamedTuple):
 
 
 class ProgramTraces(SharedTraces[NamedChange]):
-    """Predictions of trainings for several cards. Each is traced when it is needed, with a line of progress.
+    """Predictions of trainings for several cards. A training is traced when its prediction is first needed.
 
-    print_line: called with each line of progress. steps: number of the change that is tried, and how many there are.
+    print_line: called with a line of progress for each trace. progress: how many of the changes were tried.
     """
 
     def __init__(self, card_names: Sequence[str], print_line: PrintLine) -> None:
-        self.steps = Steps()
+        self.progress = ChangeProgress()
 
         def trace(change: NamedChange, group: Sequence[str]) -> list[ScriptPrediction]:
             name, training = change
-            label = f"{training.model}, {name}{self.steps.describe()}"
-            with self.steps.timed():
+            label = f"{training.model}, {name}{self.progress.describe()}"
+            with self.progress.measure_trace():
                 words, options = program_command(training), trace_options(training)
                 return trace_script(words, group, print_line, options, label)
 
         super().__init__(card_names, trace)
 
 
-class Steps:
-    """The changes that are tried one after the other, and the time that they take."""
+class ChangeProgress:
+    """How many of the changes were tried, one after the other, and how long their traces took."""
 
     def __init__(self) -> None:
         self._number = self._total = self._traced = 0
@@ -73,12 +73,12 @@ class Steps:
         """Begin to try ``total`` changes at most."""
         self._number, self._total = 0, total
 
-    def next(self) -> None:
+    def advance(self) -> None:
         """Go on to the next change."""
         self._number += 1
 
     @contextmanager
-    def timed(self) -> Iterator[None]:
+    def measure_trace(self) -> Iterator[None]:
         """Measure the time of a trace."""
         started_s = time.monotonic()
         yield
@@ -86,7 +86,7 @@ class Steps:
         self._took_s += time.monotonic() - started_s
 
     def describe(self) -> str:
-        """Return the number of the change, how many there are at most, and the time for these; '' without changes."""
+        """Return the number of the current change, the number of changes, and the time left; '' without changes."""
         if not 1 <= self._number <= self._total:
             return ""
         each_s = self._took_s / self._traced if self._traced else 0.0
@@ -104,9 +104,10 @@ def try_changes(
 ) -> list[Attempt]:
     """Predict the training with each single change, cheapest first, on the card of ``fit``.
 
-    Return nothing if the training fits unchanged. If no single change fits, add the cheapest pairs of changes that fit.
-    Changes are not tried if all of them together do not fit either. If none of them fits in any combination, return
-    only these combinations. attempts: a list to which each attempt is added as soon as it is known.
+    Return an empty list if the training fits unchanged. If no single change fits, add the cheapest pairs of changes
+    that fit. Changes are not tried if a combination that contains them does not fit. If such combinations rule out all
+    changes, return only the attempts with these combinations. attempts: a list to which each attempt is added as soon
+    as it is known.
     """
     attempts = [] if attempts is None else attempts
     if fit.predictions[training.batch].card.outcome == "fits":
@@ -116,7 +117,7 @@ def try_changes(
     names = [name for name, _ in candidates]
 
     def try_change(change: NamedChange) -> Attempt:
-        traces.steps.next()
+        traces.progress.advance()
         name, changed = change
         try:
             return Attempt(name, traces.predict(change, fit.card.card), samples_of_step(changed))
@@ -134,11 +135,11 @@ def try_changes(
 
     smallest = replace(training, batch=min((one.batch for _, one in candidates), default=training.batch))
     ruled_out = RuledOut(smallest, single_changes, may_fit, [name for name, _ in accumulated])
-    traces.steps.begin(len(candidates) + 1)
+    traces.progress.begin(len(candidates) + 1)
     if not fit.largest_borderline and ruled_out.rule_out_all(names):
         attempts += not_fitting
         return attempts
-    traces.steps.begin(len(candidates))
+    traces.progress.begin(len(candidates))
     for change in candidates:
         if not ruled_out.covers([change[0]]):
             attempts.append(try_change(change))
@@ -153,11 +154,11 @@ def try_changes(
 
     def try_pairs(pairs: Sequence[NamedChange]) -> list[Attempt]:
         """Return the attempts that fit. All pairs have the same costlier change."""
-        traces.steps.begin(2 * len(pairs))
+        traces.progress.begin(2 * len(pairs))
         return try_halves([pair for pair in pairs if not ruled_out.covers(pair[0].split(SEPARATOR))])
 
     def try_halves(pairs: Sequence[NamedChange]) -> list[Attempt]:
-        """Return the attempts that fit; try the pairs of a half only if all their changes together may fit."""
+        """Return the attempts that fit. The pairs of a half are tried only if all their changes together may fit."""
         if len(pairs) < 2:
             return [attempt for pair in pairs if (attempt := try_change(pair)).fits]
         parts = [pair[0].split(SEPARATOR) for pair in pairs]
@@ -219,7 +220,7 @@ def attempts_table(attempts: Sequence[Attempt]) -> Table | str:
 
 
 def describe_fastest_change(attempts: Sequence[Attempt]) -> list[str]:
-    """Return a line with the change that fits and trains the most samples per second; none without predicted times."""
+    """Return a line that names the fastest change that fits; [] if fewer than two changes have a predicted speed."""
     speeds = {
         attempt.change: (speed, attempt.batch_prediction.card.time)
         for attempt in attempts

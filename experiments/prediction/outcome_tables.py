@@ -1,4 +1,4 @@
-"""The common columns of tables that show the memory that a training needs on a card, and whether it fits."""
+"""Columns of all tables of predicted outcomes: memory that a training needs and a card has, and whether it fits."""
 
 from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""Analyze the log of the phantom device: the parts of the memory peak, its step and phase, and the needed memory."""
+"""Analyze the log of the phantom device, a simulated GPU: the peak of memory, its parts, and the needed memory."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -11,6 +11,7 @@ from experiments.results.schema import Failure, Phase
 from experiments.system.files import GIB
 
 UNTAGGED, BATCH = memory_parts.ACTIVATIONS.key, "batch"
+"""Categories of memory: without a tag, memory counts as activations; BATCH is the input of a micro-step."""
 TAGGED_PARTS = (
     memory_parts.PARAMETERS,
     memory_parts.GRADIENTS,
@@ -19,13 +20,15 @@ TAGGED_PARTS = (
     memory_parts.CACHE,
 )
 CATEGORIES = (UNTAGGED, *(part.key for part in TAGGED_PARTS), BATCH)
-BUFFERS = CATEGORIES.index(memory_parts.BUFFERS.key)
+"""All categories; the phantom device gets the index of a category."""
 UNLIMITED = 2**62
-"""Capacity in bytes that every training fits."""
+"""Capacity in bytes that is enough for every training."""
 
 
 class MemoryTags:
     """Starts of the phases of a training in the log, and tags that give tensors a category.
+
+    An event is an entry of the log, such as an allocation or a release of memory.
 
     last_tagged_event: the last event at which tensors were tagged, after the last optimizer step. Memory that is still
     allocated at this event and is not a weight, gradient or optimizer state counts as a buffer.
@@ -74,7 +77,7 @@ class MemoryTags:
 
 
 def _plain_tensors(tensor: Any) -> Iterator[Any]:
-    """Yield the tensors that hold the memory of a tensor: itself, or those inside a distributed or quantized one."""
+    """Yield the tensors that hold the memory of ``tensor``: itself, or parts of a distributed or quantized tensor."""
     if hasattr(tensor, "__tensor_flatten__"):
         for name in tensor.__tensor_flatten__()[0]:
             yield from _plain_tensors(getattr(tensor, name))
@@ -83,8 +86,11 @@ def _plain_tensors(tensor: Any) -> Iterator[Any]:
 
 
 def parts_of_peak(phantom: Phantom, tags: MemoryTags, unlimited_replay: Replay) -> PeakParts:
-    """Return the parts of the peak in GiB. Bytes that the allocator adds by rounding count as activations."""
-    phantom.tag_untagged(tags.last_tagged_event, BUFFERS)
+    """Return the parts of the peak in GiB. Bytes that the allocator adds by rounding count as activations.
+
+    unlimited_replay: replay of the log with the capacity UNLIMITED.
+    """
+    phantom.tag_untagged(tags.last_tagged_event, CATEGORIES.index(memory_parts.BUFFERS.key))
     by_name = dict(
         zip(CATEGORIES, phantom.bytes_by_category(unlimited_replay.peak_event, len(CATEGORIES)), strict=True)
     )

@@ -1,4 +1,4 @@
-"""Predict rows: read each prediction from the cache, or make it by a dry run in a separate process."""
+"""Predict rows: read each prediction from the cache, or trace the row on a simulated GPU in a separate process."""
 
 import functools
 import hashlib
@@ -37,9 +37,10 @@ CUSTOM_SUITE = "question"
 """Stands in place of a suite's name in the specification of a custom training, which belongs to no suite."""
 
 OnPrediction = Callable[[RowSpec, Prediction, bool], None]
-"""Is called with a row, its prediction, and whether the prediction was cached."""
+"""Callback that gets a row, its prediction, and whether the prediction was cached."""
 TraceError = InputError | RuntimeError
 OnFailure = Callable[[RowSpec, TraceError], None]
+"""Callback that gets a row that cannot be traced, and the reason."""
 
 
 def suite_row_spec(suite: Suite, row: Row, card: str, input: Input = "as-taught") -> RowSpec:
@@ -90,16 +91,17 @@ def predict(
     store: Path | None = None,
     rank: int = 0,
 ) -> list[Prediction]:
-    """Return predictions in the order of ``specs``; call ``on_prediction`` for each, with True if it was cached.
+    """Return predictions in the order of ``specs``; call ``on_prediction`` for each.
 
     Predictions are cached under ``cache``, or in the folder ``store``. The key of the cache contains everything that a
     prediction depends on: row, rank, card, code, libraries. Rows that differ only in the card are traced once if the
-    cards have the same kernels. At most ``workers`` rows (None: the number of CPUs) are traced at a time, each with
-    less than 6 GiB of host memory, and no more than fit into the memory that is free. For a row that cannot be traced,
-    ``on_failure`` is called with the reason and the row is omitted. Without ``on_failure``, the first row that cannot
-    be traced raises InputError (user error) or RuntimeError. Raises InputError if no row can be traced on this machine.
+    cards have the same kernels. At most ``workers`` rows (None: the number of CPUs) are traced at a time, and no more
+    than fit into the memory that is free; a row of the labs needs less than 6 GiB of host memory. For a row that cannot
+    be traced, ``on_failure`` is called with the reason and the row is omitted. Without ``on_failure``, the first row
+    that cannot be traced raises InputError (user error) or RuntimeError. Raises InputError if no row can be traced on
+    this machine.
 
-    rank: the rank that is traced, from 0. All rows must have it.
+    rank: the rank that is traced, from 0. All rows must have this rank.
     """
     folder = store or cache / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,7 +142,7 @@ def _group_by_kernels(specs: Iterable[RowSpec]) -> list[list[RowSpec]]:
 
 
 def _cache_key(spec: RowSpec, traced_spec: RowSpec, rank: int) -> str:
-    """Return the cache key of a row. traced_spec: the row on the traced card, which may have more multiprocessors."""
+    """Return the cache key of a row. traced_spec: the row on the card of the trace."""
     traced_multiprocessors = str(card_named(traced_spec.card).multiprocessors)
     row = [spec.fingerprint, card_named(spec.card).model_dump_json(), traced_multiprocessors]
     parts = [*row, str(rank), code_sha256(), _prediction_code_sha256(), *_library_versions()]
@@ -189,12 +191,13 @@ def trace_operations(specs: Sequence[RowSpec], cache: Path) -> list[str]:
             for number, group in enumerate(groups)
         ]
         with (folder / "log.txt").open("w+") as log, _run_tracer(cache, os.cpu_count() or 1, jobs, log.fileno()) as run:
-            _reject_failure(run.wait(), log)
+            _check_exit_code(run.wait(), log)
         lines = (line for path in sorted(folder.glob("*.keys")) for line in path.read_text().splitlines())
         return list(dict.fromkeys(lines))
 
 
-def _reject_failure(code: int, log: IO[str]) -> None:
+def _check_exit_code(code: int, log: IO[str]) -> None:
+    """Raise the error in the last line of the log, unless the exit code of the tracer is 0."""
     if code:
         log.seek(0)
         message = (log.read().strip().splitlines() or ["the tracer ended without output"])[-1]
@@ -217,7 +220,7 @@ def _trace_rows(
                 number = int(line)
                 predictions = _read_predictions(folder / f"{number}.json", groups[number])
                 yield from zip((keys[id(spec)] for spec in groups[number]), predictions, strict=True)
-            _reject_failure(tracer.wait(), log)
+            _check_exit_code(tracer.wait(), log)
 
 
 def _write_job(folder: Path, number: int, group: Sequence[RowSpec]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ PrintLine = Callable[[str], None]
 
 
 def select_rows(target: str | None, card: str | None) -> list[RowSpec]:
-    """Return the rows of ``target`` (SUITE or SUITE/ROW; None: all suites), on ``card`` (None: each of their cards).
+    """Return the rows of ``target`` (SUITE or SUITE/ROW; None: all suites) on ``card`` (None: each card of a suite).
 
     Raises InputError for an unknown suite, row or card.
     """
@@ -48,8 +48,8 @@ def trace_rows(
 ) -> list[Prediction]:
     """Return the predictions of ``specs``; print each traced row and the remaining time with ``print_line``.
 
-    ``on_failure`` is called for rows that cannot be traced. ``rank`` is traced, from 0. Raises the errors of
-    ``predict``.
+    ``on_failure`` is called for rows that cannot be traced. ``rank``: number of the rank to trace, from 0. Raises the
+    errors of ``predict``.
     """
     require_packages("torch")
     progress = TraceProgress(len({spec.fingerprint for spec in specs}), print_line)
@@ -59,9 +59,9 @@ def trace_rows(
 def trace_all_ranks(
     specs: Sequence[RowSpec], print_line: PrintLine, on_failure: OnFailure | None = None
 ) -> list[Prediction]:
-    """Return the predictions of each rank of ``specs``, one row after the other; see ``trace_rows``.
+    """Return the predictions of all ranks of the first row, then of the next; parameters: see ``trace_rows``.
 
-    Each rank is traced alone, so values in host memory that it receives from other ranks are unknown, or zero.
+    Each rank is traced alone, so values in host memory that a rank receives from other ranks are unknown, or zero.
     """
     predictions: list[Prediction] = []
     for rank in range(max((spec.settings.ranks for spec in specs), default=0)):
@@ -74,8 +74,8 @@ def trace_all_ranks(
 def predict_rows(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
     """Predict the rows of ``run`` at full size, and store the predictions in ``folder``.
 
-    Prints a warning for each row for which the lab states another outcome. Rows that cannot be predicted are reported;
-    they do not stop the run.
+    Prints a warning for each row whose predicted outcome differs from the outcome that the lab states. Rows that cannot
+    be predicted are reported; they do not stop the run.
     """
     specs = [suite_row_spec(suite, suite.row(row), run.card, run.input) for row in run.rows]
     view.print_line(

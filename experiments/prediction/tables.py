@@ -1,4 +1,4 @@
-"""Show predictions and fits as tables for the terminal, and return them as JSON-compatible objects."""
+"""Show predictions, and what fits a card, as tables for the terminal; return both as JSON-compatible objects."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -38,7 +38,9 @@ STEP_MEANING = "step: time of an optimizer step, from operations measured on one
 COMPILATION_NOTE = (
     "compiled rows are predicted without compilation: their memory is an upper bound, their time is unknown"
 )
-RULE_OF_THUMB_MEANING = f"{RULE_OF_THUMB_FACTOR}x: the rule of thumb, {RULE_OF_THUMB_FACTOR} times the model"
+RULE_OF_THUMB_MEANING = (
+    f"{RULE_OF_THUMB_FACTOR}x: the rule of thumb, {RULE_OF_THUMB_FACTOR} times the memory of the parameters"
+)
 PART_MEANINGS = {
     PARAMETERS: f"{PARAMETERS.short} to {BUFFERS.short}: the parts of the peak",
     ACTIVATIONS: f"{ACTIVATIONS.short}: activations and temporaries",
@@ -47,7 +49,7 @@ PART_MEANINGS = {
 
 
 def part_columns(optional: int = 0) -> list[Column]:
-    """Return a column for each part of the peak, with its meaning."""
+    """Return a column for each part of the peak, with its meaning. optional: see ``Column``."""
     return [
         Column(part.short, number=True, optional=optional, meaning=PART_MEANINGS.get(part, "")) for part in PART_COLUMNS
     ]
@@ -60,7 +62,7 @@ def expected_outcome(prediction: Prediction) -> ExpectedOutcome | None:
 
 
 def twin_note(prediction: Prediction) -> str:
-    """Return 'scaled to 12 GB' for the smaller twin of a row; '' for other rows and for a custom training."""
+    """Return 'scaled to 12 GB' if the row was made smaller for its card; '' for other rows and custom trainings."""
     spec = prediction.spec
     return "" if spec.suite == CUSTOM_SUITE else suite_named(spec.suite).twin_note(spec.row, spec.card)
 
@@ -115,7 +117,7 @@ def prediction_tables(predictions: Sequence[Prediction]) -> Group:
 def _suite_table(title: str, predictions: Sequence[Prediction]) -> Table:
     spec = predictions[0].spec
     note = (
-        suite_named(spec.suite).note_on_twins([one.spec.row for one in predictions], spec.card)
+        suite_named(spec.suite).note_on_scaled_rows([one.spec.row for one in predictions], spec.card)
         if spec.suite != CUSTOM_SUITE
         else ""
     )
@@ -193,7 +195,11 @@ def _step_cells(prediction: Prediction) -> tuple[str, str]:
 
 
 def fit_as_data(fit: Fit) -> dict[str, Any]:
-    """Return a fit as JSON data, the prediction's fields at the top level. A batch of 0: not even a batch of 1 fits."""
+    """Return the result of ``fit_row`` as JSON-compatible data.
+
+    The fields of the requested row's prediction are at the top level. A largest batch of 0 means that not even a batch
+    of 1 fits.
+    """
     return {
         **prediction_as_data(fit.requested),
         "batch": fit.requested.spec.settings.batch_size,
@@ -216,7 +222,7 @@ def _attempt_as_data(attempt: Attempt) -> dict[str, Any]:
 
 
 def fit_view(fit: Fit) -> Group:
-    """Return a fit for the terminal: the requested row, the largest batch, and the tried changes.
+    """Return the result of ``fit_row`` for the terminal: the requested row, the largest batch, and the tried changes.
 
     Pairs of changes follow if no single change fits.
     """
@@ -232,7 +238,7 @@ def fit_view(fit: Fit) -> Group:
         *([_attempts_table(PAIRS_TITLE, fit.pairs)] if fit.pairs else []),
     ]
     if fit.changes and not any(map(fits, (*fit.changes, *fit.pairs))):
-        lines.append("no change and no pair of changes makes it fit")
+        lines.append("no change and no pair of changes makes the row fit")
     lines += _describe_fastest((*fit.changes, *fit.pairs))
     return Group(*(Text(line) for line in lines), *tables, *note_lines([requested]))
 
@@ -241,15 +247,15 @@ def _describe_largest_batch(fit: Fit) -> str:
     if fit.largest_borderline is None:
         return "not even a batch of 1 fits"
     if fit.largest is None:
-        return f"no batch certainly fits; borderline, probably fits: up to {_batch_size(fit.largest_borderline)}"
+        return f"no batch certainly fits; batches up to {_batch_size(fit.largest_borderline)} probably fit (borderline)"
     words = f"largest batch that fits: {_batch_size(fit.largest)}, peak {fit.largest.peak_gib:.2f} GiB"
     if _batch_size(fit.largest_borderline) > _batch_size(fit.largest):
-        words += f"; borderline, probably fits: up to {_batch_size(fit.largest_borderline)}"
+        words += f"; batches up to {_batch_size(fit.largest_borderline)} probably fit (borderline)"
     return f"{words} (larger batches were not tried)" if _batch_size(fit.largest_borderline) == LARGEST_BATCH else words
 
 
 def _describe_fastest(attempts: Iterable[Attempt]) -> list[str]:
-    """Return a line with the change that fits and trains the most samples per second; none without predicted times."""
+    """Return a line that names the fastest change that fits; [] if fewer than two changes have a predicted speed."""
     speeds = {
         attempt.change: (attempt.prediction.samples_per_s, attempt.prediction.time)
         for attempt in attempts

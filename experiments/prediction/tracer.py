@@ -1,13 +1,14 @@
-"""Dry-run rows: the code that trains them on a GPU trains them on a phantom CUDA device.
+"""Trace rows: run their training code on the phantom device, which simulates a GPU and computes no values.
 
     python -m experiments.prediction.tracer --cache FOLDER --workers N < JOBS
 
 Each line on standard input is a job, {"spec": FILE, "cards": NAMES, "out": FILE}. The predictions for the cards, or
 {"error": LINE, "user_error": BOOL}, are written to ``out``. If the job has "keys": FILE, the keys of the operations of
-a step are written to that file. If the job has "rank": N, this rank of the row is traced, else the first. After each
-job, its number is printed. The row is traced on its own card; the other cards must have the same kernels. Rows run in
-forks of this process, at most N at a time and no more than fit into memory, so that libraries are loaded once and rows
-do not share state.
+a step are written to that file; a key is the JSON of an operation's name and arguments. If the job has "rank": N, this
+rank of the row is traced, else the first. When a job ends, its number is printed; the first job has number 0. The row
+is traced on the card of its specification; the other cards of the job must have the same kernels. Rows run in forks of
+this process, at most N at a time and no more than fit into memory. So libraries are loaded once, and rows do not share
+state.
 """
 
 import argparse
@@ -41,6 +42,7 @@ from provision.hardware.host_memory import processes_that_fit
 from provision.temporary import TemporaryFolder
 
 MAX_PROCESS_BYTES = 8 * GIB
+"""Limit of the data memory of a process that traces a row (RLIMIT_DATA)."""
 ASSUMED_PROCESS_BYTES = 6 * GIB
 """Memory that the trace of a row is assumed to need until the first trace has ended; all rows of the labs need less."""
 
@@ -154,10 +156,10 @@ def trace(
     elapsed_s = time.perf_counter() - started_s
     specs = [spec.model_copy(update={"card": name}) for name in card_names]
     compiled = spec.settings.compile  # traced without compilation: the memory is an upper bound, the time is unknown
-    with_lag = recorded if phantom.released_in_use() else ()
+    phases_for_clocks = recorded if phantom.released_in_use() else ()
     predictions = []
     for one in specs:
-        set_clocks_of(one.card, phantom, with_lag)
+        set_clocks_of(one.card, phantom, phases_for_clocks)
         prediction = _build_prediction(one, measured, phantom, meter, elapsed_s)
         time_of_step = None if compiled else step_time(recorded, one, one.card, planned, tokens)
         predictions.append(prediction.model_copy(update={"rank": rank, "time": time_of_step}))
@@ -240,13 +242,14 @@ def _run_job(job: dict[str, Any], phantom: Phantom) -> None:
 def run_in_forks(jobs: Sequence[dict[str, Any]], run: Callable[[dict[str, Any]], None], workers: int) -> Iterator[int]:
     """Run each job in a fork of this process; yield the number of each job that has ended.
 
-    At most ``workers`` jobs run at a time, and no more than fit into memory if each needs as much as the largest yet.
+    At most ``workers`` jobs run at a time, and no more than fit into memory if each needs as much as the largest job so
+    far.
     """
     running: dict[int, int] = {}
     waiting = list(enumerate(jobs))
     largest_yet_bytes = 0
     while waiting or running:
-        each_bytes = largest_yet_bytes or ASSUMED_PROCESS_BYTES  # a job that has just started has used none of it
+        each_bytes = largest_yet_bytes or ASSUMED_PROCESS_BYTES  # when a job starts, it has used none of this memory
         while waiting and len(running) < workers and len(running) < max(1, processes_that_fit(each_bytes)):
             number, job = waiting.pop(0)
             process = os.fork()
@@ -261,7 +264,7 @@ def run_in_forks(jobs: Sequence[dict[str, Any]], run: Callable[[dict[str, Any]],
 
 def main() -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="trace", description="Dry-run rows on a phantom CUDA device.")
+    parser = argparse.ArgumentParser(prog="trace", description="Trace rows on the phantom device, a simulated GPU.")
     parser.add_argument("--cache", required=True, type=Path)
     parser.add_argument("--workers", required=True, type=int)
     options = parser.parse_args()

@@ -143,10 +143,8 @@ def remarks(run: Run, suite: Suite, evaluation: Evaluation, results: Mapping[str
         sentences.append(_limits_of_a_miniature(evaluation))
     if count := sum(bool(fewer_ranks_note(suite, result)) for result in results.values()):
         rows = "row ran on fewer ranks than it states" if count == 1 else "rows ran on fewer ranks than they state"
-        sentences.append(
-            f"{count} {rows}: comparisons of memory are evaluated, but outcomes and reference values are not."
-        )
-    if note := suite.note_on_twins(run.rows, run.card):
+        sentences.append(f"{count} {rows}: comparisons of memory are evaluated, outcomes and reference values are not.")
+    if note := suite.note_on_scaled_rows(run.rows, run.card):
         sentences.append(
             f"{upper_first(note)}: smaller models and batches than the lab's. Outcomes and ratios are compared "
             "with the lab's statements. The lab's own numbers are neither evaluated nor reproduced."

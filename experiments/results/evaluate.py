@@ -56,11 +56,11 @@ def evaluate(suite: Suite, run: Run, results: Mapping[str, Result]) -> Evaluatio
     evidence = Evidence.from_results(suite, results)
     verdicts = [verdict for row in run.rows for verdict in _row_verdicts(suite.row(row), evidence)]
     verdicts += [_claim_verdict(claim, evidence) for claim in suite.claims if set(claim_rows(claim)) & set(run.rows)]
-    return Evaluation(run=run, verdicts=tuple(verdicts), scale=suite.note_on_twins(run.rows, run.card))
+    return Evaluation(run=run, verdicts=tuple(verdicts), scale=suite.note_on_scaled_rows(run.rows, run.card))
 
 
 def evaluate_row(suite: Suite, result: Result) -> tuple[Verdict, ...]:
-    """Return a verdict on every statement of ``suite`` that is only about the row of ``result``."""
+    """Return the verdicts on the outcome and the reference values that ``suite`` states for the row of ``result``."""
     row = suite.row(result.spec.row)
     evidence = Evidence.from_results(suite, {row.id: result})
     return tuple(_row_verdicts(row, evidence))
@@ -73,7 +73,7 @@ def claim_rows(claim: Claim) -> tuple[str, ...]:
 
 
 def grade_of(result: Result) -> Grade:
-    """Return the grade of a result as evidence."""
+    """Return how the result was obtained: measured, emulated, predicted or miniature."""
     if result.predicted:
         return "predicted"
     if result.spec.size == "tiny":
@@ -82,7 +82,7 @@ def grade_of(result: Result) -> Grade:
 
 
 def _worst_grade(status: Status, rows: Iterable[str], evidence: Evidence) -> Grade | None:
-    """Return the worst grade of evidence among the verdict's rows; None unless the verdict is pass or fail."""
+    """Return the worst grade among the results of ``rows``; None unless the status is pass or fail."""
     if status not in ("pass", "fail"):
         return None
     return max((grade_of(evidence.results[row]) for row in rows if row in evidence.results), key=GRADES.index)
@@ -282,7 +282,7 @@ def _lower_bound_obstacle(check: Check, pair: ResultPair, compared: list[float])
     passes = all(map(check.accepts, (*compared, inf if is_lower else 0.0)))
     if is_lower != is_upper and (fails or passes):
         return ""
-    return f"{(result if is_lower else base).spec.row} ran out of memory: it needs more than it reached"
+    return f"{(result if is_lower else base).spec.row} ran out of memory: the row needs more memory than was measured"
 
 
 def _prediction_error_obstacle(check: Check, pair: ResultPair, compared: list[float]) -> str:

@@ -21,13 +21,15 @@ OTHER_UTILIZATION = "other_gpu_util_percent"
 CPU_WAIT_SHARE = "cpu_wait_share"
 CPU_WAIT_INTERVAL = "cpu_wait_interval_s"
 UTILIZATION_PERIOD_S = 1.0
-"""Utilization is a mean over the time before the sample, of at most this length (nvmlDeviceGetUtilizationRates)."""
+"""A sample's utilization is a mean over at most this time before the sample (nvmlDeviceGetUtilizationRates)."""
 MIN_STEADY_SAMPLES = 3
 """Minimum number of samples for a meaningful median."""
 MIN_STEADY_S = 3.0
 """How long the steps after the warm-up must last to give enough samples for a median, at two samples per second."""
 IDLE_BELOW_PERCENT = 5.0
+"""A GPU with less utilization counts as idle."""
 BUSY_CPU_FROM_PERCENT = 50.0
+"""The host's processors count as busy from this utilization on."""
 
 
 def gpu_load(
@@ -77,7 +79,7 @@ def steady_samples(samples: Sequence[Sample], begin_s: float, end_s: float) -> l
 
 
 def _samples_after_first_micro_step(samples: Sequence[Sample]) -> list[Sample]:
-    """Return the samples after the end of the first micro-step."""
+    """Return the samples with a utilization after the first micro-step. Until its end, the phase is 'load'."""
     return [sample for sample in samples if sample.get("phase", "load") != "load" and UTILIZATION in sample]
 
 

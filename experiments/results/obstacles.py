@@ -24,7 +24,7 @@ from experiments.suites.settings import Settings
 from experiments.suites.suite import Check, Quantity, Suite
 
 NOT_PREDICTED: dict[str, tuple[Quantity, ...]] = {
-    "its time is not predicted": TIME_QUANTITIES,
+    "the time is not predicted": TIME_QUANTITIES,
     "the loss is not predicted": LOSS_QUANTITIES,
     "this measure of GPU load is not predicted": LOAD_QUANTITIES,
     "the number of steps is not predicted": STEP_QUANTITIES,
@@ -44,7 +44,7 @@ SIZE_INDEPENDENT_QUANTITIES: tuple[Quantity, ...] = (
     "other_gpu_util_percent",
     "cpu_wait_share",
 )
-"""Quantities whose bounds also apply to the smaller twin of a row. Other numbers are about the lab's own sizes."""
+"""Quantities whose bounds also apply to the smaller twin of a row. Other bounds hold only for the sizes of the lab."""
 SIZE_SETTINGS = ("model", "batch_size", "accumulate", "max_length")
 """Settings in which two twins must agree if their rows in the lab agree. Else the lab's comparison does not apply."""
 UNKNOWN_ON_SHARED_GPU = {*TIME_QUANTITIES, *LOAD_QUANTITIES}
@@ -82,7 +82,7 @@ def fewer_ranks_note(suite: Suite, result: Result) -> str:
 
 
 ResultPair = tuple[Result, Result]
-"""The results of a check's row and of the row that it is compared with; for a check of one row, twice its result."""
+"""The results of a check's ``row`` and ``over_row``. Without ``over_row``, both are the result of ``row``."""
 
 
 class StatementConditions(NamedTuple):
@@ -93,7 +93,7 @@ class StatementConditions(NamedTuple):
 
 
 def outcome_obstacles(result: Result, evidence: Evidence) -> Iterator[str]:
-    """Yield each reason why the outcome of a row that ran does not decide the statement."""
+    """Yield each reason why the outcome of a row that ran does not show whether the stated outcome is true."""
     if result.outcome == "rejected":
         yield result.reason
     if result.spec.size == "tiny":
@@ -167,7 +167,7 @@ def _quantities(check: Check) -> set[str]:
 
 
 def _size_obstacles(check: Check, pair: ResultPair, conditions: StatementConditions) -> Iterator[str]:
-    """Yield the reasons why the size of the model or of the device's memory does not allow a check."""
+    """Yield the reasons why a tiny model, or a run without a GPU, does not show the memory that a check is about."""
     for result in pair:
         if result.spec.size == "tiny" and (conditions.needs_full_size or (not check.is_relative and check.high != 0)):
             yield "a tiny model does not show the size of the real one"
@@ -227,17 +227,18 @@ def _time_obstacles(check: Check, pair: ResultPair) -> Iterator[str]:
 def multiprocessor_ratio(device_card: str | None, card: str) -> float:
     """Return the number of multiprocessors of a GPU divided by that of the card that it emulates; 1 for an unknown GPU.
 
-    device_card: the GPU's own name in cards.yaml. On a much larger GPU, the host may limit the speed of a
-    training whose speed the arithmetic limits on the card.
+    device_card: name of the GPU in cards.yaml. If this ratio is high, times on the GPU may not be those of the card:
+    a training that is limited by arithmetic on the card may be limited by the host on the much larger GPU.
     """
     device = cards().get(device_card or "")
     return device.multiprocessors / card_named(card).multiprocessors if device else 1.0
 
 
 def evaluated_quantities(suite: Suite, row: str, device_card: str | None, card: str) -> list[Quantity]:
-    """Return the quantities of time and load that statements about the row evaluate on a GPU that emulates ``card``.
+    """Return the quantities of time and load that statements about the row need on a GPU that emulates ``card``.
 
-    If rows share a GPU, these quantities are not measured. device_card: the GPU's own name in cards.yaml.
+    So a row for which any quantity is returned should not share its GPU: these quantities would not be measured.
+    device_card: name of the GPU in cards.yaml; None: not in the catalog.
     """
     checks = [reference.as_check(row) for reference in suite.row(row).expect.reference_values]
     checks += [check for claim in suite.claims for check in claim.checks if row in (check.row, check.over_row)]
@@ -253,8 +254,8 @@ def _may_be_evaluated(check: Check, device_card: str | None, card: str) -> bool:
     quantities = _quantities(check)
     if quantities & set(LOAD_QUANTITIES):
         return True
-    seconds = not check.is_relative and check.quantity in ABSOLUTE_TIME_QUANTITIES
-    return not seconds and multiprocessor_ratio(device_card, card) < MULTIPROCESSOR_RATIO_LIMIT
+    is_absolute_time = not check.is_relative and check.quantity in ABSOLUTE_TIME_QUANTITIES
+    return not is_absolute_time and multiprocessor_ratio(device_card, card) < MULTIPROCESSOR_RATIO_LIMIT
 
 
 def _fewer_ranks_obstacles(check: Check, notes: Mapping[str, str], conditions: StatementConditions) -> Iterator[str]:

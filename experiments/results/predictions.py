@@ -92,9 +92,9 @@ class RowStepTime(StepTime):
     """The predicted time of one optimizer step of a row, with batches of average length."""
 
     ratio_error_share: float = Field(
-        description="error_share to use when the time is compared with that of another row on the same card"
+        description="used in place of error_share if the time is compared with that of another row on the same card"
     )
-    planned_micro_steps: int = Field(description="micro-steps of the training at full length")
+    planned_micro_steps: int = Field(description="micro-steps of the whole training, as with --length as-taught")
 
 
 class Prediction(Record):
@@ -108,7 +108,7 @@ class Prediction(Record):
     prediction_version: Literal[1] = Field(default=PREDICTION_VERSION, description="version of this schema")
     spec: RowSpec = Field(description="specification of the predicted row")
     rank: int = Field(default=0, description="predicted rank, from 0")
-    parameters: int = Field(description="parameters of the model, shared tensors once")
+    parameters: int = Field(description="parameters of the model, shared tensors counted once")
     trainable_parameters: int = Field(description="parameters that have gradients")
     peak_gib: float = Field(description="maximum allocated memory, with unlimited capacity")
     reserved_gib: float = Field(description="maximum reserved memory, with unlimited capacity")
@@ -117,7 +117,8 @@ class Prediction(Record):
     peak_step: int = Field(description="optimizer step of the peak, from 0")
     optimizer_cpu_gib: float = Field(description="the optimizer's state in host memory")
     host_gib: float | None = Field(
-        default=None, description="host memory that offload, or a row on the CPU, needs; None: neither"
+        default=None,
+        description="host memory that the row needs for offload, or to run on the CPU; None: it does neither",
     )
     needed_gib: float = Field(description="smallest capacity with which the training completes")
     usable_gib: float = Field(description="capacity of the card")

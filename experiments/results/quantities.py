@@ -19,7 +19,7 @@ from experiments.suites.suite import Quantity
 Reader = Callable[[Measured], float | None]
 
 EARLY_STEPS = 3
-"""Optimizer steps that every run has: the warm-up of two steps, and at least one that is timed."""
+"""Optimizer steps that every run has: two warm-up steps, and at least one timed step."""
 
 
 def _maximum_reader(point: StepPoint, field: str) -> Reader:
@@ -118,7 +118,10 @@ def _cpu_waits_per_step(measured: Measured) -> float | None:
 
 
 def _early_loss(measured: Measured) -> float | None:
-    """Return the mean loss of the first three optimizer steps, whose samples do not depend on the micro-steps."""
+    """Return the mean loss of the first EARLY_STEPS optimizer steps.
+
+    The samples of these steps are the same for any number of micro-steps per optimizer step.
+    """
     count = EARLY_STEPS * (measured.spec.settings.accumulate if isinstance(measured, Result) else 1)
     return fmean(measured.losses[:count]) if len(measured.losses) >= count else None
 
@@ -204,7 +207,7 @@ ESTIMATED_QUANTITIES: tuple[Quantity, ...] = (*TIME_QUANTITIES, "gpu_util_percen
 """Quantities that are predicted with a stated error."""
 STEP_QUANTITIES: tuple[Quantity, ...] = ("micro_steps_per_step", "planned_micro_steps")
 GPU_SHARES: dict[Quantity, float] = {"gpu_idle_share": 1.0, "gpu_util_percent": 100.0}
-"""Quantities that are shares of GPU time, each with its value for the whole time."""
+"""Quantities that are shares of GPU time, each with the value that means all of the time: 1 or 100."""
 COUNT_QUANTITIES: tuple[Quantity, ...] = (
     "parameters_e9",
     "trainable_parameters_e9",
@@ -228,13 +231,16 @@ def is_lower_bound(quantity: Quantity, result: Result) -> bool:
 
 
 def value_of(quantity: Quantity, result: Result) -> float | None:
-    """Return the value of a quantity: for memory, the maximum over the row's ranks; else the value of the whole row."""
+    """Return the value of a quantity: the row's single value for ROW_QUANTITIES, else the maximum over the row's ranks.
+
+    Return None if the result does not have the quantity.
+    """
     if quantity in ROW_QUANTITIES:
         return QUANTITIES[quantity](result)
     return max(values_of_ranks(quantity, result), default=None)
 
 
 def values_of_ranks(quantity: Quantity, result: Result) -> list[float]:
-    """Return the values of all ranks that have the quantity; for a row with one process, its value."""
+    """Return the values of all ranks that have the quantity; for a row with one process, the value of the row."""
     values = [QUANTITIES[quantity](measured) for measured in result.ranks or (result,)]
     return [value for value in values if value is not None]

@@ -100,7 +100,7 @@ class Run(Record):
     host: str = Field(description="processor and GPUs of the machine; no names or addresses")
 
     def spec(self, suite: Suite, row_id: str) -> RowSpec:
-        """Return the specification of one row, as the trainer reads it.
+        """Return the specification of one row, which the ranks of the row read.
 
         A tiny model whose loss is compared runs all steps of the lab. A row with a statement on the utilization of its
         GPUs runs long enough to measure it.
@@ -131,7 +131,7 @@ class RunFolder:
         return self.path / row_path(spec.suite, spec.row)
 
     def row_folder_named(self, row_id: str) -> Path:
-        """Return the folder of a row by its id; reads run.json for the suite."""
+        """Return the folder of the row with this id; it need not exist. Reads the suite's name from run.json."""
         return self.path / row_path(self.read_run().suite, row_id)
 
     def read_run(self) -> Run:
@@ -189,7 +189,7 @@ class RunFolder:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
         except ValidationError as error:
             problem = error_message(error.errors()[0])
-            remedy = "remove the file, or run again"
+            remedy = "remove the file, or run the suite again"
             raise InputError(
                 f"{path}: does not contain predictions of schema version {PREDICTION_VERSION} ({problem}); {remedy}"
             ) from None
@@ -225,5 +225,5 @@ def run_folders(root: Path) -> list[RunFolder]:
     """
     paths = sorted(path.parent for path in root.rglob(RUN_FILE))
     if not paths:
-        raise InputError(f"{root}: no run's folder here (none has a {RUN_FILE})")
+        raise InputError(f"{root}: no run's folder here (no folder has a {RUN_FILE})")
     return [RunFolder(path) for path in paths]

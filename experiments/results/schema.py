@@ -38,7 +38,7 @@ WARM_UP_STEPS = 2
 SHARED_GPU_VARIABLE = "TESTBED_SHARED_GPU"
 """Environment variable of a row's processes: set if other rows may use the row's GPU at the same time."""
 START_LIMIT_S = 600.0
-"""Maximum seconds for the start of a row. A row that needs more is stopped. After the start, its own limit begins."""
+"""Maximum seconds for the start of a row. A row that needs more is stopped. Its time_limit_s begins after the start."""
 
 
 class Record(BaseModel):
@@ -57,7 +57,9 @@ class Device(Record):
     name: str = Field(description="name that the driver reports")
     count: int = Field(default=1, description="number of devices that the process sees")
     memory_gib: float | None = Field(default=None, description="total as PyTorch reports it; None on a CPU")
-    card: str | None = Field(default=None, description="the device's own name in cards.yaml")
+    card: str | None = Field(
+        default=None, description="name in cards.yaml of the device, not of an emulated card; None: not in cards.yaml"
+    )
     cap_gib: float | None = Field(
         default=None, description="memory limit, with which the device emulates a smaller card; None: no limit"
     )
@@ -95,18 +97,18 @@ class Memory(Record):
     peak_gib: float | None = Field(default=None, description="maximum allocated memory")
     peak_by_phase_gib: dict[Phase, float] = Field(default={}, description="maximum allocated memory in each phase")
     reserved_gib: float | None = Field(default=None, description="maximum reserved memory; None on a CPU")
-    host_peak_gib: float | None = Field(default=None, description="maximum resident memory of the trainer")
+    host_peak_gib: float | None = Field(default=None, description="maximum resident memory of the training process")
     params_by_gpu_gib: tuple[float, ...] = Field(
         default=(), description="weights on each GPU of a process that spreads a model over several GPUs; else empty"
     )
 
 
 class Speed(Record):
-    """Speed over all ranks, measured on the micro-steps after the first two optimizer steps."""
+    """Speed over all ranks, measured on the micro-steps after the first WARM_UP_STEPS optimizer steps."""
 
     optimizer_steps: int = Field(description="number of completed optimizer steps")
     micro_steps: int = Field(description="number of completed micro-steps")
-    planned_micro_steps: int = Field(description="micro-steps of the training at full length")
+    planned_micro_steps: int = Field(description="micro-steps of the whole training, as with --length as-taught")
     measured_micro_steps: int = Field(description="number of micro-steps that the times are measured on")
     micro_step_s: float = Field(
         description="median time of a micro-step; if possible, of micro-steps without an optimizer step"
@@ -138,7 +140,7 @@ class Speed(Record):
     )
     ratio_error_share: float = Field(
         default=0.0,
-        description="error_share to use when the times are compared with those of another row on the same card",
+        description="used in place of error_share if the times are compared with those of another row on the same card",
     )
     idle_error: float = Field(
         default=0.0, description="error of a predicted gpu_idle_share, in both directions; 0 if measured"
@@ -150,14 +152,14 @@ class StepCounts(Record):
 
     optimizer_steps: int = Field(description="number of completed optimizer steps")
     micro_steps: int = Field(description="number of completed micro-steps")
-    planned_micro_steps: int = Field(description="micro-steps of the training at full length")
+    planned_micro_steps: int = Field(description="micro-steps of the whole training, as with --length as-taught")
 
 
 class StageTimestamps(Record):
-    """Times at which a trainer had started, began training, and ended training; seconds since 1970.
+    """Times at which a rank had started, began training, and ended training; seconds since 1970.
 
-    A trainer first imports its libraries and opens the device, then builds the model and reads data. If it fails
-    before the training begins, began_at equals ended_at.
+    A rank (a training process) first imports its libraries and opens the device, then builds the model and reads data.
+    If it fails before the training begins, began_at equals ended_at.
     """
 
     started_at: float = Field(description="when the libraries were imported and the device was open")
@@ -223,7 +225,7 @@ class Measured(Record):
     )
     steps: StepCounts | None = Field(default=None, description="on a shared GPU: numbers of steps; else None")
     losses: tuple[float, ...] = Field(default=(), description="loss of each micro-step")
-    parameters: int | None = Field(default=None, description="parameters of the model, shared tensors once")
+    parameters: int | None = Field(default=None, description="parameters of the model, shared tensors counted once")
     trainable_parameters: int | None = Field(default=None, description="parameters that have gradients")
     weights_commit: str | None = Field(
         default=None,
@@ -235,7 +237,9 @@ class Measured(Record):
     )
     max_tokens: int | None = Field(default=None, description="tokens of the longest padded text of a batch")
     resumed_at_step: int | None = Field(
-        default=None, description="optimizer steps before the last restart; later steps are counted from here"
+        default=None,
+        description="optimizer steps in the checkpoint from which the row resumed; the result counts only later steps; "
+        "None: not resumed",
     )
     gpu_s: float | None = Field(
         default=None,
@@ -277,7 +281,7 @@ class Result(Measured):
     started_at: str = Field(default="", description="UTC, ISO 8601")
     elapsed_s: float = Field(default=0.0, description="time from start to end, imports included")
     times: StageTimes | None = Field(
-        default=None, description="durations of the row's stages; None if the trainer reported no timestamps"
+        default=None, description="durations of the row's stages; None if the ranks reported no timestamps"
     )
     steady_interval_s: tuple[float, float] | None = Field(
         default=None,

@@ -24,9 +24,9 @@ class VerdictChange(Record):
         return SEVERITY[self.after] - SEVERITY[self.before]
 
 
-def verdict_changes(a: Iterable[Verdict], b: Iterable[Verdict]) -> tuple[VerdictChange, ...]:
-    """Return the statements whose status differs: in the order of ``a``, then those only in ``b``."""
-    old, new = ({verdict.id: verdict for verdict in verdicts} for verdicts in (a, b))
+def verdict_changes(old_verdicts: Iterable[Verdict], new_verdicts: Iterable[Verdict]) -> tuple[VerdictChange, ...]:
+    """Return the statements whose status differs: in the order of ``old_verdicts``, then those only in the new ones."""
+    old, new = ({verdict.id: verdict for verdict in verdicts} for verdicts in (old_verdicts, new_verdicts))
     changes = []
     for id_, verdict in {**old, **new}.items():
         before, after = (verdicts[id_].status if id_ in verdicts else None for verdicts in (old, new))

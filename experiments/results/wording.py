@@ -46,7 +46,7 @@ MEMORY_UNITS = (("GiB", 1), ("MiB", 2**10), ("KiB", 2**20))
 
 
 def format_size(gib: float) -> str:
-    """Format GiB with four significant digits, in MiB or KiB if it is below half of one: '38.51 GiB', '5.76 MiB'."""
+    """Format GiB with four significant digits: '38.51 GiB'. Below half a GiB use MiB, below half a MiB KiB."""
     unit, per_gib = choose_memory_unit(gib)
     return f"{gib * per_gib:.4g} {unit}"
 
@@ -72,7 +72,7 @@ def format_number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-QUANTITY_LABELS: "dict[Quantity, tuple[str, str]]" = {
+QUANTITY_LABELS_AND_UNITS: "dict[Quantity, tuple[str, str]]" = {
     "params_gib": (PARAMETERS.name, "GiB"),
     "grads_gib": (GRADIENTS.name, "GiB"),
     "optimizer_gib": (f"{OPTIMIZER.name} state on the GPU", "GiB"),
@@ -114,12 +114,12 @@ QUANTITY_LABELS: "dict[Quantity, tuple[str, str]]" = {
 
 def quantity_label(quantity: str) -> str:
     """Return what a quantity is, in words, such as 'loss of the last epoch'."""
-    return QUANTITY_LABELS[quantity][0]  # type: ignore[index]
+    return QUANTITY_LABELS_AND_UNITS[quantity][0]  # type: ignore[index]
 
 
 def quantity_unit(quantity: str) -> str:
-    """Return the unit of a quantity."""
-    return QUANTITY_LABELS[quantity][1]  # type: ignore[index]
+    """Return the unit of a quantity, such as 'GiB'; "" if it has none."""
+    return QUANTITY_LABELS_AND_UNITS[quantity][1]  # type: ignore[index]
 
 
 def format_parameter_count(parameters: int) -> str:

@@ -17,12 +17,12 @@ class KernelProperties:
     """The properties of a card that determine which kernels PyTorch uses and how much memory they need.
 
     flash: flash attention. memory_efficient: memory-efficient attention for all data types except bfloat16.
-    memory_efficient_bfloat16: memory-efficient attention for bfloat16. cudnn_width: number of values of a head up to
-    which PyTorch prefers cuDNN's attention to the others; 0: never. workspace_bytes: memory that a cuBLAS handle
-    allocates at its first matrix product and keeps. multiprocessors: the card's number of multiprocessors, which
-    determines the scratch memory of large reductions. attention_generation: the lowest compute capability, times 10,
-    with the same attention kernels of PyTorch (not cuDNN's), which determines the scratch memory of attention; 0: AMD's
-    kernels.
+    memory_efficient_bfloat16: memory-efficient attention for bfloat16. cudnn_width: largest head dimension for which
+    PyTorch prefers cuDNN's attention to the other kernels; 0: it never does. workspace_bytes: memory that a cuBLAS
+    handle allocates at its first matrix product and keeps. multiprocessors: the card's number of multiprocessors, which
+    determines the scratch memory of large reductions. attention_generation: identifies PyTorch's own attention kernels,
+    which determine the scratch memory of attention: 10 times the lowest compute capability of the cards that have the
+    same kernels; 0: AMD's kernels.
     """
 
     flash: bool
@@ -45,7 +45,8 @@ def kernel_properties(card: Card) -> KernelProperties:
     - aten/src/ATen/cuda/CublasHandlePool.cpp: workspaces of 32 MiB on 9.x, 10.x and 12.x (pytorch/pytorch#175344),
       else 8 MiB + 128 KiB. On AMD, 128 MiB on gfx94x, else 32 MiB.
     - aten/src/ATen/native/transformers/cuda/mem_eff_attention/kernels/generate_kernels.py: kernels for 5.0, 7.0, 7.5
-      and 8.0, with smaller blocks if the shared memory is small (8.6, 8.9 and 12.x, of which only 12.x lacks a kernel).
+      and 8.0. Cards with less shared memory (8.6, 8.9 and 12.x) use kernels with smaller blocks. One of these kernels
+      exists only for 8.6 and 8.9.
     """
     if card.compute_capability.startswith("gfx"):
         fused = card.compute_capability in AMD_WITH_ATTENTION_KERNELS
@@ -65,7 +66,7 @@ def kernel_properties(card: Card) -> KernelProperties:
 
 
 def _attention_generation(capability: int) -> int:
-    """Return the lowest compute capability, times 10, that has the same attention kernels as this one."""
+    """Return the lowest compute capability with the same attention kernels as ``capability``; both times 10."""
     if capability in (86, 89):
         return 86
     if capability >= 120:
@@ -76,8 +77,9 @@ def _attention_generation(capability: int) -> int:
 def group_by_kernels(card_names: Sequence[str]) -> list[list[str]]:
     """Return the cards in groups with the same kernels. Each group begins with the card with the most multiprocessors.
 
-    A trace for that first card is valid for its group, as the others need hardly more scratch memory: none for
-    reductions, and up to about 60 MiB for a small flash attention, whose parts depend on the number of multiprocessors.
+    A trace for that first card is valid for its whole group. The other cards need no more scratch memory for
+    reductions. They need up to about 60 MiB more for a small flash attention, because the number of its parts depends
+    on the number of multiprocessors.
     """
 
     def kernels_key(name: str) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ REFERENCE_CARD = "a100_80gb"
 MEMORY_SIZE_HELP = "or a size such as 24GiB"
 EVERY_CARD = "all"
 SMALLEST_CARD = "smallest"
-"""Word in place of a card: of the listed cards, or of all, only the smallest that fits is searched."""
+"""Word in a list of cards: find only the smallest card that fits, among the other cards of the list, or all cards."""
 IMAGE_CUDA = "13.0"
 """CUDA version of PyTorch in the project's container image. A test compares it with containers/Dockerfile."""
 MIN_CAPABILITY = {"CUDA 13": 7.5, "CUDA 12.6": 5.0}
@@ -168,9 +168,9 @@ def parse_card_list(text: str) -> list[str]:
 
 
 def parse_cards_or_smallest(text: str) -> tuple[list[str], bool]:
-    """Return the cards in a comma-separated list, and whether only the smallest that fits is searched among them.
+    """Return the cards in a comma-separated list, and whether the list contains the word 'smallest'.
 
-    Without a card, the list contains every card. Raises the errors of ``parse_card_list``.
+    If the list has no other word, every card is returned. Raises the errors of ``parse_card_list``.
     """
     words = [word.strip() for word in text.split(",")]
     others = ",".join(word for word in words if word != SMALLEST_CARD)
@@ -195,7 +195,7 @@ def card_notes(names: Iterable[str]) -> list[str]:
 
 
 def software_bf16_notes(names: Iterable[str]) -> list[str]:
-    """Return a note that these cards compute bfloat16 in software; without ``names``, return no note."""
+    """Return one note about these cards, which compute bfloat16 in software; [] without ``names``."""
     emulating = list(dict.fromkeys(names))
     verb = "has" if len(emulating) == 1 else "have"
     note = f"{', '.join(emulating)} {verb} no bf16 arithmetic. PyTorch emulates it slowly; the memory is as predicted"
@@ -226,8 +226,12 @@ def card_warnings(name: str | None, bf16: bool = True) -> list[str]:
     return old + (slow if bf16 and card.computes_in_software("bf16") else [])
 
 
-def have_same_chip(a: str | None, b: str | None) -> bool:
-    """Return whether two different cards have the same chip: equal peak rates; their memory may differ."""
-    if a == b or a not in cards() or b not in cards():
+def have_same_chip(first: str | None, second: str | None) -> bool:
+    """Return whether two different cards have the same chip: equal peak rates and compute capability.
+
+    Their memory may differ. Return False for names that are not in the catalog.
+    """
+    if first == second or first not in cards() or second not in cards():
         return False
-    return len({(tuple(card.peak_tflops.items()), card.compute_capability) for card in (cards()[a], cards()[b])}) == 1
+    both = (cards()[first], cards()[second])
+    return len({(tuple(card.peak_tflops.items()), card.compute_capability) for card in both}) == 1

@@ -1,4 +1,4 @@
-"""Values that a row or a run may choose from. Nothing is imported here, so that the command line starts fast."""
+"""Allowed values of settings and options. This module imports only typing, so that the command line starts fast."""
 
 from typing import Literal
 

@@ -98,7 +98,10 @@ def _parse_document(text: str, path: Path) -> Document:
 
 
 def _reject_oversized(text: str, path: Path) -> None:
-    """Raise InputError for a document that is too large or nested too deep. An alias counts like its value."""
+    """Raise InputError for a document that is too large or nested too deep.
+
+    An alias counts as many values as the value that it repeats.
+    """
     sizes: dict[str, int] = {}
     open_collections: list[tuple[str | None, int]] = [(None, 0)]
     for event in _parse_events(text):

@@ -36,12 +36,12 @@ INNER_WIDTH_KEYS = (
 )
 EXPERT_KEYS = ("num_experts", "num_local_experts")
 TINY_LAYERS, TINY_WIDTH, TINY_HEADS, TINY_EXPERTS, TINY_VOCABULARY = 2, 256, 4, 8, 256
-"""Sizes of the tiny model. Its width keeps adapters small compared with the layers."""
+"""Sizes of the tiny model. The width is large enough that LoRA adapters stay small compared with the layers."""
 TINY_INNER_WIDTH = 4 * TINY_WIDTH
 
 
 def tiny_architecture(architecture: dict[str, Any]) -> dict[str, Any]:
-    """Return the config.json of a model of the same type with two layers of at most 256 features.
+    """Return the config.json of a model of the same type with at most two layers of at most 256 features.
 
     Raises InputError for an architecture that does not state its layers, width and attention heads.
     """
@@ -76,7 +76,10 @@ def _limit_values(architecture: dict[str, Any], names: Iterable[str], limit: int
 
 
 def _shorten_layer_lists(value: Any, layers: int) -> Any:
-    """Shorten a list with one entry per layer to TINY_LAYERS; drop a mapping with lists (rotary frequency factors)."""
+    """Return a list with one entry per layer shortened to TINY_LAYERS, and other values unchanged.
+
+    For a mapping with lists (frequency factors of rotary embeddings), whose lengths depend on the width, return None.
+    """
     if isinstance(value, list) and len(value) == layers:
         return value[:TINY_LAYERS]
     if isinstance(value, dict) and any(isinstance(part, list) for part in value.values()):

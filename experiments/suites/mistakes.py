@@ -76,7 +76,7 @@ def _entry_name(entry: Any, number: int) -> str:
 
 
 def _name_mistakes(document: Document, name: str) -> Iterator[Mistake]:
-    """Yield the mistakes in names: a suite named unlike its file, repeated ids, unknown rows and cards."""
+    """Yield the mistakes in names: a suite whose name is not that of its file, repeated ids, unknown rows and cards."""
     data = document.data
     if isinstance(data.get("suite"), str) and data["suite"] != name:
         says = f"suite = {data['suite']!r}: must be the file's name, {name!r}"
@@ -218,8 +218,8 @@ def _mistakes_of_twins(
         if changes is None or list(_problems_of_settings({**common, **row.settings}, known)):
             continue
         for problem in _problems_of_settings({**common, **row.settings, **changes}, known):
-            place = document.line(("scales", number, "rows", row.id, *problem.place))
-            yield Mistake(place, f"row {row.id!r} {scale.note}", problem.text, problem.similar_name)
+            line = document.line(("scales", number, "rows", row.id, *problem.place))
+            yield Mistake(line, f"row {row.id!r} {scale.note}", problem.text, problem.similar_name)
 
 
 def _models_of_suite(data: Mapping[str, Any]) -> dict[str, Model]:
@@ -261,13 +261,13 @@ def _problems_of_settings(values: dict[str, Any], known: Mapping[str, Model]) ->
         return found + (
             found_in_settings
             if found_in_settings[0].place
-            else [_with_setting_as_place(found_in_settings[0]), *_problems_of_single_settings(values)]
+            else [_set_place_from_text(found_in_settings[0]), *_problems_of_single_settings(values)]
         )
     return found + (list(unsupported_settings(settings, known[settings.model])) if model in known else [])
 
 
-def _with_setting_as_place(problem: Problem) -> Problem:
-    """Return the problem with a place: the setting with which its text begins; no place if it begins otherwise."""
+def _set_place_from_text(problem: Problem) -> Problem:
+    """Return the problem with the setting that its text begins with as its place; () if it begins with no setting."""
     key = problem.text.partition(" = ")[0]
     return problem._replace(place=(key,) if key in SETTING_NAMES else ())
 
@@ -295,7 +295,7 @@ def _problems_of_single_settings(values: dict[str, Any]) -> list[Problem]:
 
 
 def unsupported_settings(settings: Settings, model: Model) -> Iterator[Problem]:
-    """Yield the reasons why the row's model, data set or engine cannot be combined."""
+    """Yield the reasons why the row's model, data set, task and engine cannot be combined."""
     if settings.engine in LITGPT_ENGINES and model.litgpt is None:
         allowed = ", ".join(name for name, one in models().items() if one.litgpt)
         yield Problem(("model",), f"model = {settings.model!r}: LitGPT does not have this model; allowed: {allowed}")
@@ -311,9 +311,9 @@ def unsupported_settings(settings: Settings, model: Model) -> Iterator[Problem]:
 def _place_of_setting(
     place: tuple[int | str, ...], row_place: tuple[str | int, ...], row: Row, card: Any, common: Mapping[str, Any]
 ) -> tuple[str | int, ...]:
-    """Return the place in the document that states the setting at ``place``: in per_card, in the row, or in common.
+    """Return where the document states the setting at ``place``: in per_card, in the row, or in common.
 
-    A problem of several settings has an empty ``place``; the place of the row is returned.
+    If a problem concerns several settings, its ``place`` is empty, and the place of the row is returned.
     """
     key = str(place[0]) if place else ""
     if key in row.per_card.get(card, {}):

@@ -26,8 +26,8 @@ LIMITS = (
 """Limits of sizes: far above the largest published models, and small enough to trace a model with random weights."""
 
 
-def impossible_size(architecture: Mapping[str, Any]) -> str | None:
-    """Return the first size outside its limits, with the allowed values, in one line; None if there is none."""
+def describe_impossible_size(architecture: Mapping[str, Any]) -> str | None:
+    """Return a message about the first size outside its limits, with the allowed values; None if there is none."""
     for name, value in _sizes(architecture):
         for keys, lowest, highest in LIMITS:
             if keys.fullmatch(name) and not (type(value) is int and lowest <= value <= highest):

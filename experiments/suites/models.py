@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from experiments.suites.model_limits import impossible_size
+from experiments.suites.model_limits import describe_impossible_size
 from experiments.suites.yaml_schema import CATALOG, StrictModel, read_yaml, validate
 
 
@@ -17,7 +17,7 @@ class Model(StrictModel):
     """
 
     family: Literal["blip2-opt", "blip2-t5", "llama", "gpt-neo", "transformers"] = Field(
-        description="architecture of the model's code; transformers: any config.json"
+        description="architecture of the model; transformers: any model that transformers can build from a config.json"
     )
     hub: str = Field(default="", description="id of the weights on the Hugging Face hub; empty: not published")
     parameters: NonNegativeInt = Field(
@@ -37,7 +37,7 @@ class Model(StrictModel):
                 raise ValueError("architecture: the key 'model_type' of config.json is missing")
         elif not (self.parameters and self.source):
             raise ValueError(f"a model of family {self.family} needs parameters and source")
-        if problem := impossible_size(self.architecture):
+        if problem := describe_impossible_size(self.architecture):
             raise ValueError(f"architecture: {problem}")
         return self
 

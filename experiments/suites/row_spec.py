@@ -28,7 +28,10 @@ LATER_SETTINGS = (
     "packing",
     "compile",
 )
-"""Settings that were added later. Fingerprints omit them at their defaults, so that earlier results stay valid."""
+"""Settings that are newer than some stored results. A fingerprint omits them if they have their defaults.
+
+So the fingerprints of earlier results stay valid.
+"""
 
 
 class RowSpec(StrictModel):

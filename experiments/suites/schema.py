@@ -65,7 +65,7 @@ Quantity = Literal[
     "loss_fall",
 ]
 LOSS_FALL: Quantity = "loss_fall"
-"""The fall of the loss during a training. Tiny models are compared by it; they then run all steps of the lab."""
+"""The fall of the loss during a training. Checks of losses use it for tiny models, which then run all lab steps."""
 EARLY_LOSS: Quantity = "early_loss"
 """The loss of the first steps. It is compared at any length of the training and for any size of the model."""
 
@@ -89,7 +89,7 @@ class ReferenceValue(StrictModel):
 
 
 class Expectation(StrictModel):
-    """The expected result of a row. A row without one is reported and not evaluated."""
+    """The expected result of a row. A row without an expected result is reported, but not evaluated."""
 
     outcome: ExpectedOutcome | None = Field(
         default=None, description="expected outcome; oom: out of GPU memory; None: not stated"
@@ -119,8 +119,8 @@ class Row(StrictModel):
 class Scale(StrictModel):
     """Smaller twins of rows for cards with less memory than those of the lab.
 
-    A twin has the expected outcome of its row. It differs from its row in SCALED_SETTINGS only, so precision, optimizer
-    and adapters are the same.
+    A twin has the expected outcome of its row. It differs from its row only in model, batch sizes, accumulation, text
+    length, workers and time limit (SCALED_SETTINGS), so precision, optimizer and adapters are the same.
     """
 
     scale: str = Field(description="name of the scale: the memory of its cards, such as 12gb")
@@ -141,7 +141,10 @@ class Scale(StrictModel):
 
 
 class Bounds(StrictModel):
-    """Bounds for tiny models, and the quantity if it differs; None: unbounded, or the same quantity."""
+    """Bounds for tiny models, and the quantity if it differs from that of the check.
+
+    None as a bound: unbounded. None as the quantity: that of the check.
+    """
 
     quantity: Quantity | None = Field(
         default=None, description="quantity for tiny models; with loss_fall, the tiny models run all steps of the lab"
@@ -153,8 +156,8 @@ class Bounds(StrictModel):
 class Check(StrictModel):
     """One comparison of a claim: compares the row's outcome to the expected ``outcome``, or a quantity to bounds.
 
-    With ``over_row``, the quantity is divided by that of this other row; with ``over_quantity``, by this other
-    quantity.
+    With ``over_row``, the bounds apply to the quantity of ``row`` divided by the same quantity of ``over_row``. With
+    ``over_quantity``, the divisor is that quantity, of ``over_row``, or of ``row`` if there is no ``over_row``.
     """
 
     row: str = Field(description="id of the row")
@@ -238,7 +241,7 @@ class Suite(StrictModel):
     title: str = Field(description="the lab's name in reports")
     source: str = Field(description="where the lab is published")
     group: Group = Field(
-        default="single", description="single: one GPU is enough; multi: several are needed; extra: no lab"
+        default="single", description="single: one GPU is enough; multi: several are needed; extra: not one of the labs"
     )
     lease: LeaseEstimate = Field(default=LeaseEstimate(), description="the lease that all rows need")
     cards: tuple[str, ...] = Field(min_length=1, description="cards of catalog/cards.yaml that the lab was written for")
@@ -259,7 +262,10 @@ class Suite(StrictModel):
         raise unknown_name_error("row", row_id, (row.id for row in self.rows), f"suite {self.suite}")
 
     def rows_for(self, card: str) -> tuple[Row, ...]:
-        """Return the lab's rows on ``card``, or their twins for it. Raises InputError if the suite has none for it."""
+        """Return the rows that run on ``card``; some or all may run as smaller twins.
+
+        Raises InputError if ``card`` is not a card of the suite.
+        """
         if card not in self.all_cards:
             raise unknown_name_error("card", card, self.all_cards, f"suite {self.suite}")
         return tuple(row for row in self.rows if card in (row.cards or self.all_cards))
@@ -278,8 +284,11 @@ class Suite(StrictModel):
         found = (scale for scale in self.scales if card in scale.cards and row_id in scale.rows)
         return next((scale.note for scale in found), "")
 
-    def note_on_twins(self, rows: Sequence[str], card: str) -> str:
-        """Return 'scaled to 12 GB', or '2 of 14 rows scaled to 12 GB', for these rows on ``card``; '' if none is."""
+    def note_on_scaled_rows(self, rows: Sequence[str], card: str) -> str:
+        """Return how many of ``rows`` run on ``card`` as smaller twins; '' if none does.
+
+        Such as 'scaled to 12 GB' for all rows, or '2 of 14 rows scaled to 12 GB'.
+        """
         notes = [note for row in rows if (note := self.twin_note(row, card))]
         if not notes:
             return ""
@@ -309,7 +318,7 @@ class Suite(StrictModel):
         return next((scale.rows.get(row.id, {}) for scale in self.scales if card in scale.cards), {})
 
     def rows_with_losses_of_tiny_models(self) -> set[str]:
-        """Return the ids of the rows whose losses are compared between tiny models, which run all steps of the lab."""
+        """Return the ids of the rows whose losses are also compared at tiny size, after all steps of the lab."""
         checks = [one for claim in self.claims for one in claim.checks if one.for_tiny_models().quantity == LOSS_FALL]
         return {name for check in checks for name in (check.row, check.over_row) if name}
 
@@ -327,7 +336,7 @@ class Suite(StrictModel):
 
 
 def suite_json_schema() -> dict[str, Any]:
-    """Return the JSON schema of a suite's file for editors, with the keys of settings wherever they are allowed."""
+    """Return the JSON schema of a suite's file for editors; it also describes the settings that rows may have."""
     schema, settings = Suite.model_json_schema(), Settings.model_json_schema()
     definitions = schema["$defs"] | settings.pop("$defs")
     definitions["Settings"] = settings | {"required": []}

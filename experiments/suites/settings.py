@@ -62,8 +62,8 @@ class Settings(StrictModel):
     """All settings of a row.
 
     Any two of batch_size, accumulate and global_batch_size determine the third:
-    global_batch_size = batch_size x accumulate x ranks. The number of ranks is devices x nodes, or 1 for sampling from
-    a model.
+    global_batch_size = batch_size x accumulate x ranks. The number of ranks is devices x nodes, or 1 for text
+    generation (task: generate).
     """
 
     engine: Engine = Field(description="library whose training loop runs the row")
@@ -75,7 +75,9 @@ class Settings(StrictModel):
     dataset: Literal["gourmetgram-captions", "alpaca2k", "imdb", "constant"] = Field(
         description="constant: every text has exactly max_length tokens"
     )
-    batch_size: PositiveInt = Field(description="samples of one rank in one micro-step")
+    batch_size: PositiveInt = Field(
+        description="samples of one rank in one micro-step, which is one forward and backward pass"
+    )
     accumulate: PositiveInt = Field(description="micro-steps of one optimizer step")
     global_batch_size: PositiveInt = Field(description="global batch size: samples per optimizer step, over all ranks")
     precision: Precision = Field(description="data types of weights and arithmetic, as Lightning names them")
@@ -105,21 +107,21 @@ class Settings(StrictModel):
     nodes: PositiveInt = Field(default=1, description="number of nodes that run the row's ranks")
     strategy: Strategy = Field(default="auto", description="how ranks share the model, as Lightning names it")
     gradient_as_bucket_view: bool = Field(
-        default=False, description="DDP stores gradients in its buckets, not in addition to them"
+        default=False, description="DDP stores gradients only in its buckets, and keeps no second copy"
     )
     launcher: Literal["none", "torchrun", "accelerate"] = Field(
         default="none", description="command that starts the ranks; none: the engine starts them"
     )
     activation_checkpointing: bool | Literal["selective"] = Field(
         default=False,
-        description="recompute a block's activations in the backward pass; selective: some of them",
+        description="recompute a block's activations in the backward pass; selective: only some",
     )
     activation_offload: bool = Field(
         default=False, description="keep activations in host memory between the forward and the backward pass"
     )
     chunked_loss: bool = Field(
         default=False,
-        description="compute output layer and loss for a few tokens at a time, and again in the backward pass",
+        description="compute output layer and loss for a few tokens at a time; recompute in the backward pass",
     )
     optimizer_in_backward: bool = Field(
         default=False, description="update each parameter in the backward pass as soon as its gradient is complete"
@@ -169,7 +171,7 @@ class Settings(StrictModel):
     @model_validator(mode="after")
     def _check_accelerator(self) -> Self:
         if self.accelerator == "cpu" and (self.task, self.world_size) != ("generate", 1):
-            raise ValueError("accelerator = 'cpu': needs task: generate and 1 device; allowed otherwise: gpu")
+            raise ValueError("accelerator = 'cpu': needs task: generate and 1 device; allowed for other rows: gpu")
         return self
 
     @model_validator(mode="after")
@@ -235,9 +237,10 @@ class Settings(StrictModel):
         return self.nodes if self.ranks > 1 and self.nodes <= max_nodes else 1
 
 
-def _exact_quotient(total: int, part: int, divisor_name: str) -> int:
-    if total % part:
+def _exact_quotient(global_batch_size: int, divisor: int, divisor_name: str) -> int:
+    if global_batch_size % divisor:
         raise ValueError(
-            f"global_batch_size = {total}: cannot be divided by {divisor_name}; allowed: multiples of {part}"
+            f"global_batch_size = {global_batch_size}: cannot be divided by {divisor_name}; "
+            f"allowed: multiples of {divisor}"
         )
-    return total // part
+    return global_batch_size // divisor

@@ -131,7 +131,7 @@ def _user_suite_files() -> dict[str, Path]:
         for path in _yaml_files_at(Path(place).expanduser()):
             taken = files.get(path.stem) or next(LABS.glob(f"{path.stem}.yaml"), None)
             if taken is not None and taken.resolve() != path.resolve():
-                raise InputError(f"{path}: {taken} also has the suite {path.stem!r}; rename the file and its suite")
+                raise InputError(f"{path}: {taken} also defines the suite {path.stem!r}; rename the file and its suite")
             files[path.stem] = path
     return files
 

@@ -66,7 +66,7 @@ def validation_problems(error: ValidationError, model: type[BaseModel], lists: C
 
 
 def _is_follow_up(problem: Any, others: Iterable[Any]) -> bool:
-    """Return whether a list is too short only because its invalid entries do not count."""
+    """Return whether the problem is a list that is too short only because pydantic left out its invalid entries."""
     place = problem["loc"]
     return problem["type"] == "too_short" and any(
         other["loc"][: len(place)] == place and other is not problem for other in others

@@ -39,7 +39,7 @@ def replace_environment(environment: Mapping[str, str]) -> None:
     if len(block) > end - start:
         raise OSError(f"the environment has {len(block)} bytes; allowed: at most {end - start}")
     os.environ.clear()
-    os.environ.update(environment)  # copies the values, so that nothing points into the memory any more
+    os.environ.update(environment)  # copies the values, so that nothing points into the old memory any more
     ctypes.memset(start, 0, end - start)
     ctypes.memmove(start, block, len(block))
 

@@ -29,9 +29,10 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def open_output(path: Path, option: str = "", *, append: bool = False) -> Iterator[TextIO]:
-    """Open for writing in UTF-8 the file that an option names. append: keep the file's content.
+    """Open a file for writing in UTF-8. option: the option that names the file, for error messages.
 
-    The file may be a device, or a FIFO with a reader. Raises InputError if it cannot be opened or written.
+    append: keep the file's content. The file may be a device, or a FIFO with a reader. Raises InputError if the file
+    cannot be opened or written.
     """
     mode = os.O_APPEND if append else os.O_TRUNC
     try:
@@ -46,7 +47,8 @@ def open_output(path: Path, option: str = "", *, append: bool = False) -> Iterat
 def write_atomically(path: Path, text: str, errors: str = "strict") -> None:
     """Write ``text`` in UTF-8 so that the file is never incomplete, even if this process is killed.
 
-    A link, FIFO or device with the name of the partial file is replaced, not written to. Raises OSError with the path.
+    The text is first written to a partial file next to ``path``. A link, FIFO or device with the name of the partial
+    file is replaced, not written to. Raises OSError with ``path``.
     """
     partial = path.with_name(path.name + ".part")
     try:

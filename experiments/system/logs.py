@@ -81,9 +81,10 @@ def location_in_log(text: str) -> str:
 
 
 def error_line(text: str, default: str) -> str:
-    """Return the last line of a log that mentions an error, else the last line; with a hint if the cause is known.
+    """Return the last line of a log that mentions an error; without such a line, the last line.
 
-    Lines of tracebacks are ignored. ``default`` is returned for a log without other lines.
+    A hint follows the line if the cause is known. Lines of tracebacks are ignored. For a log without other lines,
+    ``default`` is returned.
     """
     lines = _lines_outside_stacks(text)
     error_lines = [line for line in lines if ERROR_WORDS.search(line)]
@@ -129,15 +130,15 @@ def _parse_frames(text: str, most_recent: str) -> list[StackFrame]:
 
 
 def _describe_location(frames: Sequence[StackFrame]) -> str:
-    real = [frame for frame in frames if not frame.path.startswith("<")]
-    own = next((frame for frame in reversed(real) if PROJECT_PATH.search(frame.path)), None)
-    if own is None or own is real[-1]:
-        return str(real[-1]) if real else ""
-    return f"{own}, which called {real[-1]}"
+    in_files = [frame for frame in frames if not frame.path.startswith("<")]
+    own = next((frame for frame in reversed(in_files) if PROJECT_PATH.search(frame.path)), None)
+    if own is None or own is in_files[-1]:
+        return str(in_files[-1]) if in_files else ""
+    return f"{own}, which called {in_files[-1]}"
 
 
 def _lines_outside_stacks(text: str) -> list[str]:
-    """Return the lines of a log without stacks, that is, without their heads, frames and source lines."""
+    """Return the lines of a log that are not part of a stack: not its first line, a frame or a source line."""
     lines, in_stack = [], False
     for line in text.splitlines():
         if STACK_HEAD.match(line) or FRAME_LINE.match(line):

@@ -23,8 +23,9 @@ MIN_PROSE_WIDTH = 20
 class Column:
     """A column of a table. ``name`` is its header.
 
-    number: align it to the right. prose: its text may be wrapped. optional: the order in which columns of a table that
-    is too wide are hidden, the highest value first; 0: never. meaning: its explanation in a Legend.
+    number: align the column to the right. prose: the text may be wrapped. optional: 0: the column is always shown.
+    Otherwise, a table that is too wide hides the columns with the highest value first. meaning: explanation of the
+    column in a Legend.
     """
 
     name: str
@@ -71,7 +72,10 @@ class Table:
         return [i for i, _ in enumerate(self._columns) if i == 0 or any(row[i] for row in self._rows)]
 
     def _fitting_columns(self, filled_columns: list[int], width: int) -> list[int] | None:
-        """Return the columns to show, without optional columns that do not fit; None if too wide without them."""
+        """Return the indices of the columns to show, without optional columns that do not fit.
+
+        Return None if the table is too wide even without all optional columns.
+        """
         for limit in sorted({self._columns[i].optional for i in filled_columns}, reverse=True):
             shown_columns = [i for i in filled_columns if self._columns[i].optional <= limit]
             if sum(map(self._minimum_width, shown_columns)) + COLUMN_GAP * (len(shown_columns) - 1) <= width:
@@ -112,9 +116,9 @@ class Table:
         """Return the width of each column: its minimum, plus a share of the remaining width for columns of prose."""
         sizes = [self._minimum_width(i) for i in shown_columns]
         rest = width - sum(sizes) - COLUMN_GAP * (len(shown_columns) - 1)
-        short = [self._natural_width(i) - size for i, size in zip(shown_columns, sizes, strict=True)]
-        for order, place in enumerate(sorted(range(len(shown_columns)), key=lambda place: short[place])):
-            more = min(short[place], rest // (len(shown_columns) - order))
+        missing = [self._natural_width(i) - size for i, size in zip(shown_columns, sizes, strict=True)]
+        for served, place in enumerate(sorted(range(len(shown_columns)), key=lambda place: missing[place])):
+            more = min(missing[place], rest // (len(shown_columns) - served))
             sizes[place] += more
             rest -= more
         return sizes
@@ -138,7 +142,7 @@ class Table:
 
 
 class Legend:
-    """The meanings of the columns that tables show at the width of the terminal, after a sentence about all values."""
+    """A legend of tables: a sentence about all values, then the meanings of the columns that fit the terminal."""
 
     def __init__(self, first_sentence: str, *tables: Table) -> None:
         self._first_sentence, self._tables = first_sentence, tables

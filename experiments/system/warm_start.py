@@ -2,10 +2,10 @@
 
     python -u -m experiments.system.warm_start VARIABLE MODULE ARGUMENTS...
 
-There are two warm processes (see warm_process). One starts notebooks, kernels and workers, and the environment variable
-ROW_SOCKET has the address of its socket. The other starts launchers and ranks; its variable is RANK_SOCKET. Programs
-that start kernels or ranks themselves use the command above. The command forwards signals to the process that it
-starts, and ends with the exit code of that process.
+There are two warm processes (see warm_process). One starts notebooks, kernels and workers. The other starts launchers
+and ranks. VARIABLE is the environment variable with the address of a warm process's socket: ROW_SOCKET_VARIABLE for the
+first, RANK_SOCKET_VARIABLE for the second. Programs that start kernels or ranks themselves use the command above. The
+command forwards signals to the process that it starts, and ends with the exit code of that process.
 """
 
 import json
@@ -25,8 +25,8 @@ from typing import Protocol
 from experiments.system import signals
 from experiments.system.warm_process import MESSAGE_BYTES, READY_SUFFIX
 
-ROW_SOCKET = "TESTBED_WARM_ROWS"
-RANK_SOCKET = "TESTBED_WARM_RANKS"
+ROW_SOCKET_VARIABLE = "TESTBED_WARM_ROWS"
+RANK_SOCKET_VARIABLE = "TESTBED_WARM_RANKS"
 MODULE = "experiments.system.warm_start"
 POLL_INTERVAL_S = 0.05
 
@@ -81,10 +81,10 @@ def start_process(
 ) -> Process:
     """Start `python -u -m COMMAND` in a new session, with its output written to the file descriptor ``output``.
 
-    The environment variable ``variable`` has the address of a warm process. If its imports are complete, the warm
-    process starts COMMAND. With ``wait_for_imports``, this function waits for the imports. Without a warm process, a
-    new interpreter is started, which calls ``preexec`` first. A fork of the warm process does not call ``preexec``, but
-    gets the OOM score of this process.
+    variable: name of the environment variable with the address of a warm process's socket. If the imports of this warm
+    process are complete, it starts COMMAND. With ``wait_for_imports``, this function waits for the imports. Otherwise,
+    and without a warm process, a new interpreter is started, which calls ``preexec`` first. A fork of the warm process
+    does not call ``preexec``, but gets the OOM score of this process.
     """
     with suppress(WarmProcessUnavailable):
         if wait_for_imports or is_ready(environment, variable):
@@ -122,7 +122,7 @@ def start_in_warm_process(
 
 
 def module_prefix(environment: Mapping[str, str], variable: str) -> list[str]:
-    """Return the words that, before a module's name, make the warm process start the module.
+    """Return the words to insert before a module's name in a command, so that the warm process starts the module.
 
     Return no words if the warm process is not ready.
     """
@@ -130,7 +130,7 @@ def module_prefix(environment: Mapping[str, str], variable: str) -> list[str]:
 
 
 def is_ready(environment: Mapping[str, str], variable: str) -> bool:
-    """Return True if the warm process whose address is ``environment[variable]`` has completed its imports."""
+    """Return True if the warm process with the socket address ``environment[variable]`` has completed its imports."""
     return os.path.exists(environment.get(variable, "") + READY_SUFFIX)
 
 

@@ -18,7 +18,10 @@ from provision.models import Booking, Host, HostBooking, TimeSlot
 UTC_ZONE = ZoneInfo("UTC")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FREE, CLEANED, RESERVED, FOUND = range(4)
-"""The state of a host in one minute. FOUND: the minute is in a time slot that the search found."""
+"""The state of a host in one minute. CLEANED: the site cleans the host before or after a reservation.
+
+FOUND: the minute is in a time slot that the search found.
+"""
 SYMBOLS = {
     "found": ("◆", "bold green"),
     "reserved": ("█", "red"),
@@ -32,12 +35,12 @@ SYMBOLS_PER_TICK = 12
 """Number of symbols between two times in the header."""
 DAY_MINUTES = 24 * 60
 MINUTES_PER_SYMBOL = (10, 30, 60, 120, 240, 480, 720)
-"""Minutes that a symbol may represent; it may also represent whole days."""
+"""Minutes that a symbol may represent. In a longer calendar, each symbol represents one or more whole days."""
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """The time axis: symbols that each represent a number of minutes. The first symbol begins at ``start``."""
+    """The time axis: a line of symbols that all represent the same number of minutes; the first begins at ``start``."""
 
     start: datetime
     minutes_per_symbol: int
@@ -56,9 +59,9 @@ def draw_calendar(
     window: tuple[datetime, datetime],
     zone: ZoneInfo,
 ) -> Group:
-    """Draw one line per host: when it is reserved, cleaned and free in the period ``window``, and its time slots.
+    """Draw one line per host, which shows when the host is reserved, cleaned or free, and the ``slots`` of the host.
 
-    The header has times in UTC and in ``zone``.
+    window: begin and end of the calendar. The header has times in UTC and in ``zone``.
     """
     axis, zones = _make_axis(*window), shown_zones(zone)
     booked = defaultdict(list)
@@ -81,8 +84,8 @@ def shown_zones(zone: ZoneInfo) -> list[ZoneInfo]:
     return [UTC_ZONE] if zone.key.endswith("UTC") else [UTC_ZONE, zone]
 
 
-def start_and_end(slot: TimeSlot | HostBooking, zone: ZoneInfo) -> str:
-    """Return start and end as local times of ``zone``, with the end's date if it differs from the start's."""
+def start_and_end_in_words(slot: TimeSlot | HostBooking, zone: ZoneInfo) -> str:
+    """Return start and end as local times of ``zone``: 2026-11-23 14:00 to 16:50; with both dates if they differ."""
     start, end = slot.start.astimezone(zone), slot.end.astimezone(zone)
     date = "" if start.date() == end.date() else f"{end:%Y-%m-%d} "
     return f"{start:%Y-%m-%d %H:%M} to {date}{end:%H:%M}"

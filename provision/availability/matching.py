@@ -1,4 +1,4 @@
-"""Selection of hosts by the hardware that their site reports, never by a list of names."""
+"""Select hosts by the hardware that their site reports, so that new hosts of a site need no change of the program."""
 
 import re
 from collections import defaultdict
@@ -9,14 +9,17 @@ from provision.models import Host, Requirements
 
 
 def hardware_in_words(host: Host) -> str:
-    """Return a host's type, site and GPUs in words. Hosts that can replace each other have the same text."""
+    """Return a host's type, site and GPUs in words. Hosts with equal hardware at one site have the same text."""
     memory = f"{host.gpu_memory_gib:g} GiB" if host.gpu_memory_gib else "of unknown memory"
     gpus = " ".join(filter(None, (f"{host.gpus} x", host.gpu_model, memory, host.interconnect)))
     return f"{host.node_type} at {host.site} with {gpus if host.gpus else 'no GPU'}"
 
 
 def matching_hosts(hosts: Sequence[Host], requirements: Requirements) -> list[Host]:
-    """Return the hosts that meet ``requirements``; raise NoSuchHost, with the most similar names, if none does."""
+    """Return the hosts that meet ``requirements``.
+
+    Raises NoSuchHost if no host does, with the most similar names or with the available hardware.
+    """
     of_type = _filter_by_name(hosts, "node_type", "node type", requirements.node_type)
     named = _filter_by_name(of_type, "name", "node", requirements.node)
     models = {host.gpu_model for host in hosts if host.gpu_model}

@@ -1,6 +1,7 @@
-"""Search for the earliest time slots in which hosts are free: a pure function of hosts, bookings and requirements.
+"""Search for the earliest time slots in which hosts are free.
 
-The internal functions count time in minutes since 1970 in UTC, because the reservation service counts in minutes.
+The search queries no site and no clock: its result depends only on the hosts, bookings, requirements and the time that
+the caller passes. The internal functions count minutes since 1970 in UTC, because reservations have whole minutes.
 """
 
 import heapq
@@ -19,15 +20,15 @@ from provision.models import Booking, Host, Requirements, TimeSlot
 CLEANING_TIME = timedelta(minutes=10)
 """Time that a host stays free before and after a time slot, so that the site can clean the host.
 
-The site's setting (Blazar's cleaning_time, on both sides of a lease) cannot be queried. The value is the gap that the
-time slots in the labs' instructions leave before the full hour.
+The site's setting (Blazar's cleaning_time, on both sides of a lease) cannot be queried. The program assumes ten
+minutes, because the time slots in the labs' instructions end ten minutes before the full hour.
 """
 MAX_LEASE = timedelta(days=7)
 """The longest lease without an extension: max_reservation_length in Chameleon's published Blazar configuration."""
 END_MINUTE = 50
 """Slots end at this minute of an hour, so that the host is cleaned before a lease that begins at the full hour."""
 HORIZON = timedelta(days=60)
-"""Time span that the search covers."""
+"""How far into the future the search looks."""
 
 UTC_ZONE = ZoneInfo("UTC")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -44,9 +45,9 @@ def earliest_slots(
 ) -> list[TimeSlot]:
     """Return up to ``limit`` time slots that meet ``requirements``, earliest first, then cheapest.
 
-    Each group of hosts with equal type, site and GPUs contributes its earliest slot, then the earliest slot after it,
-    and so on. Without a requested start, slots end at END_MINUTE. Raises NoSuchHost if too few equal hosts meet the
-    requirements, and BadTime for a time or length that is not allowed.
+    Each group of hosts with equal type, site and GPUs contributes slots that follow one another without overlap. If no
+    start is requested, slots end at END_MINUTE. Raises NoSuchHost if too few equal hosts meet the requirements, and
+    BadTime for a time or length that is not allowed.
     """
     _validate(requirements, now)
     groups = groups_of_equal_hosts(matching_hosts(hosts, requirements), requirements.host_count)
@@ -86,7 +87,7 @@ def _allowed_starts(requirements: Requirements, now: datetime) -> Sequence[int]:
 
 
 def _searched_starts(requirements: Requirements, first: int) -> range:
-    """Return one start for each hour, not before ``first``, so that the slots end at END_MINUTE."""
+    """Return the minute in each hour at which a slot that ends at END_MINUTE begins. first: the earliest minute."""
     first += (END_MINUTE - first - requirements.length // MINUTE) % HOUR_MINUTES
     return range(first, first + HORIZON // MINUTE, HOUR_MINUTES)
 
@@ -115,9 +116,9 @@ def _slots_of_group(
 
 
 def _free_ranges(starts: Sequence[int], periods: Sequence[Period], length_minutes: int) -> Iterator[range]:
-    """Yield ranges of indices of ``starts``: a slot that begins at such a start fits between a host's booked periods.
+    """Yield the ranges of indices of ``starts`` at which a slot fits between a host's booked periods.
 
-    The slot overlaps neither a booked period nor the cleaning before and after it.
+    The slot overlaps no booked period, and no cleaning before or after a booked period.
     """
     cleaning_minutes = CLEANING_TIME // MINUTE
     first_start = 0
@@ -147,7 +148,7 @@ def _make_slot(hosts: tuple[Host, ...], start: int, length: timedelta) -> TimeSl
 
 
 def slot_sort_key(slot: TimeSlot) -> tuple[datetime, bool, float, str, str]:
-    """Return the sort key: earliest, then cheapest; slots of unknown cost come last."""
+    """Return the sort key: earlier slots first; of slots that start together, the cheapest first, unknown cost last."""
     return slot.start, slot.cost_su is None, slot.cost_su or 0, slot.hosts[0].site, slot.hosts[0].name
 
 

@@ -1,4 +1,4 @@
-"""Parsing and formatting of lengths of time, times with a zone, daily windows and zones.
+"""Parse and format lengths of time, times with a time zone, and daily windows.
 
 The parsers raise BadTime for malformed and ambiguous input.
 """
@@ -19,8 +19,9 @@ YEARS = range(1970, 9999)
 LOCALTIME = Path("/etc/localtime")
 
 LENGTH = re.compile(r"(?P<hours>\d{1,6})|(?:(?P<d>\d{1,6})d)?(?:(?P<h>\d{1,6})h)?(?:(?P<m>\d{1,6})m)?", re.ASCII)
-CLOCK = r"(\d{1,2})(?::(\d\d))?"
-HOURS = re.compile(f"{CLOCK}-{CLOCK}", re.ASCII)
+TIME_OF_DAY = r"(\d{1,2})(?::(\d\d))?"
+HOURS = re.compile(f"{TIME_OF_DAY}-{TIME_OF_DAY}", re.ASCII)
+"""The text of a daily window, such as 9-17 or 8:30-12."""
 
 
 def parse_length(text: str) -> timedelta:
@@ -70,7 +71,7 @@ def zone_named(name: str) -> ZoneInfo:
 
 
 def local_zone() -> ZoneInfo:
-    """Return the zone that TZ or /etc/localtime names, else UTC."""
+    """Return the zone that the variable TZ names, else the zone of /etc/localtime, else UTC."""
     name = os.environ.get("TZ", "").removeprefix(":") or os.path.realpath(LOCALTIME).partition("/zoneinfo/")[2]
     return ZoneInfo(name if name in _zone_names() else "UTC")
 
@@ -145,8 +146,8 @@ def _convert_to_utc(moment: datetime, text: str) -> datetime:
         raise BadTime(f"time {text!r} has the year {moment.year}; allowed: the years {YEARS[0]} to {YEARS[-1]}")
     if moment.utcoffset() != moment.replace(fold=1).utcoffset():
         raise BadTime(
-            f"time {text!r}: a clock change repeats or skips it; "
-            f"allowed: an offset or UTC, such as {_date_of_tomorrow()}T14:00Z"
+            f"time {text!r}: a clock change skips or repeats it; "
+            f"allowed: a time in UTC or with an offset, such as {_date_of_tomorrow()}T14:00Z"
         )
     utc = moment.astimezone(UTC)
     if utc.second or utc.microsecond:

@@ -11,8 +11,7 @@ from provision import reproducible
 PROJECT = Path(__file__).parents[2]
 CONTEXT_FOLDERS = ("containers", "experiments", "provision")
 EXCLUDED_FOLDERS = {"__pycache__", "evidence", "files"}
-"""Names of folders that are not in the build context. evidence/ is excluded so that new evidence
-causes no new build."""
+"""Names of folders that are not in the build context. Without evidence/, a new stored run causes no new build."""
 
 
 def packaged_folder(name: str, project: Path = PROJECT) -> Path:

@@ -1,4 +1,4 @@
-"""Set up a leased node so that an idle node ends its lease, with a credential that is valid only for this lease."""
+"""Set up a leased node so that it ends its lease when it is idle. Its credential is valid only for this lease."""
 
 from provision.configure.playbook import configure_end_when_idle
 from provision.errors import BadKey, LeaseGone, NotReached, RequestRejected
@@ -9,15 +9,15 @@ from provision.leasing.release import get_active_lease
 from provision.leasing.request import EndWhenIdle, end_when_idle_data, find_lease
 from provision.models import LeaseCredential
 from provision.sites.base import LeasingSite
-from provision.ssh.known_hosts import pinned_lines
+from provision.ssh.known_hosts import known_hosts_lines
 
 ROLE = "end_when_idle"
 
 
 def set_up_end_when_idle(site: LeasingSite, reconciler: Reconciler, name: str, end_when_idle: EndWhenIdle) -> None:
-    """Set up the node of the active lease with that name so that the node ends the lease when it is idle.
+    """Set up the node of the active lease ``name`` so that the node ends the lease when it is idle.
 
-    Each call creates a new credential: keystone returns a credential's secret only once, and only the node stores it.
+    Each call creates a new credential, because keystone returns a secret only once, and only the node stores it.
     Raises ConfigureFailed if the node cannot read the lease with the credential or cannot reach the rsync target of
     the results, RequestRejected for a lease of several nodes, NotReached if no node has answered yet, and LeaseGone for
     a lease that is over.
@@ -75,5 +75,5 @@ def _results_variables(end_when_idle: EndWhenIdle) -> dict[str, object]:
     return {
         f"{ROLE}_results_to": end_when_idle.results_to,
         f"{ROLE}_results_key": end_when_idle.key.read_text(),
-        f"{ROLE}_results_known_hosts": pinned_lines(host),
+        f"{ROLE}_results_known_hosts": known_hosts_lines(host),
     }

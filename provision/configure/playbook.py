@@ -1,7 +1,7 @@
 """Configure reachable machines with the playbook in ansible/: driver, Docker, GPU toolkit, Slurm, image.
 
-The playbook is idempotent: a second run changes only what is not configured yet. Ansible's complete output
-goes to a log. Log, errors and results contain no secrets.
+The playbook is idempotent: a second run changes only what is not configured yet. A log file contains Ansible's complete
+output. The log, the errors and the results contain no secrets.
 """
 
 import json
@@ -30,8 +30,9 @@ ANSIBLE = packaged_folder("ansible")
 PLAYBOOK = ANSIBLE / "site.yml"
 END_WHEN_IDLE_PLAYBOOK = ANSIBLE / "end-when-idle.yml"
 FACTS_FILE = "/etc/llm-testbed/node.json"
+"""File on each machine with its image IDs, driver, GPUs and hardware; the role ``images`` writes it."""
 SOCKET_PARENT = Path("/tmp")  # noqa: S108 - the sockets are in a new folder under it
-"""Parent of the folder of Ansible's SSH sockets. TMPDIR is not used: a socket's path is limited to 108 bytes."""
+"""Where to create the folder of Ansible's SSH sockets. TMPDIR may be too long: a socket's path is at most 108 bytes."""
 OUTPUT_LENGTH = 600
 """Maximum number of characters of a task's output in a message."""
 FIXES = {
@@ -44,9 +45,9 @@ FIXES = {
     "no basic auth credentials": "log in to the registry (--registry-login FILE)",
     "pull access denied": "check the image's name, or log in to the registry (--registry-login FILE)",
 }
-"""How to fix a failed task, by a text in the task's output, in lower case."""
+"""How to fix a failed task. Keys: texts in the task's output, in lower case."""
 Report = Callable[[str], None]
-"""Receives lines about progress."""
+"""Receives a line about progress."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,11 @@ def configure(
 ) -> ConfigurationResult:
     """Configure machines, the first one as the Slurm controller; with ``check``, only list what would change.
 
+    logs: folder for the log file; None for the folder ``configure`` in the program's state folder.
     Raises ConfigureFailed if a task fails, NotReached if a machine does not answer, and KeyboardInterrupt after SIGINT
     or SIGTERM.
     """
-    changed, log = _play(PLAYBOOK, machines, partial(_role_variables, setup), report, check, logs)
+    changed, log = _run_and_log(PLAYBOOK, machines, partial(_role_variables, setup), report, check, logs)
     return ConfigurationResult({machine.server: _read_facts(machine.login) for machine in machines}, changed, log)
 
 
@@ -106,12 +108,12 @@ def configure_end_when_idle(
 ) -> tuple[str, ...]:
     """Set up a machine so that it ends its lease when it is idle; return the tasks that changed something.
 
-    variables: the variables of the role, including secrets. Raises the errors of ``configure``.
+    variables: the variables of the role, including secrets. logs: as in ``configure``, whose errors it raises.
     """
-    return _play(END_WHEN_IDLE_PLAYBOOK, [machine], lambda scratch: dict(variables), report, False, logs)[0]
+    return _run_and_log(END_WHEN_IDLE_PLAYBOOK, [machine], lambda scratch: dict(variables), report, False, logs)[0]
 
 
-def _play(
+def _run_and_log(
     playbook: Path,
     machines: Sequence[Machine],
     variables: Callable[[Path], dict[str, Any]],
@@ -121,8 +123,8 @@ def _play(
 ) -> tuple[tuple[str, ...], Path]:
     """Run a playbook; return the tasks that changed something, and the file with Ansible's complete output.
 
-    variables: returns the variables of the roles; its argument is a folder for their files.
-    Raises the errors of ``configure``.
+    variables: a function that returns the variables of the roles. The function gets a folder, to which it may write
+    files that the variables name. Raises the errors of ``configure``.
     """
     log = (logs or state_folder() / "configure") / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -132,8 +134,7 @@ def _play(
         log.open("w") as output,
     ):
         events = _Events(report, output.write, playbook)
-        play = partial(_run_playbook, scratch, str(sockets), machines)
-        status = play(variables(scratch), events, check)
+        status = _call_ansible(scratch, str(sockets), machines, variables(scratch), events, check)
     if status == "canceled":
         raise KeyboardInterrupt
     if status != "successful":
@@ -185,12 +186,12 @@ class _Events:
         return f"{self._roles.index(role) + 1}/{len(self._roles)} " if role in self._roles else ""
 
 
-def _run_playbook(
+def _call_ansible(
     scratch: Path, sockets: str, machines: Sequence[Machine], variables: dict[str, Any], events: _Events, check: bool
 ) -> str:
-    """Run the playbook; return ansible-runner's status.
+    """Run the playbook of ``events`` by ansible-runner; return the status: successful, failed or canceled.
 
-    scratch: folder for the inventory and the variables. sockets: folder of the connections' sockets.
+    scratch: folder for the inventory and the variables. sockets: folder for the sockets of the SSH connections.
     """
     import ansible_runner
 
@@ -230,7 +231,7 @@ def _inventory_entry(login: Login) -> dict[str, str]:
 
 
 def _role_variables(setup: Setup, scratch: Path) -> dict[str, Any]:
-    """Return the roles' variables that differ from their defaults. scratch: folder for their files."""
+    """Return the roles' variables that differ from their defaults. scratch: folder for the build context."""
     context = scratch / "context.tar.gz"
     if setup.source == "build":
         write_build_context(context)

@@ -73,7 +73,7 @@ class AmdGpu:
 
 
 def gpus() -> tuple[AmdGpu, ...]:
-    """Return the GPUs that this process may use, in ROCm's order: by topology node, or as in ROCR_VISIBLE_DEVICES."""
+    """Return the GPUs that this process may use, in the order of ROCR_VISIBLE_DEVICES, else of the topology nodes."""
     nodes = sorted((SYS / "class/kfd/kfd/topology/nodes").glob("*"), key=lambda node: int(node.name))
     readable = tuple(gpu for node in nodes if (gpu := _gpu_of_node(node / "properties")))
     visible = os.environ.get("ROCR_VISIBLE_DEVICES")
@@ -90,7 +90,7 @@ def gpu_count() -> int:
 
 
 def gpu_named(name: str) -> AmdGpu:
-    """Return the GPU with this index."""
+    """Return a GPU by its index. name: the index as text, as in CUDA_VISIBLE_DEVICES."""
     return gpus()[int(name)]
 
 
@@ -100,7 +100,7 @@ def installed_gpus() -> tuple[Gpu, ...]:
 
 
 def driver_version() -> str | None:
-    """Return the driver's version; the version of Linux for a driver that is part of Linux; None without the driver."""
+    """Return the driver's version, or the version of Linux if Linux includes the driver; None without the driver."""
     module = SYS / "module/amdgpu"
     if not module.is_dir():
         return None

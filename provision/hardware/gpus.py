@@ -57,10 +57,10 @@ def installed_gpus() -> tuple[Gpu, ...]:
 
 @contextmanager
 def open_driver() -> Iterator[None]:
-    """Keep the vendor's library open while the body runs, so that readings do not open it again and the GPU stays on.
+    """Keep the vendor's library open while the body runs, so that the functions of this module need not open it again.
 
-    Without persistence mode, NVIDIA's driver switches off a GPU that no program uses. The next program then waits a
-    second or more until the GPU has started (NVIDIA's documentation, "Driver Persistence").
+    This also keeps NVIDIA's GPUs on. Without persistence mode, the driver switches off a GPU that no program uses. The
+    next program then waits a second or more until the GPU has started (NVIDIA's documentation, "Driver Persistence").
     """
     with _open_vendor():
         yield
@@ -96,21 +96,21 @@ def visible_gpus() -> list[GpuHandle]:
     return [vendor.gpu_named(name) for name in names] if number else []
 
 
-def other_gpus_load() -> Callable[[Collection[int]], float | None]:
-    """Return a function that returns the highest load, in percent, of the GPUs outside CUDA_VISIBLE_DEVICES.
+def make_load_reader_of_other_gpus() -> Callable[[Collection[int]], float | None]:
+    """Return a function that reads the highest load, in percent, of the GPUs that CUDA_VISIBLE_DEVICES does not name.
 
-    The returned function takes a row's process ids, and ignores GPUs that other programs use. It returns None if there
-    are no other GPUs, and for AMD's GPUs, whose processes are unknown.
+    The argument of the function is the process ids of a row. The function ignores GPUs that any other process uses, and
+    returns None if no GPU is left. For AMD's GPUs, whose processes are unknown, it always returns None.
     """
     if not nvidia.start_nvml():
         return lambda pids: None
     visible = [gpu for gpu in visible_gpus() if isinstance(gpu, nvidia.NvidiaGpu)]
     others = nvidia.other_gpus(visible)
-    return lambda pids: nvidia.load_of_unused_gpus(others, pids)
+    return lambda pids: nvidia.highest_load(others, pids)
 
 
 def driver_version() -> str | None:
-    """Return the version of the GPUs' driver; None without one."""
+    """Return the version of the GPUs' driver; None without a driver."""
     with _open_vendor() as vendor:
         return vendor.driver_version()
 

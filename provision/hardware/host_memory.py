@@ -1,6 +1,6 @@
-"""The memory of this machine that a process can use: the machine's, or less in a control group with a limit.
+"""The memory of this machine that this process can use: all of it, or less if a control group limits the process.
 
-Containers, Slurm jobs and systemd units limit the memory of their control group. Reads both versions of control groups:
+Containers, Slurm jobs and systemd units limit memory by control groups. This module reads both versions of them:
 https://docs.kernel.org/admin-guide/cgroup-v2.html and https://docs.kernel.org/admin-guide/cgroup-v1/memory.html.
 """
 
@@ -15,14 +15,14 @@ SELF = Path("/proc/self")
 
 
 class HostMemory(NamedTuple):
-    """Memory in bytes: the total that this process can use at most, and what it can still use now."""
+    """Memory in bytes. total: what this process can use at most. available: what it can still use now."""
 
     total: int
     available: int
 
 
 class _Files(NamedTuple):
-    """Names of the files of a control group: the limit, the use, and the key of file cache in memory.stat."""
+    """Names of a control group's files with its memory limit and use, and the key of its file cache in memory.stat."""
 
     limit: str
     use: str
@@ -33,7 +33,7 @@ FILES = {
     "cgroup2": _Files("memory.max", "memory.current", "inactive_file"),
     "cgroup": _Files("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
-"""By type of file system. Cached files that are not in use are freed before the limit applies, so they do not count."""
+"""By the file system's type. The kernel frees unused cached files before the limit applies, so they do not count."""
 
 
 def host_memory() -> HostMemory:
@@ -56,7 +56,10 @@ def processes_that_fit(size_bytes: int) -> int:
 
 
 def _control_groups() -> Iterator[tuple[str, Path]]:
-    """Yield the version and the folder of each control group of this process that can limit memory, ancestors last."""
+    """Yield the folder of each control group that can limit this process's memory, ancestors last.
+
+    Before each folder is the type of its file system, a key of FILES.
+    """
     with suppress(OSError):
         groups = dict(_group_paths((SELF / "cgroup").read_text()))
         for kind, root, mount in _mounts((SELF / "mountinfo").read_text()):
@@ -66,7 +69,7 @@ def _control_groups() -> Iterator[tuple[str, Path]]:
 
 
 def _group_paths(lines: str) -> Iterator[tuple[str, PurePosixPath]]:
-    """Yield the version and path of the process's groups, from lines such as '4:memory:/user' and '0::/user'."""
+    """Yield the type and path of this process's groups. lines: lines such as '4:memory:/user' and '0::/user'."""
     for line in lines.splitlines():
         number, controllers, path = line.split(":", 2)
         if number == "0" or "memory" in controllers.split(","):
@@ -74,7 +77,7 @@ def _group_paths(lines: str) -> Iterator[tuple[str, PurePosixPath]]:
 
 
 def _mounts(lines: str) -> Iterator[tuple[str, PurePosixPath, Path]]:
-    """Yield version, group at the top, and folder of each mount of control groups; see proc_pid_mountinfo(5)."""
+    """Yield each mount of control groups: its type, the group at its top, its folder; see proc_pid_mountinfo(5)."""
     for line in lines.splitlines():
         before, _, after = line.partition(" - ")
         root, mount = before.split()[3:5]
@@ -84,14 +87,14 @@ def _mounts(lines: str) -> Iterator[tuple[str, PurePosixPath, Path]]:
 
 
 def _visible_folder(group: PurePosixPath, root: PurePosixPath, mount: Path) -> Path:
-    """Return the folder of a group. A container may see its own group as the top of the mount."""
+    """Return the folder of a group. root: the group at the top of the mount, in a container often its own group."""
     inside = group.relative_to(root) if group.is_relative_to(root) else group.relative_to("/")
     folder = mount / inside
     return folder if ".." not in inside.parts and folder.is_dir() else mount
 
 
 def _read_number(file: Path) -> int | None:
-    """Return the number in a file; None for the word 'max', and for a missing file, as at the top of the groups."""
+    """Return the number in a file; None for the word 'max', or without the file, as in the root control group."""
     try:
         return int(file.read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The machine that the command runs on."""
+"""The hardware of this machine, on which the command runs."""
 
 import os
 import platform

@@ -35,8 +35,8 @@ class NvidiaGpu:
     def process_gib(self) -> dict[int, float]:
         """Return the memory of each process that computes on the GPU, CUDA context included, GiB, by process id.
 
-        Processes whose memory NVML does not report are left out; on some virtual GPUs, it reports no memory at all. In
-        a container, NVML may report process ids that differ from those in the container.
+        Processes whose memory NVML does not report are left out; on some virtual GPUs, these are all processes. In a
+        container, NVML may report process ids that differ from those in the container.
         """
         try:
             processes = pynvml.nvmlDeviceGetComputeRunningProcesses(self.handle)
@@ -100,10 +100,10 @@ def other_gpus(gpus: Iterable[NvidiaGpu]) -> list[NvidiaGpu]:
     return [gpu_named(str(index)) for index in range(gpu_count()) if index not in excluded]
 
 
-def load_of_unused_gpus(gpus: Iterable[NvidiaGpu], pids: Collection[int]) -> float | None:
-    """Return the highest load, in percent, of the GPUs in ``gpus`` that no process outside of ``pids`` uses.
+def highest_load(gpus: Iterable[NvidiaGpu], pids: Collection[int]) -> float | None:
+    """Return the highest load of ``gpus`` in percent, without the GPUs that a process outside of ``pids`` uses.
 
-    Returns None if there are no such GPUs.
+    Returns None if no GPU is left, or if NVML does not report the load or the processes.
     """
     try:
         return max((gpu.utilization() for gpu in gpus if gpu.pids() <= set(pids)), default=None)

@@ -25,9 +25,9 @@ class GpuStatus:
 
 
 def parse_gpu(line: str) -> Gpu | None:
-    """Return the GPU in a line that LIST_COMMAND prints; None for other text.
+    """Return the GPU that a line of LIST_COMMAND's output describes; None for other text.
 
-    Its memory excludes the part that the driver reserves for itself.
+    The memory of the returned GPU excludes the part that the driver reserves for itself.
     """
     fields = _split_fields(line)
     if len(fields) != 5:
@@ -37,7 +37,7 @@ def parse_gpu(line: str) -> Gpu | None:
 
 
 def parse_status(line: str) -> GpuStatus | None:
-    """Return the GPU in a line that STATUS_COMMAND prints; None for other text."""
+    """Return the GPU that a line of STATUS_COMMAND's output describes; None for other text."""
     fields = _split_fields(line)
     if len(fields) != 7:
         return None

@@ -43,7 +43,7 @@ def require_unrestricted(site: LeasingSite, reconciler: Reconciler) -> None:
 
 
 def require_lasting_credential(site: LeasingSite, reconciler: Reconciler, requirements: Requirements) -> None:
-    """Raise NoCredentials if the credential ends before the lease, so that the program could not release the lease."""
+    """Raise NoCredentials if the credential ends before the lease: the program could then not release the lease."""
     expires_at = reconciler.query(site.credential).expires_at
     lease_end = (requirements.start or reconciler.clock.now()) + requirements.length
     if expires_at and expires_at < lease_end:
@@ -53,7 +53,7 @@ def require_lasting_credential(site: LeasingSite, reconciler: Reconciler, requir
 
 
 def credential_issuer(site: LeasingSite) -> CredentialIssuer:
-    """Return the site. Raises RequestRejected if it cannot limit a credential to one lease."""
+    """Return the site as an issuer of credentials for one lease. Raises RequestRejected if it cannot issue them."""
     if not isinstance(site, CredentialIssuer):
         raise RequestRejected(
             "--end-when-idle: the node would need a credential that can end only its own lease, and"
@@ -63,7 +63,7 @@ def credential_issuer(site: LeasingSite) -> CredentialIssuer:
 
 
 def require_lease_credentials(site: LeasingSite, reconciler: Reconciler) -> None:
-    """Try to get a credential for one lease. Raises RequestRejected if the site cannot limit a credential so."""
+    """Test whether the site issues credentials for one lease. Raises RequestRejected if it does not."""
     reconciler.query(credential_issuer(site).try_lease_credential)
 
 
@@ -76,7 +76,7 @@ def early_expiry_message(expires_at: datetime, lease_end: datetime) -> str:
 def _record_missing_account(
     site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease, current: Identity
 ) -> None:
-    """Record ``current`` as the account of a lease that an earlier version of the program journaled without one.
+    """Record ``current`` as the account of a lease that an earlier version of the program recorded without an account.
 
     Raises OtherAccount if the lease has not reached its end and the site does not list it for this account.
     """

@@ -49,7 +49,7 @@ def _prepare_access(task: LeaseTask) -> None:
 
 
 def _boot_servers(task: LeaseTask, lease: Lease, image_id: str) -> list[Server]:
-    """Create the request's servers and return them once all are ACTIVE; use other hosts if some fail.
+    """Create the request's servers and return them once all are ACTIVE; move to other hosts if a host is at fault.
 
     Raises BootFailed, with the site's reason, if another attempt cannot succeed, or after BOOT_ATTEMPTS attempts.
     """
@@ -75,9 +75,9 @@ def _boot_servers(task: LeaseTask, lease: Lease, image_id: str) -> list[Server]:
 
 
 def _discard_server(task: LeaseTask, server: Server, hosts: tuple[str, ...]) -> str:
-    """Delete a server that did not boot, and return the fault in words; record the host as failed if it is the cause.
+    """Delete a server that did not boot, and return the fault in words. If the host is at fault, record this.
 
-    hosts: the id of the server's host; empty if the site does not report it.
+    hosts: a tuple with the id of the server's host; () if the site does not report the host.
     """
     failed_hosts = list(hosts) if cause_of(server.fault) is HOST else []
     task.reconciler.journal.write(
@@ -249,7 +249,7 @@ def _find_or_attach_address(task: LeaseTask, server: Server) -> Address:
 
 
 def _find_or_allocate_address(task: LeaseTask) -> Address:
-    """Return a free address that this lease allocated, or allocate one. Free addresses of other users are not used."""
+    """Return a free address that this lease allocated, or allocate one. Never use a free address of another lease."""
 
     def find_free_address() -> Address | None:
         idle = [address for address in task.site.addresses() if not address.server]

@@ -18,7 +18,7 @@ HOUR = timedelta(hours=1)
 
 @contextmanager
 def report_cost_on_exit(reconciler: Reconciler, name: str) -> Iterator[None]:
-    """Report the running cost of the lease with that name when the body ends, even with an error."""
+    """Report what the lease with that name costs from now on, when the body ends, even with an error."""
     try:
         yield
     finally:
@@ -28,7 +28,7 @@ def report_cost_on_exit(reconciler: Reconciler, name: str) -> Iterator[None]:
 
 
 def running_cost(reconciler: Reconciler, active_lease: ActiveLease) -> str:
-    """Return the price and end of a lease and the command that releases it, as text; '' if it costs nothing any more.
+    """Return as text what a lease costs until its end, and the command that releases it; '' if it costs nothing more.
 
     Reads only the journal, because the site may not answer.
     """
@@ -83,7 +83,7 @@ def leased_hosts(reconciler: Reconciler, site: LeasingSite, lease: Lease) -> tup
 
 
 def cost_su(hosts: Sequence[Host | None], length: timedelta) -> float | None:
-    """Return the service units that hosts cost for ``length``; None if a host or a price is unknown."""
+    """Return the cost of all hosts together for ``length``, service units; None if a host or a price is unknown."""
     prices = [host.su_per_hour if host else None for host in hosts]
     known = [price for price in prices if price is not None]
     return sum(known) * (length / HOUR) if prices and len(known) == len(prices) else None
@@ -95,7 +95,10 @@ def elapsed_lease_time(reconciler: Reconciler, lease: Lease) -> timedelta:
 
 
 def cost_in_words(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> str:
-    """Return the cost of a lease so far; 'unknown' if the site does not answer at once, as a release must not wait."""
+    """Return the cost of a lease so far in words; 'unknown' if the site does not answer the first request.
+
+    A release shows the cost, and must not wait for it.
+    """
     used = None
     with suppress(SiteError):
         lease = find_lease(site, active_lease)

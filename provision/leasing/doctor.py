@@ -1,4 +1,4 @@
-"""Preflight checks for a lease. Each failed check names its fix; no message contains a secret."""
+"""Checks before a lease. A failed check says how to fix the problem; no message contains a secret."""
 
 import os
 import shutil
@@ -20,13 +20,13 @@ from provision.ssh.login import PUBLIC_KEY_PREFIXES, check_key, fingerprint, key
 TOOLS = ("ssh", "ssh-keygen")
 HOUR = timedelta(hours=1)
 SHORTEST_VALIDITY = 3 * HOUR
-"""The check fails for a credential that ends earlier, because the labs need this much time."""
+"""Shortest time for which a credential must still be valid. The labs need this much time."""
 MAX_CLOCK_SKEW = timedelta(minutes=2)
 
 
 @dataclass(frozen=True)
 class _PlannedLease:
-    """What a lease at the site would use. key: the private key's file. image: the name of the disk image."""
+    """A lease that the user may request next. key: the private key's file. image: the name of the disk image."""
 
     site: LeasingSite
     key: Path
@@ -104,7 +104,7 @@ def _check_addresses(site: LeasingSite) -> str:
             f"the project's quota is used up; release one of your addresses, or ask the site's help desk; "
             f"unattached addresses: {idle}"
         )
-    return "one will be allocated" if left is None else f"the project may allocate {left} more"
+    return "the project has no limit" if left is None else f"the project may allocate {left} more"
 
 
 def _check_site_key(site: LeasingSite, key: Path, reconciler: Reconciler) -> str:

@@ -25,10 +25,14 @@ from provision.ssh.login import Login
 
 VERSION = 1
 FIELDS_BY_KEY = {"mark": "tag", "act": "operation"}
-"""Fields of Entry whose key in the file is different."""
+"""The fields of Entry that have another name in the file: the field's name by its key in the file."""
 CHECKSUM_KEY = "sum"
 """The key of an entry's checksum, which lines of earlier versions do not have."""
 Event = Literal["opened", "account", "intent", "done", "failed", "reached", "closed"]
+"""What an entry records. opened, closed: the first and the last entry of a lease. account: the lease's account.
+
+intent, done, failed: an operation is about to begin, succeeded or failed. reached: a machine has answered SSH.
+"""
 
 
 class Operation(StrEnum):
@@ -78,9 +82,9 @@ class Machine:
 class ActiveLease:
     """The journal's record of a lease that was opened and not closed.
 
-    since: when it was opened. intents and outcomes: data of the last intent and of the last success of each operation.
-    failed_hosts: ids of hosts that did not boot. machines: those that have answered SSH and whose server still exists,
-    sorted by name. account: the account that made the lease; None in a journal of an earlier version.
+    since: time of the entry "opened". intents and outcomes: data of the last intent and of the last success of each
+    operation. failed_hosts: ids of hosts that did not boot. machines: the machines that have answered SSH and that are
+    not deleted, sorted by name. account: the account that made the lease; None in a journal of an earlier version.
     """
 
     name: str
@@ -182,7 +186,7 @@ class Journal:
         return {entry.tag for entry in self.entries() if entry.event == "opened"}
 
     def pending_intent(self, active_lease: ActiveLease, operation: Operation) -> dict[str, Any]:
-        """Return the intent of an operation whose outcome was never written, or {}."""
+        """Return the data of the operation's last intent if its outcome was never written, else {}."""
         entries = [entry for entry in self.entries() if (entry.tag, entry.operation) == (active_lease.tag, operation)]
         return entries[-1].data if entries and entries[-1].event == "intent" else {}
 
@@ -200,7 +204,7 @@ class Journal:
         return datetime.fromisoformat(ends[-1]) if ends else None
 
     def recorded_start(self, active_lease: ActiveLease) -> datetime | None:
-        """Return the recorded start of the lease, None if it is not reserved yet."""
+        """Return the recorded start of the lease; None if the lease is not reserved yet."""
         start = active_lease.outcomes.get(Operation.CREATE_LEASE, {}).get("start")
         return datetime.fromisoformat(start) if start else None
 
@@ -258,7 +262,7 @@ def _checksum(fields: dict[str, Any]) -> str:
 
 
 def _is_incomplete(line: str, problem: json.JSONDecodeError) -> bool:
-    """Return whether an invalid line is the beginning of a valid one, as a killed program leaves it."""
+    """Return whether an invalid line is the beginning of a valid line: a killed program leaves such a line."""
     in_word = any(word.startswith(line[problem.pos :]) for word in ("null", "true", "false"))
     return in_word or (problem.msg.startswith("Unterminated string") and not line.endswith("}"))
 

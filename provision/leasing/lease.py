@@ -57,7 +57,10 @@ def planned_calls_without_account(site_name: str, lease_request: LeaseRequest) -
 def _calls_after_reservation(
     lease_request: LeaseRequest, image: str, needs_security_group: bool, boots_from_volumes: bool
 ) -> list[str]:
-    """Return the API calls after the reservation. The flags describe the servers of the site."""
+    """Return the API calls after the reservation.
+
+    needs_security_group, boots_from_volumes: properties of the site's servers.
+    """
     servers = ", ".join(lease_request.server_names)
     return [
         f"nova: upload the public key of {lease_request.key.file}",
@@ -120,7 +123,7 @@ def _warn_of_early_expiry(task: LeaseTask, reserved: Lease) -> None:
 
 
 def _open_record(site: LeasingSite, reconciler: Reconciler, lease_request: LeaseRequest) -> ActiveLease:
-    """Return the journal's record of the active lease with this name, or a new record.
+    """Return the journal's record of the active lease with the requested name, or a new record.
 
     Raises ForeignLease if the lease is at another site, OtherAccount if another account made it, and NoCredentials for
     a new lease with a restricted credential.

@@ -28,7 +28,7 @@ class PastLease:
 
     @property
     def time_before_request(self) -> timedelta:
-        """Return how long before its request the lease began: a site rounds a start down to a full minute."""
+        """The time from the lease's start to its request. A site rounds the start down to a full minute."""
         return max(self.requested - self.start, timedelta()) if self.requested else timedelta()
 
     @property
@@ -59,8 +59,8 @@ def past_leases(entries: Sequence[Entry], now: datetime) -> list[PastLease]:
     return sorted(until_now, key=lambda lease: lease.start)
 
 
-def sum_in_words(leases: Iterable[PastLease]) -> str:
-    """Return in words the sum of the service units, and how many leases have no known price."""
+def total_cost_in_words(leases: Iterable[PastLease]) -> str:
+    """Return in words the number of leases, their service units in total, and how many leases have no known price."""
     costs = [lease.used_su for lease in leases]
     unknown = costs.count(None)
     more = f", and {unknown} of unknown price" if unknown else ""

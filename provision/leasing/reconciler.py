@@ -1,7 +1,7 @@
 """Send requests to a site: retry them, record them in the journal, and carry out each operation only once.
 
-A query is repeated while a service is unreachable. If the outcome of an operation is unknown, the reconciler searches
-for its result before it tries the operation again.
+The reconciler repeats a query while a service is unreachable. If the outcome of an operation is unknown, such as the
+creation of a server, it searches for the result, such as the server, before it tries the operation again.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 12
 LONGEST_PAUSE_S = 30
-"""The longest pause between two attempts if the service does not ask for a longer one, seconds."""
+"""The longest pause between two attempts, seconds. A service may ask for a longer pause."""
 LONGEST_REQUESTED_PAUSE_S = 600
-"""The longest pause between two attempts, even if the service asks for a longer one, seconds."""
+"""The longest pause that a service may ask for, seconds."""
 T = TypeVar("T")
 Report = Callable[[str], None]
-"""Receives lines about progress."""
+"""Receives a line about progress."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Reconciler:
         """Return the response to a request. While a service is Unreachable, make up to ATTEMPTS attempts."""
         return self._retrying()(request)
 
-    def perform(self, active_lease: ActiveLease, operation: Operation, do: Callable[[], T], **intent: Any) -> T:
-        """Carry out an operation once; record its intent, and a failure. The caller records a success."""
+    def perform(self, active_lease: ActiveLease, operation: Operation, request: Callable[[], T], **intent: Any) -> T:
+        """Send the request of an operation once; record its intent and a failure. The caller records a success."""
         self.journal.write("intent", active_lease, operation, **intent)
         try:
-            return do()
+            return request()
         except Unreachable:
             raise
         except SiteError as problem:
@@ -58,7 +58,10 @@ class Reconciler:
         outcome: Callable[[T], dict[str, Any]],
         **intent: Any,
     ) -> T:
-        """Return the resource that ``find`` returns, else create one; never create two, even if a response was lost."""
+        """Return the resource that ``find`` returns, else create one; never create two, even if a response was lost.
+
+        outcome: returns the data about the resource that the journal records. intent: data of the intent.
+        """
 
         def find_or_create_once() -> T:
             found = find()
@@ -105,9 +108,9 @@ class Reconciler:
     ) -> T | None:
         """Call ``request`` every ``every_s`` s; return the first response that ``is_done`` accepts, None after limit_s.
 
-        Reports each new status. Reports an unchanged status again after limit_s / 8, at the earliest a minute later.
+        Reports each new status. Reports an unchanged status again after limit_s / 8, but at least a minute later.
 
-        label: the awaited resource, such as "server NAME", with which each report begins. remaining: returns the
+        label: what each report begins with: the awaited resource, such as "server NAME". remaining: returns the
         expected remaining time, as text. Without ``remaining``, the report states how long the program has waited.
         """
         began = self.clock.monotonic_s()

@@ -48,8 +48,8 @@ LONGEST_EXTENSION = timedelta(days=7)
 class LeaseSnapshot:
     """An active lease as its site reports it now.
 
-    lease: None if the site no longer lists it. hosts: the nodes, as far as the site lists them. used_su and total_su:
-    the cost so far and until the end, service units; None if a price is unknown.
+    lease: None if the site no longer lists it. ips: floating IPs of the servers. hosts: the nodes, as far as the site
+    lists them. used_su and total_su: the cost so far and until the end, service units; None if a price is unknown.
     """
 
     active_lease: ActiveLease
@@ -107,7 +107,7 @@ def current_end(reconciler: Reconciler, active_lease: ActiveLease) -> datetime |
 
 
 def is_leased(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
-    """Return whether the lease is active; True if the site cannot be queried."""
+    """Return whether the site lists the lease and the lease has not ended; True if the site cannot be queried."""
     try:
         lease = find_lease(connect_to_site_of(reconciler, active_lease), active_lease)
     except ProvisionError:
@@ -140,7 +140,8 @@ def _is_deleted(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
 def extend(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease, by: timedelta) -> Lease:
     """Extend a lease within the site's rules. Raises ExtensionRejected with the rule or the site's reason.
 
-    An interrupted extension by the same length is resumed, unless something else has changed the lease's end since.
+    If an earlier extension by the same length was interrupted, completes it instead of extending the lease twice,
+    unless something else has changed the lease's end since then.
     """
     with reconciler.journal.lock_lease(active_lease.name):
         lease, end = planned_extension(site, reconciler, active_lease, by)
@@ -191,9 +192,9 @@ def planned_extension(
 
 
 def release(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> None:
-    """Delete lease, servers, volumes, addresses and key, and check every service for remaining resources.
+    """Delete all resources of the lease, and check that no service still lists one.
 
-    Raises NotReleased if any remain, and OtherAccount for a lease of another account, which is not changed.
+    Raises NotReleased if resources remain. Raises OtherAccount, and changes nothing, for a lease of another account.
     """
     with reconciler.journal.lock_lease(active_lease.name):
         verify_account(site, reconciler, active_lease)
@@ -238,8 +239,8 @@ def _release_or_report(site: LeasingSite, reconciler: Reconciler, name: str) -> 
 def delete_resources(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> None:
     """Delete everything at the site that has the lease's tag; the lease first, because only the lease is charged.
 
-    If a resource cannot be deleted, the other deletions continue, and the deletion is tried once more at the end.
-    Raises NotReleased with the remaining resources and the reasons.
+    A failed deletion does not stop the other deletions, and is tried once more after them. Raises NotReleased with the
+    remaining resources and the reasons.
     """
     failures = _delete_kinds(reconciler, active_lease, possible_kinds(active_lease, all_kinds(site)))
     failures = _delete_kinds(reconciler, active_lease, [kind for kind, _ in failures])
@@ -259,7 +260,7 @@ def _record_remaining_leases(reconciler: Reconciler, active_lease: ActiveLease, 
 def _delete_kinds(
     reconciler: Reconciler, active_lease: ActiveLease, kinds: Sequence[ResourceKind]
 ) -> list[tuple[ResourceKind, SiteError]]:
-    """Delete the lease's resources of these kinds; return the kinds that could not be deleted, with the errors."""
+    """Delete the lease's resources of these kinds; return the kinds whose deletion failed, with the errors."""
     failures = []
     for kind in kinds:
         try:

@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class EndWhenIdle:
-    """When a lease ends itself: after its node was idle for a time, if its results are saved.
+    """When a lease ends itself: after its node was idle for the time ``after``, if the results are saved.
 
-    after: this idle time. results_to: rsync target to which the node copies the results, with the SSH key ``key``; ''
-    if this computer downloads the results instead.
+    results_to: rsync target to which the node copies the results, with the SSH key ``key``; '' if this computer
+    downloads the results instead.
     """
 
     after: timedelta
@@ -34,7 +34,7 @@ class EndWhenIdle:
 
     @property
     def in_words(self) -> str:
-        """When the lease ends itself, and where its results then are."""
+        """The idle time and the place of the results, in words."""
         where = f"; its results are copied to {self.results_to}" if self.results_to else ", if all results are fetched"
         return f"ends after {length_in_words(self.after)} without work{where}"
 
@@ -102,13 +102,16 @@ def default_image(node_type: str | None) -> str:
 
 
 def find_lease(site: LeasingSite, active_lease: ActiveLease) -> Lease | None:
-    """Return the lease at the site with the record's tag: the oldest one that has not ended; None if there is none."""
+    """Return the lease at the site with the record's tag; None if there is none.
+
+    If several have the tag, returns the oldest lease that has not ended, else the oldest lease.
+    """
     found = [lease for lease in site.leases() if lease.tag == active_lease.tag]
     return min(found, key=lambda lease: (lease.status in ENDED_STATUSES, lease.created, lease.id), default=None)
 
 
 def first_resource_with_tag(resources: list[T], tag: str) -> T | None:
-    """Return the first resource with this tag."""
+    """Return the first resource with this tag; None if there is none."""
     return next((resource for resource in resources if getattr(resource, "tag", "") == tag), None)
 
 

@@ -39,9 +39,9 @@ START_GRACE_S = 15 * 60
 SEARCH_PAUSE_S = 120
 """Pause between two searches for a time slot, seconds."""
 TRANSIENT_ERRORS = (NotEnoughHosts, Unreachable)
-"""A later search may succeed after these errors."""
+"""After these errors, the same search may succeed later."""
 CHOICE_ATTEMPTS = 3
-"""How many time slots to try, if somebody else reserves each of them first."""
+"""How many time slots to try to reserve. Somebody else may reserve a chosen slot first."""
 
 
 def choose_slots(
@@ -83,9 +83,11 @@ def choose_slots_among(
 ) -> list[TimeSlot]:
     """Return up to ``limit`` time slots of several sites, earliest first.
 
-    Reports the sites that do not answer or have no matching hosts. If no site has a slot and a later search may
-    succeed, raises NotEnoughHosts with every site's reason. If no later search can succeed, raises NoSuchHost with the
-    similar names of all sites that have no matching hosts, or else the first site's error.
+    Reports the sites that do not answer or have no matching hosts.
+
+    If no site has a slot, raises the first error that applies: NotEnoughHosts, with every site's reason, if the same
+    search may succeed later; NoSuchHost if some sites have no matching hosts, with the similar names at these sites;
+    the error of the first site.
     """
     if len(sites) == 1:
         return choose_slots(sites[0], reconciler, requirements, starts_now, limit)
@@ -215,7 +217,7 @@ def _pause_search(reconciler: Reconciler, problem: NotEnoughHosts) -> None:
 
 
 def wait_for_start(task: LeaseTask, lease: Lease) -> Lease:
-    """Return the lease once it is ACTIVE. Raises LeaseFailed if the lease ends before, or starts too late."""
+    """Return the lease once it is ACTIVE. Raises LeaseFailed if it ends before it is ACTIVE, or starts too late."""
     limit_s = max((lease.start - task.reconciler.clock.now()).total_seconds(), 0) + START_GRACE_S
     found = task.reconciler.wait(
         f"lease {lease.name}",
@@ -247,8 +249,8 @@ def current_lease(task: LeaseTask, lease: Lease) -> Lease:
 def move_to_other_hosts(task: LeaseTask, lease: Lease) -> Lease:
     """Lease other hosts of the same hardware for the rest of the time; return ``lease`` unchanged if none are free.
 
-    All hosts are replaced and all servers deleted: single hosts of an ACTIVE lease cannot be changed, and a released
-    host is unavailable while it is cleaned. Raises LeaseGone if the lease no longer exists.
+    Replaces all hosts and deletes all servers, because a site cannot replace single hosts of an ACTIVE lease, and a
+    released host is unavailable while the site cleans it. Raises LeaseGone if the lease no longer exists.
     """
     now = task.reconciler.query(lambda: current_lease(task, lease))
     if now.status in ENDED_STATUSES:
@@ -327,11 +329,12 @@ def _reject_mismatch(task: LeaseTask, lease: Lease) -> None:
 
 
 def _keep_oldest(task: LeaseTask, lease: Lease) -> Lease:
-    """Return the oldest lease of this name after deleting younger ones of this task.
+    """Delete this task's leases of this name except the oldest lease of this name, and return the oldest.
 
-    Several leases exist if two computers created one at the same time, or if the response to a request was lost. Two
-    computers agree on the oldest lease only if both see all leases with the same time of creation. Therefore, the
-    program waits until the site lists all of them. Raises ForeignLease if another computer created the oldest lease.
+    Several leases of one name exist if two computers created one at the same time, or if the response to a request was
+    lost. Two computers agree on the oldest lease only if both see all leases that were created in the same second.
+    Therefore, the program first waits until the site lists all of them. Raises ForeignLease if another computer created
+    the oldest lease.
     """
     task.reconciler.clock.sleep(task.site.listing_delay_s)
     leases = [listed for listed in task.reconciler.query(task.site.leases) if listed.name == lease.name]

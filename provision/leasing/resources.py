@@ -17,7 +17,10 @@ QueryRunner = Callable[[ResourceQuery], Sequence[Resource]]
 
 @dataclass(frozen=True)
 class ResourceKind:
-    """A kind of resource. stays_listed: whether the site still lists a deleted resource for a while."""
+    """A kind of resource. stays_listed: whether the site still lists a resource for a while after its deletion.
+
+    user_id: returns the id of the account's user.
+    """
 
     name: str
     deletion: Operation
@@ -49,10 +52,10 @@ def all_kinds(site: LeasingSite) -> tuple[ResourceKind, ...]:
 
 
 def possible_kinds(active_lease: ActiveLease, kinds: Sequence[ResourceKind]) -> list[ResourceKind]:
-    """Return the kinds of resources that the lease may have: all, but credentials only if one was requested.
+    """Return ``kinds``, without credentials if the program never requested a credential for the lease.
 
-    A lease without a credential can then be released even if keystone does not answer. The record of leaked resources,
-    which has no lease's name, does not tell whether a credential was requested.
+    The release of such a lease then does not need an answer of keystone. A record without a name, as for leaked
+    resources, does not tell whether a credential was requested, so credentials are included.
     """
     recorded = {*active_lease.intents, *active_lease.outcomes}
     without_credential = active_lease.name and Operation.CREATE_CREDENTIAL not in recorded

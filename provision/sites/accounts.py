@@ -1,4 +1,4 @@
-"""The user's accounts: entries of clouds.yaml, and the account that OS_* variables describe."""
+"""The user's accounts at OpenStack sites: entries of clouds.yaml, and the account that OS_* variables describe."""
 
 import os
 import warnings
@@ -25,13 +25,13 @@ FILE_VARIABLES = ("OS_CLIENT_CONFIG_FILE", "OS_CLIENT_SECURE_FILE", "OS_CLIENT_V
 PLUGIN_FIXES = {
     "v3chameleonoidc": "pip install ccauth (github.com/ChameleonCloud/ccauth), or use cc-login's credential"
 }
-"""How to install login plugins that Chameleon's own tools name in clouds.yaml."""
+"""How to install the login plugins that Chameleon's tools write into clouds.yaml. Keys: names of plugins."""
 ACCOUNT_FIX = "source the site's RC file to set OS_* variables, or write a clouds.yaml with region_name"
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """An account in one region. cloud: None if the login plugin, or a setting that the plugin needs, is missing."""
+    """An account in one region. cloud: None if the login plugin is missing, or a setting that the plugin needs."""
 
     name: str
     region: str
@@ -88,7 +88,7 @@ def _entries() -> list[_Entry]:
 
 
 def _reject_special_files() -> None:
-    """Raise NoCredentials for a configuration file that is a FIFO or a device: openstacksdk could read it for ever."""
+    """Raise NoCredentials for a configuration file that is a FIFO or a device: reading it might never end."""
     named = [os.environ.get(variable) for variable in FILE_VARIABLES]
     for name in (*filter(None, named), *loader.CONFIG_FILES, *loader.SECURE_FILES, *loader.VENDOR_FILES):
         if os.path.exists(name) and not os.path.isfile(name):
@@ -106,7 +106,7 @@ def _entries_named(entries: Sequence[_Entry], name: str) -> list[_Entry]:
 
 
 def _implied_entries(entries: Sequence[_Entry], preferred: str) -> list[_Entry]:
-    """Return the entries to choose from if the user names none."""
+    """Return the entry to use if the user names none; several entries if the choice is ambiguous."""
     return (
         _entries_named(entries, VARIABLES_ENTRY)
         or (len(entries) > 1 and _entries_named(entries, preferred))
@@ -134,7 +134,8 @@ def _no_account_message(region_prefix: str, entries: Sequence[_Entry], wanted: s
     if wanted:
         found = ", ".join(entry.region or "no region" for entry in _entries_named(entries, wanted))
         return (
-            f"credentials: {CLOUD_VARIABLE} {wanted} has the region {found}, not {region_prefix}...; name another entry"
+            f"credentials: {CLOUD_VARIABLE} {wanted} has the region {found}; needed: a region {region_prefix}...; "
+            "name another entry of clouds.yaml"
         )
     found = ", ".join(sorted({entry.region or "no region" for entry in entries})) or "none"
     return f"credentials: no account for a region {region_prefix}...; found: {found}; {ACCOUNT_FIX}"

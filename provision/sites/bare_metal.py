@@ -18,7 +18,7 @@ from provision.sites.reference_api import SERVICE, gpu_fields, reference_items, 
 
 FLAVOR = "baremetal"
 OWNED_BY_SITE = "the site's"
-"""The owner of the records that describe the site's nodes, as in the log; see Cloud.convert_records."""
+"""The argument owner_in_log of Cloud.convert_records, for records that describe the site's nodes."""
 
 
 class BareMetal(Cloud):
@@ -43,7 +43,8 @@ class BareMetal(Cloud):
     def reservations(self, tag: str, slot: TimeSlot) -> list[dict[str, Any]]:
         """Return reservations of exactly the nodes of ``slot``, in Blazar's format.
 
-        The tag is in a condition that is true for every node, because a lease has no other field for it.
+        The reservation's properties contain the tag, in a condition that is true for every node, because a lease has no
+        other field for the tag.
         """
         reserved: list[dict[str, Any]] = []
         for host in slot.hosts:

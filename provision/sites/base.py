@@ -1,9 +1,9 @@
-"""Sites that lease machines: their interface, and connections to them by name.
+"""Sites that lease machines: their interface, and functions that connect to a site by its name.
 
 Every method may raise a SiteError; Unreachable means that the outcome is unknown. A method that lists resources returns
-all resources of the project at the site, except that lists of keys contain only the user's keys. Only the reconciler
-calls the methods that create or delete, so that each call is in the journal. Deleting a resource that no longer exists
-is not an error.
+all resources of the project at the site, but of SSH keys and credentials only the user's own. Only the reconciler calls
+the methods that create or delete, so that each call is in the journal. Deleting a resource that no longer exists is not
+an error.
 """
 
 from datetime import timedelta
@@ -74,7 +74,8 @@ class Account(Protocol):
 class Reservations(Protocol):
     """Hosts, their reservations, and the project's leases.
 
-    listing_delay_s: seconds from the creation of a lease until the site lists every lease with this time of creation.
+    listing_delay_s: seconds after the creation of a lease, after which the site lists all leases that were created in
+    the same second.
     """
 
     listing_delay_s: float
@@ -118,7 +119,7 @@ class Servers(Protocol):
         ...
 
     def check_boot_requirements(self) -> str:
-        """Return in words what a server needs besides a disk image. Raises RequestRejected if the site lacks it."""
+        """Return in words the networks and the flavor that a server needs. Raises RequestRejected if one is missing."""
         ...
 
     def servers(self) -> list[Server]:
@@ -213,7 +214,7 @@ class CredentialIssuer(Protocol):
         ...
 
     def create_lease_credential(self, tag: str, lease: Lease) -> LeaseCredential:
-        """Create a lease's credential, named by the tag, in place of an earlier one. It expires with the lease."""
+        """Create a lease's credential, which is named by the tag and expires with the lease; delete an earlier one."""
         ...
 
     def delete_lease_credential(self, credential: TaggedResource) -> None:
@@ -221,7 +222,7 @@ class CredentialIssuer(Protocol):
         ...
 
     def try_lease_credential(self) -> None:
-        """Create a credential for one lease, use it and delete it.
+        """Test the site: create a credential for one lease, use it and delete it.
 
         Raises RequestRejected if the site does not support such credentials.
         """
@@ -230,7 +231,7 @@ class CredentialIssuer(Protocol):
 
 @runtime_checkable
 class SimulatedServers(Protocol):
-    """A site that only simulates servers: they cannot be logged in to or configured, and cannot run rows."""
+    """A site that only simulates servers: nobody can log in to them, configure them, or run rows on them."""
 
     def try_login(self, login: Login) -> None:
         """Do nothing, in place of a login to a server."""

@@ -1,7 +1,7 @@
-"""Application credentials that may only read and delete one lease. Access rules of keystone limit them.
+"""Application credentials that may only read and delete one lease. Keystone's access rules limit them to this.
 
-If the configuration of a service does not name the service's type, the service rejects every credential with access
-rules. Therefore, only a test request shows whether a site supports such credentials.
+Blazar rejects every credential with access rules if its configuration does not set service_type. Therefore, only a test
+request shows whether a site supports such credentials.
 """
 
 import secrets
@@ -27,7 +27,7 @@ REQUEST_TIMEOUT_S = 60
 
 
 class KeystoneCredentialIssuer:
-    """Creates, lists and deletes credentials of leases. sdk and session connect with the user's own credential."""
+    """Creates, lists and deletes credentials of leases. ``sdk`` and ``session`` use the user's own credential."""
 
     name: str
     sdk: Any
@@ -43,7 +43,7 @@ class KeystoneCredentialIssuer:
         ]
 
     def create_lease_credential(self, tag: str, lease: Lease) -> LeaseCredential:
-        """Create a lease's credential, named by the tag, in place of an earlier one. It expires with the lease."""
+        """Create a lease's credential, which is named by the tag and expires with the lease; delete an earlier one."""
         for earlier in self.lease_credentials():
             if earlier.tag == tag:
                 self.delete_lease_credential(earlier)
@@ -55,7 +55,7 @@ class KeystoneCredentialIssuer:
             self.sdk.identity.delete_application_credential(self.user_id(), credential.id, ignore_missing=True)
 
     def try_lease_credential(self) -> None:
-        """Create a credential for a lease that does not exist, use it and delete it.
+        """Test the site: create a credential for a lease that does not exist, use it and delete it.
 
         Raises RequestRejected if the site does not support such credentials.
         """
@@ -69,7 +69,7 @@ class KeystoneCredentialIssuer:
         if status not in (200, 404):
             raise RequestRejected(
                 f"{self.name}: blazar responds with {status} to a credential with access rules; "
-                "its operator has to set service_type in [keystone_authtoken]"
+                "the site's operator has to set service_type in [keystone_authtoken] of Blazar's configuration"
             )
 
     def _all_credentials(self) -> list[Any]:

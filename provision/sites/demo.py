@@ -34,7 +34,7 @@ from provision.ssh.login import Login
 REGION = "DEMO@nowhere"
 USER = Identity("you", "demo-user", "DEMO", "demo-project", "https://demo.invalid/v3", REGION)
 LONGEST_WAIT_S = 0.2
-"""The longest real time that a wait of the simulated clock takes, seconds."""
+"""The longest time for which the program really waits when it waits by the simulated clock, seconds."""
 SPEED = 60
 """Seconds by which the simulated clock advances for each second of a requested wait."""
 BOOT_TIME = timedelta(minutes=9)
@@ -71,7 +71,7 @@ CALENDAR: dict[Host, tuple[tuple[int, int], ...]] = {
 class _State:
     """The resources at the site. ahead: how far the site's clock is ahead of the real time.
 
-    servers: each server with the time of its creation, by id. made: number of resources created so far, for new ids.
+    servers: the time of creation and the server, by the server's id. made: number of resources created so far, for ids.
     """
 
     started_at: datetime
@@ -193,7 +193,7 @@ class Demo:
     def create_lease(self, name: str, tag: str, slot: TimeSlot) -> Lease:
         hosts = tuple(host.id for host in slot.hosts)
         with self._store.edit() as state:
-            id = self._id(state, "lease")
+            id = self._new_id(state, "lease")
             reservation_ids = tuple(f"{id}-{host}" for host in hosts)
             lease = Lease(
                 id, name, "PENDING", slot.start, slot.end, reservation_ids, hosts, tag, created=id, owner=USER.user_id
@@ -230,7 +230,7 @@ class Demo:
 
     def create_server(self, name: str, tag: str, reservation_id: str, source: str) -> Server:
         with self._store.edit() as state:
-            server = Server(self._id(state, "server"), name, "BUILD", tag, image_id=source, owner=USER.user_id)
+            server = Server(self._new_id(state, "server"), name, "BUILD", tag, image_id=source, owner=USER.user_id)
             state.servers[server.id] = (self._clock.now(), server)
         return server
 
@@ -257,7 +257,7 @@ class Demo:
         with self._store.edit() as state:
             taken = {address.ip for address in state.addresses}
             ip = next(ip for number in count(1) if (ip := f"192.0.2.{number}") not in taken)
-            state.addresses.append(Address(self._id(state, "address"), ip, tag=tag, owner=USER.user_id))
+            state.addresses.append(Address(self._new_id(state, "address"), ip, tag=tag, owner=USER.user_id))
         return state.addresses[-1]
 
     def attach_address(self, address: Address, server: Server) -> Address:
@@ -278,7 +278,7 @@ class Demo:
         status = "PENDING" if now < lease.start else "ACTIVE" if now < lease.end else "TERMINATED"
         return replace(lease, status=status)
 
-    def _id(self, state: _State, kind: str) -> str:
+    def _new_id(self, state: _State, kind: str) -> str:
         state.made += 1
         return f"demo-{kind}-{state.made:03}"
 

@@ -15,7 +15,7 @@ from provision.errors import NoCredentials, NotEnoughHosts, ProvisionError, Requ
 
 CREDENTIALS_FIX = "log in again, or check OS_USERNAME and OS_PASSWORD, or the application credential in clouds.yaml"
 LOST_CREDENTIAL = "application credential"
-"""Text in keystone's response if an application credential was deleted or has expired."""
+"""Text in keystone's response 404 if the application credential of the login was deleted or has expired."""
 FORBIDDEN_FIX = "ask the project's PI for the permission or the quota"
 NOT_FOUND, TOO_MANY_REQUESTS = 404, 429
 Conflict = sdk_errors.ConflictException
@@ -91,6 +91,6 @@ def _http_status(problem: Exception) -> int | None:
 
 
 def first_line(problem: Exception) -> str:
-    """Return the first line of an exception's message, without the URL that the clients put before it."""
+    """Return the first line of an exception's message, without the URL that the clients put before the message."""
     text = str(problem).strip().partition("\n")[0]
     return re.sub(r"^.*Error for url: \S+,? ?|^ERROR: ", "", text)

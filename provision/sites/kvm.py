@@ -1,8 +1,8 @@
 """Virtual machines with GPUs at KVM@TACC. They boot from volumes, and a security group admits SSH.
 
-Blazar reserves instances of flavors, several on one hypervisor. For leases of other projects, it does not show which
-flavor is reserved. So a reservation of another project counts as a reservation of the whole hypervisor. Therefore, the
-search may miss a free time slot, but never reports an occupied one.
+Blazar reserves instances of flavors: virtual machines of one type, several on one hypervisor. For leases of other
+projects, Blazar does not show which flavor is reserved. So a reservation of another project counts as a reservation of
+the whole hypervisor. The search may therefore miss a free time slot, but never reports an occupied one.
 """
 
 import json
@@ -21,7 +21,7 @@ from provision.sites.records import find_owner, find_tag, parse_blazar_time, sor
 from provision.sites.reference_api import SERVICE, gpu_fields, reference_items, text_field
 
 VOLUME_GIB = 200
-"""The flavors' own disks (40 GB) are too small for models and containers."""
+"""Size of a server's boot volume. The flavors' own disks (40 GB) are too small for models and containers."""
 RESERVATION_TYPE = "flavor:instance"
 SSH_RULE = {"direction": "ingress", "protocol": "tcp", "port_range_min": 22, "port_range_max": 22}
 
@@ -134,7 +134,7 @@ class Kvm(Cloud):
         )
 
     def _reserved_flavors(self) -> dict[str, tuple[str, int]]:
-        """Return flavor and amount of each flavor reservation of the project, by reservation id."""
+        """Return flavor and number of virtual machines of each reservation of the project, by reservation id."""
         with translate_errors("blazar"):
             leases = self.blazar.lease.list()
         per_lease = self.convert_records("blazar", leases, _flavors_in)
@@ -161,7 +161,10 @@ def _to_volume(volume: Any) -> Volume:
 
 
 def periods_above(limit: int, reserved: Sequence[tuple[datetime, datetime, int]]) -> list[tuple[datetime, datetime]]:
-    """Return the periods in which more than ``limit`` is reserved. reserved: (begin, end, amount) of each."""
+    """Return the periods in which reservations of more than ``limit`` in total overlap.
+
+    reserved: begin, end and amount of each reservation.
+    """
     moments = sorted({moment for begin, end, _ in reserved for moment in (begin, end)})
     return [
         (first, last)
@@ -176,7 +179,7 @@ def _reservations_of(lease: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _flavors_in(lease: dict[str, Any]) -> dict[str, tuple[str, int]]:
-    """Return flavor and amount of each flavor reservation of a lease, by reservation id."""
+    """Return flavor and number of virtual machines of each flavor reservation of a lease, by reservation id."""
     return {
         reservation["id"]: (_flavor_name(reservation), reservation["amount"]) for reservation in _reservations_of(lease)
     }

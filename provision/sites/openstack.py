@@ -1,4 +1,7 @@
-"""Common code of Chameleon's OpenStack sites: account, leases, servers, keys, addresses, and translation of errors.
+"""Common code of Chameleon's OpenStack sites: account, leases, servers, SSH keys, addresses.
+
+OpenStack's services are keystone (logins), Blazar (reservations), nova (servers and SSH keys), neutron (networks and
+floating IPs), glance (disk images) and cinder (volumes).
 
 python-chi provides Chameleon's endpoints and the format of reservations. The wait functions of python-chi treat ERROR
 as success, so this module calls the underlying clients directly, in a session with timeouts. openstacksdk reads OS_*
@@ -84,16 +87,16 @@ class Cloud(KeystoneCredentialIssuer, ABC):
         self.session = session
 
     def convert_records(
-        self, service: str, records: Iterable[Any], convert: Callable[[Any], T], whose: str = "somebody else's"
+        self, service: str, records: Iterable[Any], convert: Callable[[Any], T], owner_in_log: str = "somebody else's"
     ) -> list[T]:
         """Return the converted records of a service. Skip unreadable records of others, and log each of them once.
 
-        whose: the owner of the records, as in the log: "skipped, because it is somebody else's".
-        Raises Unreachable for an unreadable record that may be this program's.
+        owner_in_log: who owns a skipped record, in the words of the log: "skipped, because it is somebody else's".
+        Raises Unreachable for an unreadable record that may be of this program's resources.
         """
-        return [result for record in records for result in self._convert_record(service, record, convert, whose)]
+        return [result for record in records for result in self._convert_record(service, record, convert, owner_in_log)]
 
-    def _convert_record(self, service: str, record: Any, convert: Callable[[Any], T], whose: str) -> list[T]:
+    def _convert_record(self, service: str, record: Any, convert: Callable[[Any], T], owner_in_log: str) -> list[T]:
         """Return a list with the converted record; [] for an unreadable record that is skipped."""
         try:
             return [convert(record)]
@@ -102,7 +105,7 @@ class Cloud(KeystoneCredentialIssuer, ABC):
         if may_be_own_record(record, self.user_id()):
             raise Unreachable(f"{fault}; the site may still be creating it")
         if fault not in self._logged_faults:
-            log.warning("%s; skipped, because it is %s", fault, whose)
+            log.warning("%s; skipped, because it is %s", fault, owner_in_log)
         self._logged_faults.add(fault)
         return []
 
@@ -117,7 +120,7 @@ class Cloud(KeystoneCredentialIssuer, ABC):
             return self.session.get_user_id()
 
     def owner_label(self, tag: str) -> str:
-        """Return a text with tag and owner: the description of resources whose creator the site does not record."""
+        """Return a text with tag and user id: the description of resources whose creator the site does not record."""
         return f"{tag} of {self.user_id()}"
 
     def identity(self) -> Identity:
@@ -135,7 +138,7 @@ class Cloud(KeystoneCredentialIssuer, ABC):
         return Identity(*user_and_project, endpoint=endpoint, region=self.name, entry=self.entry)
 
     def credential(self) -> Credential:
-        """Return the limits of the credential. An application credential may expire; a token always expires."""
+        """Return what the credential allows. An application credential may expire; a token always expires."""
         with translate_errors("keystone"):
             access = self.session.auth.get_access(self.session)
         if not access.application_credential_id:

@@ -1,4 +1,4 @@
-"""Conversion of the OpenStack services' responses to this package's records."""
+"""Convert records in the responses of OpenStack services to the data classes of provision.models."""
 
 import re
 from datetime import UTC, datetime
@@ -11,6 +11,7 @@ CREATING = "CREATING"
 CONVERSION_ERRORS = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 """Errors that the conversions below raise for a record with missing or malformed fields."""
 OWNER = re.compile(f"{TAG.pattern} of (\\w+)")
+"""The format of a label with tag and user id, which Cloud.owner_label writes."""
 
 
 def parse_blazar_time(text: str) -> datetime:
@@ -40,7 +41,7 @@ def to_lease(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
 
 
 def sorted_by_id(reservations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a lease's reservations, sorted by id. The lease's first server is in the first reservation, and so on."""
+    """Return a lease's reservations, sorted by id: the first one is for the lease's first server, and so on."""
     return sorted(reservations, key=lambda reservation: reservation["id"])
 
 
@@ -73,13 +74,16 @@ def to_address(ip: Any, server: str) -> Address:
 
 
 def may_be_own_record(record: Any, user_id: str) -> bool:
-    """Return whether an unreadable record of the user may be this program's: it has a tag or is still being created."""
+    """Return whether an unreadable record may be of a resource that this program created for the user.
+
+    True if the record contains the user's id, and a tag or the status CREATING.
+    """
     text = str(record)
     return bool(re.search(rf"\b{re.escape(user_id)}\b", text)) and bool(TAG.search(text) or CREATING in text)
 
 
 def record_name(record: Any) -> str:
-    """Return a record's name, else its id, for messages. The name of a tuple is the name of its last part."""
+    """Return a record's name, else its id, for messages. For a tuple, return the name of its last element."""
     if isinstance(record, tuple):
         return record_name(record[-1])
     fields = record if isinstance(record, dict) else getattr(record, "__dict__", {}) | {"id": getattr(record, "id", "")}

@@ -27,9 +27,11 @@ MAX_GPUS = 64
 CHUNK_BYTES = 65536
 
 MEMORY = re.compile(r"(\d+) ?G[iB]?B?\b")
+"""The memory in the name of a GPU model, as in A100-PCIE-40GB."""
 MIG_MEMORY = re.compile(r"\.(\d+)gb\b")
+"""The memory in the name of a MIG profile, as in 1g.12gb."""
 FLAVOR_MODEL = re.compile(r"g\d+\.(\w+)\.")
-"""The GPU in the name of a flavor, as in g1.h100.pci.1; the reference API does not report it elsewhere."""
+"""The GPU model in the name of a flavor, as in g1.h100.pci.1. The reference API has no other field with the model."""
 INTERCONNECTS = {"nvlink": "NVLink", "sxm": "NVLink", "pcie": "PCIe", "pci": "PCIe"}
 
 
@@ -81,20 +83,21 @@ def _read_body(response: requests.Response) -> bytes:
     return bytes(body)
 
 
-def text_field(described: dict[str, Any], name: str) -> str:
+def text_field(item: dict[str, Any], name: str) -> str:
     """Return a field that is a printable text. Raises ValueError for other values, such as null for a missing field."""
-    value = described.get(name)
+    value = item.get(name)
     if not (isinstance(value, str) and value and value.isprintable()):
-        raise ValueError(f"{name} is {value!r}")
+        raise ValueError(f"{name} is {value!r}, not a printable text")
     return value
 
 
-def gpu_fields(described: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Return the fields of Host that describe GPUs. kind: the node type or flavor; it may name GPU and interconnect.
+def gpu_fields(item: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return the fields of Host that describe GPUs, {} without GPUs. item: an item of the reference API.
 
-    Raises ValueError for an impossible number of GPUs.
+    kind: the name of the node type or flavor, which may name GPU and interconnect. Raises ValueError for an impossible
+    number of GPUs.
     """
-    gpu = described.get("gpu") or {}
+    gpu = item.get("gpu") or {}
     gpu = gpu[0] if isinstance(gpu, list) else gpu
     if not gpu.get("gpu"):
         return {}
@@ -102,7 +105,7 @@ def gpu_fields(described: dict[str, Any], kind: str) -> dict[str, Any]:
     model = str(gpu.get("gpu_model") or (named[1].upper() if named else ""))
     count = int(gpu.get("gpu_count") or 1)
     if not 1 <= count <= MAX_GPUS:
-        raise ValueError(f"gpu_count is {count}")
+        raise ValueError(f"gpu_count is {count}; allowed: 1 to {MAX_GPUS}")
     return {
         "gpu_model": model,
         "gpus": count,
@@ -112,7 +115,7 @@ def gpu_fields(described: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _memory_gib(gpu: dict[str, Any], model: str) -> float:
-    """Return the reported memory, else the memory in the name of the MIG slice or GPU model, else 0; in GiB."""
+    """Return the reported memory, else the memory in the name of the MIG profile or GPU model, else 0, in GiB."""
     if reported := gpu.get("gpu_memory"):
         return float(reported / GIB)
     named = MIG_MEMORY.search(str(gpu.get("gpu_mig_profile") or "")) or MEMORY.search(model)

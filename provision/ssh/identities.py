@@ -1,4 +1,4 @@
-"""Keys to offer at a login, in OpenSSH's order: configured keys in the agent, other keys in the agent, key files."""
+"""Keys that a login offers, in OpenSSH's order: configured keys in the agent, other keys in the agent, key files."""
 
 import socket
 from collections.abc import Iterator
@@ -18,9 +18,9 @@ AGENT_TIMEOUT_S = 60.0
 
 
 class Identities(AuthStrategy):  # type: ignore[misc]
-    """Offers keys as ``ssh`` does with the host's IdentityFile, IdentityAgent and IdentitiesOnly.
+    """Offers the keys that ``ssh`` offers with the settings IdentityFile, IdentityAgent and IdentitiesOnly of the host.
 
-    A key file that is missing or needs a passphrase is skipped, because the agent may have the key.
+    Skips a key file that is missing or needs a passphrase, because the agent may have the key.
     """
 
     def __init__(self, ssh_config: dict[str, Any], username: str, **_: object) -> None:
@@ -67,7 +67,7 @@ def _agent(path: str) -> Iterator[AgentSSH]:
 
 
 def _public_key(file: Path) -> str:
-    """Return the public key that a file of a private or a public key has, in base64; '' if it cannot be read."""
+    """Return the public key for a file with a private or a public key, in base64; '' if it cannot be read."""
     for public in (file.with_name(f"{file.name}.pub"), file):
         with suppress(OSError, ValueError):
             fields = read_text(public).split()

@@ -1,6 +1,7 @@
-"""SSH logins by the OpenSSH client. The host key of a new server is recorded at first contact and pinned.
+"""SSH logins by the OpenSSH client. The first login to a new server records its host key; later logins accept only it.
 
-A pinned key belongs to the server, not to its address, which the site may later assign to another server.
+Such a pinned host key is recorded for the server, not for its address: the site may assign the address to another
+server later.
 """
 
 import base64
@@ -25,7 +26,7 @@ PUBLIC_KEY_PREFIXES = ("ssh-", "ecdsa-", "sk-")
 
 @dataclass(frozen=True)
 class KeyPair:
-    """The file of a private key, and the text of the public key from the file beside it."""
+    """The file of a private key, and the text of the public key in the file with the suffix .pub."""
 
     file: Path
     public: str
@@ -80,13 +81,13 @@ class SshConfigHost:
         return shlex.join(["ssh", self.name])
 
     def arguments(self) -> list[str]:
-        """Return the OpenSSH client's command line; it never prompts and accepts no unknown host key."""
+        """Return a command line of the OpenSSH client that never prompts and accepts no unknown host key."""
         options = {"BatchMode": "yes", "ConnectTimeout": str(CONNECT_TIMEOUT_S), "StrictHostKeyChecking": "yes"}
         return ["ssh", *(f"-o{name}={value}" for name, value in options.items()), self.name]
 
 
 def key_pair(file: Path) -> KeyPair:
-    """Return the key pair of a private key's file. Raises BadKey if one of its two files is missing or invalid."""
+    """Return the key pair of a private key's file. Raises BadKey if this or the .pub file is missing or invalid."""
     public = file.with_name(f"{file.name}.pub")
     for needed in (file, public):
         if not needed.is_file():
@@ -125,7 +126,7 @@ def check_key(pair: KeyPair) -> None:
 
 
 def _keys_in_agent() -> list[str]:
-    """Return the public keys in the agent, encoded, or [] without an agent."""
+    """Return the public keys in the agent, in base64; [] without an agent."""
     result = subprocess.run(
         ["ssh-add", "-L"],
         capture_output=True,
@@ -170,7 +171,7 @@ def try_login(login: Login) -> None:
 
 
 def changed_host_key_message(login: Login) -> str:
-    """Return the message that a host key differs from the pinned one, with the commands that accept it."""
+    """Return the message that a host key differs from the pinned key, with the commands that accept the new key."""
     return (
         f"{login.host}: its host key differs from the pinned one; if the node was rebuilt, accept its new key: "
         f"ssh-keygen -R {login.alias} -f {login.known_hosts}, then testbed lease again"

@@ -1,4 +1,4 @@
-"""Run a local command, streaming stdin and stdout and capturing stderr."""
+"""Run a local command with streams as its stdin and stdout, and capture its stderr."""
 
 import subprocess
 import tempfile
@@ -11,7 +11,8 @@ from typing import IO
 
 CHUNK_BYTES = 1 << 18
 PIPE_BYTES = 1 << 20
-FEEDER_EXIT_LIMIT_S = 5.0
+STDIN_THREAD_LIMIT_S = 5.0
+"""How long to wait for the end of the thread that writes stdin, after the command has ended."""
 
 InputChunks = Iterable[bytes]
 
@@ -29,9 +30,9 @@ class StreamedProcess:
 def stream_process(
     program: Sequence[str], source: InputChunks, timeout_s: float, cwd: Path | None = None
 ) -> Iterator[StreamedProcess]:
-    """Start a command and wait for its end.
+    """Start a command; after the body of the with statement, wait for its end.
 
-    Kill it after ``timeout_s``; terminate it if the body of the with statement raises.
+    source: input of the command. Kills the command after ``timeout_s``; terminates it if the body raises.
     """
     with (
         tempfile.TemporaryFile() as err,
@@ -56,7 +57,7 @@ def stream_process(
             raise
         finally:
             deadline.cancel()
-            feeder.join(FEEDER_EXIT_LIMIT_S)
+            feeder.join(STDIN_THREAD_LIMIT_S)
         err.seek(0)
         state.err = err.read()
 

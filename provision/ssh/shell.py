@@ -1,7 +1,7 @@
-"""Commands and files on this machine or over SSH. Relative paths start in the home folder.
+"""Run commands, and read and write files, on this machine or over SSH. Paths are relative to the home folder.
 
-A dropped connection is reopened for the next command. The interrupted command is repeated only if the caller declares
-it repeatable; otherwise ConnectionDropped is raised.
+If the connection drops, the next command opens a new one. The interrupted command runs again only if the caller
+declares it repeatable; otherwise it raises ConnectionDropped.
 """
 
 import hashlib
@@ -24,17 +24,18 @@ if TYPE_CHECKING:
 TIMEOUT_S = 60.0
 ATTEMPTS = 3
 KILL_GRACE_S = 5
-"""How long a command may continue after the request to end at its time limit, before it is killed."""
+"""Time between SIGTERM, which a command gets at its time limit, and SIGKILL."""
 TIMEOUT_SLACK_S = 15.0
-"""How much longer this program waits for a command than the command's time limit on the machine."""
+"""How long this program still waits for a command after the command's time limit on the machine."""
 TIMEOUT_CODES = (124, 137, -signal.SIGKILL)
 """Exit codes of a command that exceeded its time limit."""
 SHOWN_CHARACTERS = 100
 """Maximum number of characters of a command in a message."""
 
 OUTPUT_MARK = b"\x02llm-testbed\x03"
-"""Printed before each command's output. All text before it comes from the login shell's start files, and is dropped."""
+"""Printed before each command's output. Text before this mark is from the login shell's start files and is dropped."""
 MAX_GREETING_BYTES = 1 << 20
+"""Limit of the text before OUTPUT_MARK."""
 
 OutputSink = Callable[[bytes], object]
 
@@ -57,7 +58,7 @@ class Shell(ABC):
     """The machine's name in messages."""
 
     _dropped_code: int | None = None
-    """The exit code of ``_program`` after a dropped connection; None if connections cannot drop."""
+    """Exit code, after a dropped connection, of the command line of ``_program``; None if connections cannot drop."""
 
     def run(
         self,
@@ -68,10 +69,10 @@ class Shell(ABC):
         check: bool = True,
         repeatable: bool = False,
     ) -> CommandResult:
-        """Run a command and wait for its end, at most ``timeout_s``.
+        """Run a command and wait for its end, at most ``timeout_s`` seconds.
 
-        repeatable: run it again if the connection drops. check: whether to raise CommandFailed for an exit code other
-        than 0. Raises also TimedOut, and ConnectionDropped if the command's outcome is unknown.
+        repeatable: whether to run the command again if the connection drops. check: whether to raise CommandFailed for
+        an exit code other than 0. Also raises TimedOut, and ConnectionDropped if the command's outcome is unknown.
         """
         if not repeatable:
             return self._run(command, input, timeout_s, check)
@@ -107,7 +108,7 @@ class Shell(ABC):
         )
 
     def put(self, data: bytes | Path, remote: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        """Write ``data``, or the content of a local file, to a remote file: atomically, and verified by its SHA-256."""
+        """Write ``data``, or the content of a local file, to a remote file, atomically; check the file's SHA-256."""
         digest = hashlib.sha256()
         for chunk in _chunks(data):
             digest.update(chunk)

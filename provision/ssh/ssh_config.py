@@ -15,7 +15,7 @@ from provision.ssh.process import last_line
 PROXY_SETTINGS = ("proxyjump", "proxycommand")
 KEY_SETTINGS = ("identityfile", "identityagent", "identitiesonly")
 HOST_SETTINGS = ("hostname", "user", "port", "userknownhostsfile", "hostkeyalias", *KEY_SETTINGS, *PROXY_SETTINGS)
-"""Settings that are used for a host of the configuration."""
+"""The settings of ~/.ssh/config that this program uses."""
 AGENT_VARIABLE = "SSH_AUTH_SOCK"
 RESPONSE_TIMEOUT_S = 20
 UNKNOWN_NODE = "192.0.2.1"
@@ -31,9 +31,9 @@ def resolve_host(name: str) -> str:
 
 
 def resolve_jump_hosts(name: str, arguments: Sequence[str]) -> str:
-    """Return the text of a configuration file with a host's keys and agent, and with its jump hosts.
+    """Return the text of a configuration file with the keys, the agent and the jump hosts that ssh uses for a host.
 
-    arguments: the host's other settings and the host, as arguments of ssh.
+    arguments: ssh's arguments for a login to the host. They contain its other settings.
     """
     return _config_block(name, arguments, (*KEY_SETTINGS, *PROXY_SETTINGS))
 
@@ -69,7 +69,7 @@ def _query_openssh(arguments: Sequence[str]) -> list[str]:
     except subprocess.TimeoutExpired:
         problem = f"`ssh -G` does not end within {RESPONSE_TIMEOUT_S} s"
         raise BadSshConfig(
-            f"ssh configuration: {problem}; ~/.ssh/config, its Include files and its Match commands must not wait"
+            f"ssh configuration: {problem}; correct ~/.ssh/config: an Include file or a Match command may wait for ever"
         ) from None
     if result.returncode:
         raise BadSshConfig(f"ssh configuration: {last_line(result.stderr)}; correct ~/.ssh/config")

@@ -1,4 +1,4 @@
-"""A machine over SSH: fabric for commands and small files, the OpenSSH client for large data and for tunnels."""
+"""A machine over SSH. Fabric runs commands and copies small files; OpenSSH's client copies large data and tunnels."""
 
 import socket
 import subprocess
@@ -30,10 +30,10 @@ from provision.ssh.shell import TIMEOUT_SLACK_S, OutputSink, Shell, problem_in_w
 from provision.ssh.ssh_config import resolve_host, resolve_jump_hosts
 
 CONNECT_LIMIT_S = 60.0
-"""Time for which connecting is retried."""
+"""How long failed connections are tried again."""
 KEEPALIVE_INTERVAL_S = 15
 DEAD_AFTER_S = 30
-"""Time without a response after which a connection counts as dropped."""
+"""A connection without a response for this time counts as dropped."""
 FORWARD_LIMIT_S = 5.0
 """Longest wait for a tunnel to open."""
 DROPPED_CODE = 255
@@ -42,9 +42,9 @@ FAST_CIPHER = "aes128-gcm@openssh.com"
 
 
 class SshShell(Shell):
-    """A machine over SSH; only its pinned host key is accepted.
+    """A machine over SSH. Every connection accepts only the recorded host key of the machine.
 
-    Connecting is retried for ``connect_limit_s`` seconds before NotReached is raised.
+    Tries to connect for ``connect_limit_s`` seconds, then raises NotReached.
     """
 
     _dropped_code = DROPPED_CODE
@@ -216,7 +216,7 @@ def _fabric_config(ssh_config: str) -> Config:
 
 
 def _pin_hops(hop: Connection | str | None) -> None:
-    """Accept only host keys in the user's known_hosts files, for the host ``hop`` and each jump host before it."""
+    """Accept only host keys in the user's known_hosts, for the host of ``hop`` and each jump host on the way to it."""
     while isinstance(hop, Connection):
         files = hop.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts").split()
         known = HostKeys()
@@ -246,7 +246,7 @@ def _collect_stderr(channel: Channel, errors: bytearray) -> None:
 
 
 def _wait_until_open(port: int) -> None:
-    """Wait until the tunnel's client listens on ``port``."""
+    """Wait until the tunnel's client listens on ``port``, at most FORWARD_LIMIT_S."""
     until = time.monotonic() + FORWARD_LIMIT_S
     while time.monotonic() < until:
         with suppress(ConnectionError):

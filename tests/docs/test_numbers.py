@@ -10,6 +10,8 @@ import pytest
 
 from experiments.history.lease_record import read_records
 from experiments.prediction.times.phase import HOST_FACTORS, LINK_SHARE, RANK_SPREAD, PhaseTime, slowest_host
+from experiments.suites.attention_kernels import group_by_kernels
+from experiments.suites.cards import parse_card_list
 from tests.benchmarks.prediction.host_times.checkpointing import additional_s
 from tests.benchmarks.training.rank_hosts.fitting import fit_hooks, hook_times, pairs, spread_of_ranks
 from tests.docs.blocks import ROOT
@@ -20,7 +22,7 @@ EVIDENCE = ROOT / "experiments" / "evidence"
 SUMMARY = re.compile(r"^(?:[\w ]+): median(?: error)? ([\d.]+)%, worst ([\d.]+)% of (\d+) cases$", re.MULTILINE)
 LONE_LOOPS = "prediction_h200/lone_loops.md"
 SCRIPT_TIMES = re.compile(r"^step: mean ([\d.]+)%, median ([\d.]+)%, worst [\d.]+% of (\d+) cases$", re.MULTILINE)
-COUNTS = {5: "five", 7: "seven", 8: "eight"}
+COUNTS = {5: "five", 7: "seven", 8: "eight", 11: "eleven"}
 TIMES_HOW_TO = "how-to/predict-times.md"
 TIMES = re.compile(r"^Error: mean ([\d.]+)%, worst ([\d.]+)%;", re.MULTILINE)
 
@@ -163,7 +165,7 @@ def test_the_page_states_the_stored_time_and_memory_of_a_prediction() -> None:
         return f"{costs['--model'][name]:.1f}", f"{costs['script'][name]:.1f}"
 
     model, script = both("overhead_elapsed_s")
-    assert f"took {model} s longer than the imports of the training alone with `--model`, and {script} s for" in page()
+    assert f"took {model} s longer than the imports alone with `--model`, and {script} s for" in page()
     predictions, imports = " and ".join(both("prediction_cpu_s")), " and ".join(both("imports_cpu_s"))
     assert f"predictions needed {predictions} s of CPU time, the imports alone {imports} s." in page()
     assert f"The largest process needed {' and '.join(both('host_gib'))} GiB of host memory" in page()
@@ -352,3 +354,8 @@ def test_the_errors_of_stored_rehearsals_are_those_of_their_records() -> None:
     errors = sorted(abs(100 * record.error) for record in records[1:])
     assert len(records) == 5
     assert f"by {errors[0]:.0f} to {errors[-1]:.0f} %." in page("how-to/rehearse.md")
+
+
+def test_the_page_states_how_often_a_script_runs_for_all_cards() -> None:
+    groups = group_by_kernels(parse_card_list("all"))
+    assert f"`--card all` runs the script {COUNTS[len(groups)]} times" in page("how-to/predict-a-script.md")

@@ -249,7 +249,7 @@ def test_rows_that_share_a_gpu_are_announced_and_no_expected_times_are_shown(mac
     assert [
         line
         for line in view.lines
-        if line.startswith("time on 1 GPU: ") and line.endswith("; the times are for GPUs that rows do not share")
+        if line.startswith("time on 1 GPU: ") and line.endswith("; these times are for one row at a time on a GPU")
     ]
     assert (FakeRunner.rows_per_gpu, FakeRunner.ran, expected) == (3, [*rows], [])
     assert folder.read_run().share_gpus
@@ -258,7 +258,7 @@ def test_rows_that_share_a_gpu_are_announced_and_no_expected_times_are_shown(mac
         expected.clear()
         run_suite(other, view := RecordingView())
         assert (FakeRunner.rows_per_gpu, len(expected)) == (1, 1)
-        assert not [line for line in view.lines if "at a time" in line or "rows do not share" in line]
+        assert not [line for line in view.lines if "at a time" in line or "one row at a time" in line]
 
 
 def test_rows_that_must_not_share_a_gpu_are_rejected_before_anything_is_written(machine, tmp_path, monkeypatch):

@@ -44,7 +44,9 @@ def semester(
     idle: EndWhenIdleOptions,
     above: Annotated[
         float | None,
-        typer.Option(metavar="SU", help="With --lease: send a message if a lease has cost more than this."),
+        typer.Option(
+            metavar="SU", help="With --lease: send a message if a lease has cost more service units than this."
+        ),
     ] = None,
     summary: Annotated[
         Path | None,

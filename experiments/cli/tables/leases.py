@@ -5,7 +5,7 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from experiments.system.tables import Column, Table
-from provision.availability.calendar import shown_zones, start_and_end
+from provision.availability.calendar import shown_zones, start_and_end_in_words
 from provision.availability.times import length_in_words, local_zone, start_in_words, time_in_words
 from provision.leasing.release import LeaseSnapshot
 from provision.leasing.request import deletion_reason, end_when_idle_of, requested_end_when_idle
@@ -22,7 +22,7 @@ def slots_table(slots: Sequence[TimeSlot], zone: ZoneInfo) -> Table:
     for slot in slots:
         names = ", ".join(host.name for host in slot.hosts)
         price = "unknown" if slot.cost_su is None else f"{slot.cost_su:.1f}"
-        table.add(*(start_and_end(slot, one) for one in zones), names, _host_type(slot.hosts[0]), price)
+        table.add(*(start_and_end_in_words(slot, one) for one in zones), names, _host_type(slot.hosts[0]), price)
     return table
 
 
@@ -57,7 +57,7 @@ def bookings_table(bookings: Sequence[HostBooking], zone: ZoneInfo) -> Table:
     zones = shown_zones(zone)
     table = Table("node", *(one.key for one in zones), "type")
     for booking in bookings:
-        times = (start_and_end(booking, one) for one in zones)
+        times = (start_and_end_in_words(booking, one) for one in zones)
         table.add(booking.host.name, *times, _host_type(booking.host))
     return table
 

@@ -72,7 +72,7 @@ def rows_table(name: str, card: str | None) -> Group:
     """
     suite, card = _suite_and_card(name, card)
     columns = ("row", Column("title", prose=True), "model", "expected", Column("settings", prose=True))
-    note = suite.note_on_twins([row.id for row in suite.rows_for(card)], card)
+    note = suite.note_on_scaled_rows([row.id for row in suite.rows_for(card)], card)
     table = Table(*columns, title=", ".join(filter(None, (suite.title, f"on {card}", note))))
     named: dict[str, None] = {}
     for row in suite.rows_for(card):

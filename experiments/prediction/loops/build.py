@@ -27,7 +27,9 @@ DTYPES = {
     "bf16-mixed": torch.float32,
     "16-mixed": torch.float32,
 }
+"""Data type of the parameters by precision."""
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""Data type of autocast by mixed precision."""
 MODEL_TASKS = (
     "SEQ_TO_SEQ_CAUSAL_LM",
     "SPEECH_SEQ_2_SEQ",
@@ -42,9 +44,9 @@ MODEL_TASKS = (
     "SEMANTIC_SEGMENTATION",
     "OBJECT_DETECTION",
 )
-"""Tasks of model classes, in the order of the search for a class if the configuration names none."""
+"""Tasks of transformers' model classes. If a configuration names no class, the first task with a class decides."""
 SOUND_INPUTS = {"input_features", "input_values"}
-"""Inputs for a sound as a spectrum, and as it is."""
+"""Names of the inputs for a sound: for its spectrum, and for its waveform."""
 LORA_DROPOUT = 0.05
 DECODER_START_TOKEN = 0
 """Id of the token that begins the decoder's text if the configuration names none."""
@@ -86,7 +88,7 @@ def build_model(job: LoopJob) -> Any:
 
 
 def complete_config(config: PretrainedConfig) -> PretrainedConfig:
-    """Return the configuration; that of an encoder-decoder model gets the ids of special tokens that it lacks."""
+    """Return the configuration. In that of an encoder-decoder model, set the ids of special tokens that are missing."""
     if config.is_encoder_decoder:
         for name, token in (("decoder_start_token_id", DECODER_START_TOKEN), ("pad_token_id", PADDING_TOKEN)):
             if getattr(config, name, None) is None:
@@ -102,7 +104,9 @@ def choose_class(config: PretrainedConfig, job: LoopJob) -> Any:
     name = job.model_class or next(iter(config.architectures or ()), None)
     if model_class := getattr(transformers, name or "", None):
         if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
-            raise InputError(f"--model-class {name}: not a model class of transformers")
+            raise InputError(
+                f"--model-class {name}: not a model class of transformers; allowed: {', '.join(class_names(config))}"
+            )
         if not isinstance(config, model_class.config_class):  # type: ignore[arg-type]
             raise InputError(f"--model-class {name}: does not support model_type {config.model_type}")
         return _reject_detector(model_class)
@@ -115,13 +119,13 @@ def choose_class(config: PretrainedConfig, job: LoopJob) -> Any:
         tasks = ", ".join(task.lower().replace("_", " ") for task in MODEL_TASKS)
         raise InputError(
             f"model_type = {config.model_type!r}: transformers has no class for these tasks: {tasks}; "
-            "--model-class names another class"
+            "choose a class with --model-class"
         )
     return _reject_detector(getattr(transformers, possible_names[0]))
 
 
 def _reject_detector(model_class: Any) -> Any:
-    """Return the class. Raises InputError if its loss depends on the values of boxes, which a phantom device lacks."""
+    """Return the class. Raises InputError if its loss depends on values of boxes, which the phantom device lacks."""
     if "ObjectDetection" in model_class.__name__:
         raise InputError(
             f"{model_class.__name__}: its loss checks and matches boxes by their values, which are unknown without a"
@@ -142,7 +146,7 @@ def class_names(config: PretrainedConfig) -> list[str]:
 
 
 def build_on_gpus(model_class: Any, config: PretrainedConfig, job: LoopJob) -> Any:
-    """Return the model as from_pretrained would load it with a device map: quantized, or spread over GPUs.
+    """Return the model as from_pretrained loads it with a device map: over ``job.gpus`` GPUs, quantized on request.
 
     The weights are created on their GPUs, not on the host.
     """
@@ -210,12 +214,16 @@ def _add_adapters(model: Any, job: LoopJob, lora: LoopLora) -> Any:
 
 
 def _has_experts(model: torch.nn.Module) -> bool:
-    """Return True if experts share one tensor. Adapters of such a tensor support no dropout."""
+    """Return True if experts (mixture of experts) share one tensor. Adapters of this tensor support no dropout."""
     return any(type(part).__name__.endswith("Experts") for part in model.modules())
 
 
 def input_names(model: Any) -> list[str]:
-    """Return the names of the model's inputs; of several kinds of sounds, only the one that its encoder expects."""
+    """Return the names of the model's inputs.
+
+    If the model accepts both the spectrum and the waveform of a sound, only the input that its encoder expects is
+    returned.
+    """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     names = list(inspect.signature(base.forward).parameters)
     if not {*names} >= SOUND_INPUTS:

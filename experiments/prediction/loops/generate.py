@@ -19,8 +19,8 @@ from experiments.training.models.architecture import build_config
 def generate(job: LoopJob) -> None:
     """Generate ``new_tokens`` tokens for each of ``batch`` prompts, which can be texts, images or sounds.
 
-    Text prompts have ``seq`` tokens. No text ends early. Raises InputError if the class generates no text, if its
-    inputs are unknown, or if the decoder has fewer positions.
+    Text prompts have ``seq`` tokens. No generated text ends early. Raises InputError if the class generates no text, if
+    its inputs are unknown, or if its decoder has too few positions for ``new_tokens``.
     """
     config = complete_config(build_config(job.model, "full"))
     model_class = choose_class(config, job)

@@ -26,10 +26,10 @@ class LoopJob(BaseModel):
     """Settings of one training, or of one text generation.
 
     batch: samples per GPU and micro-step. seq, target_seq: tokens per text and per target text; None: a default.
-    packing: texts in each row of ``seq`` tokens; None: a row is one text, and its positions are the model's default.
-    clip_norm: norm at which gradients are clipped, 0: never; None: the default of the loop. offload: keep activations
-    in host memory. chunked_loss: compute the output layer and the loss for a few tokens at a time. step_in_backward:
-    update each parameter in the backward pass. fsdp: version of FSDP; None: another strategy.
+    packing: texts in each row of ``seq`` tokens; None: each row is one text. accumulate: micro-steps per optimizer
+    step. clip_norm: maximum norm of the gradients; 0: gradients are not clipped; None: the default of the loop.
+    offload: keep activations in host memory. chunked_loss: compute the output layer and the loss for a few tokens at a
+    time. step_in_backward: update each parameter in the backward pass. fsdp: version of FSDP; None: no FSDP.
 
     Three fields are for text generation only. gpus: number of GPUs that share the model's layers. new_tokens: tokens
     after a prompt of ``seq`` tokens. kv_cache: keep the keys and values of earlier tokens.

@@ -10,10 +10,15 @@ from experiments.training.models.host_optimizer import HostAdamW
 LEARNING_RATE = 1e-5
 
 
-def find_optimizer(name: LoopOptimizer, adamw: LoopOptimizer) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """Return the class of an optimizer and its arguments. adamw: the variant that this loop uses for ``adamw``."""
+def find_optimizer(
+    name: LoopOptimizer, adamw_variant: LoopOptimizer
+) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """Return the class of an optimizer and its arguments.
+
+    adamw_variant: the optimizer that the calling loop uses if ``name`` is ``adamw``.
+    """
     if name == "adamw":
-        name = adamw
+        name = adamw_variant
     torch_optimizers: dict[str, tuple[Any, dict[str, Any]]] = {
         "adamw_fused": (torch.optim.AdamW, {"fused": True}),
         "adamw_foreach": (torch.optim.AdamW, {"foreach": True}),

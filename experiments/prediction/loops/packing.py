@@ -16,10 +16,11 @@ Sample = dict[str, torch.Tensor]
 
 
 def make_batch(samples: Sequence[Sample], job: LoopJob) -> dict[str, Any]:
-    """Return a batch of samples, each (tokens,) or of another shape of the model: stacked, packed or flattened.
+    """Return the samples as one batch.
 
-    Packed, a row has ``job.packing`` texts without padding, whose positions begin at 0. With flash attention, all texts
-    of the batch are one row, (1, batch * tokens), as by transformers' DataCollatorWithFlattening and in TRL's packing.
+    Without packing, the tensors of the samples are stacked. With packing, each sample (tokens,) becomes a row of
+    ``job.packing`` texts without padding, and the positions of each text begin at 0. With packing and flash attention,
+    all texts of the batch form one row (1, batch * tokens), as with transformers' DataCollatorWithFlattening and TRL.
     """
     if job.packing is None:
         return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
@@ -34,10 +35,10 @@ def make_batch(samples: Sequence[Sample], job: LoopJob) -> dict[str, Any]:
     return {"input_ids": tokens, "labels": labels, "position_ids": positions}
 
 
-def reject_unpackable(sample: Sample, class_name: str, names: Sequence[str], job: LoopJob) -> None:
-    """Raise InputError if texts are to be packed for a model that would mix them, or that has other inputs."""
+def reject_unpackable(sample: Sample, class_name: str, input_names: Sequence[str], job: LoopJob) -> None:
+    """Raise InputError if the job packs texts and the model cannot separate them, or needs other inputs than texts."""
     only_texts = sample.keys() == {"input_ids", "labels"} and class_name.endswith(CAUSAL_CLASSES)
-    if job.packing and not (only_texts and "position_ids" in names):
+    if job.packing and not (only_texts and "position_ids" in input_names):
         raise InputError(
             f"--packing {job.packing}: {class_name} cannot tell packed texts apart; allowed: causal language models"
             " with position_ids, such as LlamaForCausalLM"

@@ -39,7 +39,7 @@ def train(job: LoopJob) -> None:
     build: Callable[..., torch.optim.Optimizer] = partial(optimizer_class, **options)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = BackwardOptimizer(build, trainable) if job.step_in_backward else build(trainable)
-    autocast = None if job.fsdp else AUTOCAST.get(job.precision)
+    autocast = None if job.fsdp else AUTOCAST.get(job.precision)  # FSDP casts the parameters instead
     scaler = torch.amp.GradScaler(enabled=autocast is torch.float16)
     for _ in range(STEPS):
         for _ in range(job.accumulate):
@@ -61,7 +61,7 @@ def move_to_gpu(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def _place(model: Any, job: LoopJob, ranks: int) -> Any:
-    """Return the model on the GPU. FSDP moves a shard only, and casts parameters in place of autocast."""
+    """Return the model on the GPU: with FSDP, only this rank's shard; with DDP, a replica."""
     if job.fsdp:
         return shard(model, job)
     model = model if job.quantization else model.to("cuda")

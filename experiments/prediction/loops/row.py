@@ -25,7 +25,10 @@ from experiments.training.rank import run_rank
 
 
 def train(spec: RowSpec) -> None:
-    """Train the row. Raises InputError for settings that the loop does not support, RuntimeError if it fails."""
+    """Train the row.
+
+    Raises InputError for settings that the loop does not support, and RuntimeError if the training fails.
+    """
     state_sample(describe_row_sample(spec))
     device = Device(
         kind="cuda",

@@ -14,16 +14,17 @@ from provision.words import number_with_noun
 
 SOUND_SECONDS, SOUND_SAMPLES_PER_S = 10, 16_000
 SPECTRUM_FRAMES, TRANSCRIPT_TOKENS = 1000, 32
-FIRST_TOKEN_ID, LAST_TOKEN_ID = 5, 1000
+FIRST_TOKEN_ID, END_TOKEN_ID = 5, 1000
+"""Random token ids are at least the first number and below the second one."""
 IMAGE_MODEL_TYPES = ("blip", "blip-2", "git")
-"""Models of texts and images that need an image; other models are trained on texts only."""
+"""Models that get a text and an image. Other models of texts and images get an image only if they have return_loss."""
 
 
 def make_sample(model: Any, job: LoopJob) -> Sample:
     """Return one sample without a batch dimension. Raises InputError for unknown inputs or a missing loss."""
     config, names = model.config, input_names(model)
     class_name = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
-    inputs = _known_inputs(config, names, job, class_name, "training")
+    inputs = _make_supported_inputs(config, names, job, class_name, "training")
     if "labels" in names:
         inputs["labels"] = _make_labels(config, class_name, inputs, job)
     elif {"start_positions", "end_positions"} <= set(names):
@@ -43,24 +44,28 @@ def make_prompt(model: Any, job: LoopJob) -> tuple[Sample, str]:
     InputError for unknown inputs.
     """
     config = model.config
-    inputs = _known_inputs(config, input_names(model), job, type(model).__name__, "generation", job.new_tokens)
+    class_name = type(model).__name__
+    inputs = _make_supported_inputs(config, input_names(model), job, class_name, "generation", job.new_tokens)
     if list(inputs) == ["input_ids"]:
         return inputs, f"a prompt of {len(inputs['input_ids'])} tokens"
     return inputs, describe_sample(inputs, config, job)
 
 
 def make_stated_sample(model: Any, job: LoopJob) -> Sample:
-    """Return the sample of ``make_sample``, and state in words what it is."""
+    """Return the sample of ``make_sample``, and record its description in words for the output of the prediction."""
     sample = make_sample(model, job)
     state_sample(describe_sample(sample, model.config, job))
     return sample
 
 
-def _known_inputs(
-    config: Any, names: list[str], job: LoopJob, class_name: str, purpose: str, reserved: int = 0
+def _make_supported_inputs(
+    config: Any, names: list[str], job: LoopJob, class_name: str, purpose: str, reserved_positions: int = 0
 ) -> Sample:
-    """Return the inputs of the model. Raises InputError if none of them is known."""
-    if not (inputs := _make_inputs(config, names, job, reserved)):
+    """Return those inputs in ``names`` that this module can make. Raises InputError if there are none.
+
+    purpose: training or generation, for the message. reserved_positions: see ``text_tokens``.
+    """
+    if not (inputs := _make_inputs(config, names, job, reserved_positions)):
         raise InputError(
             f"{class_name}: unknown inputs ({', '.join(names[:4])}); supported: texts (input_ids), images "
             f"(pixel_values) and sounds (input_features, input_values); write a {purpose} script and trace it with "
@@ -69,10 +74,10 @@ def _known_inputs(
     return inputs
 
 
-def _make_inputs(config: Any, names: list[str], job: LoopJob, reserved: int) -> Sample:
+def _make_inputs(config: Any, names: list[str], job: LoopJob, reserved_positions: int) -> Sample:
     inputs: Sample = {}
     if "input_ids" in names:
-        inputs["input_ids"] = make_text(text_tokens(config, job, reserved), config)
+        inputs["input_ids"] = make_text(text_tokens(config, job, reserved_positions), config)
     if "pixel_values" in names and "input_ids" not in names:
         inputs["pixel_values"] = _make_image(getattr(config, "encoder", config))
     if "pixel_values" in names and ("return_loss" in names or config.model_type in IMAGE_MODEL_TYPES):
@@ -114,18 +119,19 @@ def _make_labels(config: Any, class_name: str, inputs: Sample, job: LoopJob) -> 
     if "Classification" in class_name and "Token" not in class_name:
         return torch.tensor(1)
     if config.is_encoder_decoder or class_name.endswith("ForCTC"):
-        own_tokens = text_tokens(config, job) if "input_ids" in inputs else TRANSCRIPT_TOKENS
-        return make_text(job.target_seq or own_tokens, config)
+        default_tokens = text_tokens(config, job) if "input_ids" in inputs else TRANSCRIPT_TOKENS
+        return make_text(job.target_seq or default_tokens, config)
     return inputs["input_ids"].clone() if "input_ids" in inputs else torch.tensor(1)
 
 
-def text_tokens(config: Any, job: LoopJob, reserved: int = 0) -> int:
-    """Return the tokens of a text: those of the job, or the default, or fewer if the model has fewer positions.
+def text_tokens(config: Any, job: LoopJob, reserved_positions: int = 0) -> int:
+    """Return the number of tokens of a text.
 
-    reserved: positions of other tokens.
+    The number is ``job.seq``, or DEFAULT_TOKENS, or less than DEFAULT_TOKENS if the model has fewer positions.
+    reserved_positions: positions that the text must leave free, such as those of generated tokens.
     """
     positions = getattr(_text_config(config), "max_position_embeddings", None)
-    longest = positions - reserved if isinstance(positions, int) else DEFAULT_TOKENS
+    longest = positions - reserved_positions if isinstance(positions, int) else DEFAULT_TOKENS
     return job.seq or max(1, min(DEFAULT_TOKENS, longest))
 
 
@@ -156,8 +162,8 @@ def describe_sample(sample: Sample, config: Any, job: LoopJob) -> str:
         words.append("a spectrum of {} x {}".format(*sample["input_features"].shape))
     if "input_values" in sample:
         sound = sample["input_values"]
-        seconds = f"{len(sound)} values ({len(sound) / SOUND_SAMPLES_PER_S:g} s)"
-        words.append("a spectrum of {} x {}".format(*sound.shape) if sound.dim() > 1 else f"a sound of {seconds}")
+        length = f"{len(sound)} values ({len(sound) / SOUND_SAMPLES_PER_S:g} s)"
+        words.append("a spectrum of {} x {}".format(*sound.shape) if sound.dim() > 1 else f"a sound of {length}")
     labels = sample.get("labels")
     if config.is_encoder_decoder and labels is not None and labels.dim():
         words.append(f"a text of {len(labels)} tokens for the decoder")
@@ -168,5 +174,5 @@ def describe_sample(sample: Sample, config: Any, job: LoopJob) -> str:
 
 def make_text(length: int, config: Any) -> torch.Tensor:
     """Return random token ids of the model's vocabulary, without the first ones, which are often special tokens."""
-    vocabulary = getattr(_text_config(config), "vocab_size", LAST_TOKEN_ID)
-    return torch.randint(FIRST_TOKEN_ID, min(LAST_TOKEN_ID, vocabulary), (length,))
+    vocabulary = getattr(_text_config(config), "vocab_size", END_TOKEN_ID)
+    return torch.randint(FIRST_TOKEN_ID, min(END_TOKEN_ID, vocabulary), (length,))

@@ -12,9 +12,9 @@ from experiments.training.transformers_compat import checkpointed_layers
 
 
 def shard(model: torch.nn.Module, job: LoopJob) -> torch.nn.Module:
-    """Return the model in shards on the GPUs: each transformer block is a unit, and the rest of the model is one.
+    """Return the model in shards on the GPUs. FSDP's units are the transformer blocks, and the rest of the model.
 
-    With a mixed precision, FSDP casts the gathered parameters and reduces the gradients in 16 bit.
+    With a mixed precision, FSDP casts the gathered parameters to 16 bit, and reduces the gradients in 16 bit.
     """
     blocks, dtype = checkpointed_layers(), AUTOCAST.get(job.precision)
     if job.fsdp == 1:

@@ -25,6 +25,7 @@ FSDP_CONFIGS: dict[int | None, dict[str, Any]] = {
     1: {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 1, "use_orig_params": True}},
     2: {"fsdp": True, "fsdp_config": {"version": 2}},
 }
+"""Arguments of TrainingArguments by version of FSDP; None: no FSDP."""
 
 
 def train(job: LoopJob) -> None:

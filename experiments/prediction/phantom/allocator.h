@@ -2,17 +2,18 @@
 // memory.
 //
 // The rules are those of c10/cuda/CUDACachingAllocator.cpp with default settings. Sizes are multiples of 512 bytes.
-// Requests of up to 1 MiB share segments of 2 MiB, requests of up to 10 MiB share segments of 20 MiB, and larger
-// requests get segments in multiples of 2 MiB. The smallest sufficient block in the stream's pool is used, of equal
-// blocks the one with the lowest address. The rest of a block is split off (small pool: from 512 bytes, large pool: from
-// 1 MiB). Adjacent free blocks are merged. If a segment cannot be allocated, all completely free segments are freed and
-// the allocation is retried once. A released block that the GPU still uses on another stream is not free until the GPU
-// has executed that work; it counts as neither allocated nor free until then. A captured graph allocates from a private
-// pool, whose segments stay reserved while the graph exists.
+// Requests of up to 1 MiB share segments of 2 MiB, requests of less than 10 MiB share segments of 20 MiB, and larger
+// requests get segments in multiples of 2 MiB. A request gets the smallest sufficient block in the stream's pool; of
+// equal blocks, the one with the lowest address. The rest of the block is split off (small pool: from 512 bytes, large
+// pool: above 1 MiB). Adjacent free blocks are merged. If a segment cannot be allocated, all completely free segments
+// are freed and the allocation is retried once. A released block that the GPU still uses on another stream is not free
+// until the GPU has executed that work; it counts as neither allocated nor free until then. A captured graph allocates
+// from a private pool, whose segments stay reserved while the graph exists.
 //
-// The driver decides the addresses of segments: it fills a free range upwards with the first ones of the large pool, and
-// places all others below those before. Of 15 programs on an H200 (driver 580.159), 8 had such a range, with 340 MiB to
-// 402 MiB; the addresses of all 15 had this order, with few exceptions.
+// The driver decides the addresses of segments. It places the first segments of the large pool in a free range, one
+// above the other. It places each later segment, and each of the small pool, below all segments so far. Of 15 programs
+// on an H200 (driver 580.159), 8 had such a range, with 340 MiB to 402 MiB; the addresses of all 15 had this order,
+// with few exceptions.
 
 #pragma once
 
@@ -26,9 +27,9 @@
 namespace phantom {
 
 constexpr int64_t kMiB = 1 << 20;
-constexpr int64_t kRange = int64_t{1} << 46, kRangeBytes = 340 * kMiB;  // the first range of addresses
+constexpr int64_t kRangeBegin = int64_t{1} << 46, kRangeBytes = 340 * kMiB;  // the range of the first large segments
 
-constexpr int64_t kPrivatePools = int64_t{1} << 32;  // higher numbers of streams are private pools of captured graphs
+constexpr int64_t kFirstPrivatePool = int64_t{1} << 32;  // higher numbers are private pools of graphs, not streams
 
 struct OutOfMemory {
   int64_t requested;
@@ -67,8 +68,8 @@ class CachingAllocator {
     in_use_[id] = address;
   }
 
-  // The GPU no longer uses the released block of allocation `id`.
-  void finish(int64_t id) {
+  // Make the released block of allocation `id` free, because the GPU no longer uses it.
+  void free_after_use(int64_t id) {
     const auto found = in_use_.find(id);
     if (found == in_use_.end()) return;
     make_free(found->second);
@@ -80,9 +81,9 @@ class CachingAllocator {
 
   // Free every completely free segment (torch.cuda.empty_cache). This waits for the GPU.
   void release_cached() {
-    while (!in_use_.empty()) finish(in_use_.begin()->first);
+    while (!in_use_.empty()) free_after_use(in_use_.begin()->first);
     for (auto& [key, pool] : pools_) {
-      if (key.first >= kPrivatePools && !ended_pools_.count(key.first)) continue;
+      if (key.first >= kFirstPrivatePool && !ended_pools_.count(key.first)) continue;
       for (auto entry = pool.begin(); entry != pool.end();) {
         const Block& block = blocks_.at(entry->second);
         if (block.previous || block.next) {
@@ -156,7 +157,7 @@ class CachingAllocator {
   }
 
   int64_t place_segment(int64_t bytes, bool small) {
-    if (small || range_end_ + bytes > kRange + kRangeBytes) return lowest_address_ -= bytes;
+    if (small || range_end_ + bytes > kRangeBegin + kRangeBytes) return lowest_address_ -= bytes;
     range_end_ += bytes;
     return range_end_ - bytes;
   }
@@ -190,7 +191,7 @@ class CachingAllocator {
 
   const int64_t capacity_;
   int64_t allocated_ = 0, reserved_ = 0, peak_allocated_ = 0, peak_reserved_ = 0, retries_ = 0;
-  int64_t range_end_ = kRange, lowest_address_ = kRange;
+  int64_t range_end_ = kRangeBegin, lowest_address_ = kRangeBegin;
   std::map<int64_t, Block> blocks_;
   std::map<int64_t, int64_t> in_use_;  // allocation -> address of its released block
   std::map<std::pair<int64_t, bool>, std::set<std::pair<int64_t, int64_t>>> pools_;

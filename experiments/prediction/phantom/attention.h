@@ -46,6 +46,7 @@ bool is_deterministic() {
 // Return whether AOTriton computes the gradients in one kernel, which needs no sums of rows.
 bool is_fused_on_amd(int64_t length, int64_t width) { return width <= 192 && width * length < 64 * 512; }
 
+// Return the width of a head, rounded up as flash attention does.
 int64_t flash_width(int64_t width) { return round_up_to_multiple(width, width <= 128 ? 32 : 64); }
 
 // Return the number of parts of the keys that uses the multiprocessors best, if the blocks of queries alone are too few
@@ -67,9 +68,9 @@ int64_t flash_splits(int64_t batch_heads, int64_t length, int64_t key_length, in
   return 1;
 }
 
-// Return the scratch memory of flash attention: the sums and outputs of each part of the keys in 32 bit. A single query
-// of each text is computed together with the other heads of its group. Attention with dropout and of concatenated texts
-// is not divided.
+// Return the scratch memory of flash attention: the sums and outputs of each part of the keys in 32 bit. If each text
+// has a single query, the heads that share keys are computed together. With dropout, or if texts are concatenated, the
+// keys are not divided into parts.
 Sizes flash_scratch(const AttentionSizes& sizes, double dropout) {
   if (sizes.concatenated || dropout > 0) return {};
   const bool groups = sizes.length == 1 && sizes.heads > sizes.key_heads;
@@ -83,7 +84,7 @@ Sizes flash_scratch(const AttentionSizes& sizes, double dropout) {
 
 // Return the scratch memory of flash attention's backward pass: a sum for each query, and its gradient in 32 bit. The
 // queries of each text are rounded up to 128. A deterministic pass has a gradient for each part of the grid. If heads
-// share keys and values, also their gradients for each head.
+// share keys and values, there are also gradients of the keys and values for each head.
 Sizes flash_backward_scratch(const AttentionSizes& sizes, bool deterministic) {
   const int64_t rows = sizes.heads * (sizes.concatenated ? sizes.length + 128 * sizes.batch
                                                          : sizes.batch * round_up_to_multiple(sizes.length, 128));
@@ -100,7 +101,7 @@ Sizes amd_flash_backward_scratch(const AttentionSizes& sizes) {
 }
 
 // Return the scratch memory of memory-efficient attention: the output in 32 bit, if a block does not hold whole rows of
-// it. Kernels for up to 128 values in a row hold them.
+// the output. Kernels for up to 128 values in a row hold whole rows.
 Sizes efficient_scratch(const AttentionSizes& sizes) {
   const bool holds_rows = std::max(sizes.width, sizes.value_width) <= 128 || sizes.element == 4;
   if (card.attention_generation == kAmd || holds_rows) return {};
@@ -155,8 +156,9 @@ int64_t efficient_backward_workspace(const AttentionSizes& sizes, const Efficien
 }
 
 // Scratch memory of the backward pass of memory-efficient attention: a sum for each query, and the workspace. If the
-// kernel does not compute the sums, the gradient times the output comes first, and is free before the workspace is
-// allocated; with the sums in another order, and copies of 16-bit tensors in 32 bit.
+// kernel does not compute the sums, PyTorch computes them from the products of gradient and output. The blocks for this
+// (`products`) are free before the workspace is allocated: the products, copies of 16-bit tensors in 32 bit, and the
+// sums in another order.
 struct EfficientBackwardScratch {
   Sizes products;
   int64_t sums = 0, workspace = 0;
@@ -189,9 +191,10 @@ bool is_own_flash_backward(const std::string& name, const std::vector<IValue>& a
   return !card.cudnn_width || (sums && sums->of_flash);
 }
 
-// Allocate the copies that a backward pass makes of the gradient of the output, and flash attention also of the output,
-// unless they are contiguous in the order batch x length x heads x width. They are free when the pass ends.
-std::vector<c10::DataPtr> attention_copies(const std::string& name, const std::vector<IValue>& arguments) {
+// Allocate the copies that the backward pass of an attention makes: of the gradient of the output, and for flash
+// attention also of the output. A tensor that is contiguous in the order batch x length x heads x width is not copied.
+// The copies are free when the pass ends.
+std::vector<c10::DataPtr> allocate_attention_copies(const std::string& name, const std::vector<IValue>& arguments) {
   if (name.find("attention_backward") == std::string::npos) return {};
   const bool efficient = name == "aten::_scaled_dot_product_efficient_attention_backward";
   if (!efficient && !is_own_flash_backward(name, arguments)) return {};

@@ -1,4 +1,5 @@
-// The device, its streams and its properties, as PyTorch's backend for CUDA states them.
+// Implementation of PyTorch's interfaces for a CUDA backend: devices, streams and events (Guard), and properties
+// (Hooks).
 #pragma once
 
 #include <ATen/detail/CUDAHooksInterface.h>
@@ -51,7 +52,7 @@ struct Hooks final : at::CUDAHooksInterface {
   int getNumGPUs() const override { return 1; }
   bool compiledWithCuDNN() const override { return true; }
   bool supportsBFloat16RNNWithCuDNN() const { return true; }  // overrides since PyTorch 2.10
-  // PyTorch's own kernels for the normalization of batches need the same memory as cuDNN's.
+  // Never normalize batches with cuDNN. PyTorch's own kernels need the same memory.
   double batchnormMinEpsilonCuDNN() const override { return std::numeric_limits<double>::infinity(); }
   bool isPinnedPtr(const void* data) const override { return is_pinned(data); }
   c10::Allocator* getPinnedMemoryAllocator() const override { return &pinned_allocator; }

@@ -25,12 +25,12 @@ constexpr int64_t kAmd = 0;
 
 CardProperties card;
 
-// Whether cuDNN computes the next attention that this thread runs as flash attention.
+// Whether the next flash attention of this thread stands for an attention of cuDNN (see choose_attention).
 thread_local bool chose_cudnn = false;
 
 // Return whether cuDNN's attention supports heads of up to `limit` values, and the program allows it
 // (can_use_cudnn_attention in sdp_utils.cpp, with cuDNN from 9.14).
-bool supports_cudnn(const Tensor& query, const Tensor& key, const Tensor& value, int64_t limit) {
+bool cudnn_supports(const Tensor& query, const Tensor& key, const Tensor& value, int64_t limit) {
   const auto& context = at::globalContext();
   const bool deterministic = context.deterministicAlgorithms() && !context.deterministicAlgorithmsWarnOnly();
   const bool low_precision = query.scalar_type() == at::kHalf || query.scalar_type() == at::kBFloat16;
@@ -44,11 +44,12 @@ bool supports_cudnn(const Tensor& query, const Tensor& key, const Tensor& value,
 bool is_too_wide_for_flash(const Tensor& query, const Tensor& key, const Tensor& value, double dropout) {
   const bool trains =
       at::GradMode::is_enabled() && (query.requires_grad() || key.requires_grad() || value.requires_grad());
-  const bool small = card.attention_generation == 86 || card.attention_generation == 120;
-  return small && trains && query.size(3) > 192 && (query.size(3) <= 224 || dropout > 0);
+  const bool has_little_memory = card.attention_generation == 86 || card.attention_generation == 120;
+  return has_little_memory && trains && query.size(3) > 192 && (query.size(3) <= 224 || dropout > 0);
 }
 
-// Return plain attention. Fail as PyTorch does if the program does not allow it.
+// Return the number of plain attention (SDPBackend). Fail as PyTorch does if the program does not allow plain
+// attention.
 int64_t plain_attention() {
   TORCH_CHECK(at::globalContext().userEnabledMathSDP(), "No available kernel. Aborting execution.");
   return 0;
@@ -74,7 +75,7 @@ int64_t choose_attention(
   const bool same_width = query.size(3) == value.size(3), supports_heads = same_heads || grouped;
   const auto cudnn_choice = [&] { return chose_cudnn = !has_mask && same_width, chose_cudnn ? 1 : 3; };
   const bool supports_mask = !has_mask || !mask->requires_grad();
-  if (supports_heads && supports_mask && supports_cudnn(query, key, value, card.cudnn_width)) return cudnn_choice();
+  if (supports_heads && supports_mask && cudnn_supports(query, key, value, card.cudnn_width)) return cudnn_choice();
   if (flash && (half || bfloat) && !has_mask && query.size(3) <= 256 && same_width && supports_heads &&
       (square || !causal)) {
     chose_cudnn = false;
@@ -86,7 +87,7 @@ int64_t choose_attention(
       value.size(3) % alignment == 0)
     return 2;
   const bool only_cudnn = !context.userEnabledMathSDP() && card.attention_generation >= 80 && supports_heads;
-  if (only_cudnn && supports_mask && supports_cudnn(query, key, value, 128)) return cudnn_choice();
+  if (only_cudnn && supports_mask && cudnn_supports(query, key, value, 128)) return cudnn_choice();
   return plain_attention();
 }
 

@@ -8,14 +8,15 @@
 
 namespace phantom {
 
-// The times after some numbers of operations, in seconds; between them, the times are linear functions of the number.
+// Points in time, in seconds: when the host has started, and the GPU has executed, a number of operations. Times
+// between two points are interpolated linearly.
 class Clocks {
  public:
   void add(int64_t operations, double host_s, double gpu_s) { points_.push_back({operations, host_s, gpu_s}); }
   void clear() { points_.clear(); }
 
   // Return whether the GPU has executed the first `executed` operations when the host has started `started` operations.
-  // Without any times, and after the last of them, it has.
+  // Return true if there are no points, and after the last point.
   bool gpu_has_executed(int64_t executed, int64_t started) const {
     if (points_.empty() || started > points_.back().operations) return true;
     return time_after(executed, &Point::gpu_s) <= time_after(started, &Point::host_s);

@@ -26,7 +26,9 @@ bool exceeds_one(c10::IntArrayRef steps) {
 // A convolution of x with weights w to y. A transposed convolution is the backward pass of a convolution, from y to x.
 //
 // x, y, w: bytes of the three tensors. outputs, inputs: numbers of channels. area: number of elements of the kernel.
-// positions: number of positions of the output in the whole batch. element: bytes of an element.
+// positions: number of positions of the output in the whole batch. element: bytes of an element. plain: whether cuDNN
+// can convert the operands to channels last. converts: whether it does, because there are enough channels or a large
+// kernel.
 struct Convolution {
   Convolution(const Tensor& input, const Tensor& weight, const Tensor& output, c10::IntArrayRef stride,
               c10::IntArrayRef dilation, bool transposed, int64_t groups)
@@ -76,15 +78,15 @@ struct Convolution {
         (sums > 1 ? sums * sum_bytes() : parts);
   }
 
-  // Return the bytes of the partial sums of the weights' gradient, in 32 bit, for a convolution of each channel by itself
-  // whose channels are last: eight for each sample. Small convolutions need none.
+  // Return the bytes of the partial sums, in 32 bit, of the weights' gradient of a depthwise convolution with channels
+  // last. Each sample has eight partial sums. Small convolutions have none.
   int64_t depthwise_bytes() const {
     if (positions < least_depthwise_positions) return 0;
     return depthwise_sums * batch * area * round_up_to_multiple(outputs, depthwise_lanes) * 4;
   }
 
-  // Return the number of partial sums of the gradients of weights whose kernel is larger than 1 x 1 or strided; 0: none,
-  // because there are more blocks of output than multiprocessors.
+  // Return the number of partial sums of the weights' gradient, for a kernel that is strided or larger than 1 x 1.
+  // Return 0 if there are more blocks of output than multiprocessors.
   int64_t partial_sums() const {
     const int64_t blocks = divide_rounding_up(outputs, block) * area * divide_rounding_up(inputs, block);
     if (is_wide()) return wide_sums;
@@ -92,8 +94,9 @@ struct Convolution {
     return inputs < least_channels && element == 4 ? narrow_sums : std::min(card.multiprocessors / blocks, most_sums);
   }
 
-  // Return the bytes of the algorithm that needs the most memory. The search for the fastest algorithm runs it, too. It
-  // converts all operands. For the gradients of the weights, each multiprocessor keeps two parts of a block.
+  // Return the bytes of the algorithm that needs the most memory of those that the search for the fastest algorithm
+  // runs. This algorithm converts all operands. For the weights' gradient, each multiprocessor keeps two parts of a
+  // block.
   int64_t searched_bytes(bool weights) const {
     return plain ? padded(x, inputs) + padded(y, outputs) + (area == 1 ? 0 : w) + (weights ? 2 * parts_bytes() : 0) : 0;
   }
@@ -109,6 +112,7 @@ struct Convolution {
     return bytes / channels * round_up_to_multiple(channels, 16 / element);
   }
 
+  // Return whether the smaller number of channels is at least `fewer`, and the larger one at least `more`.
   bool has_channels(int64_t fewer, int64_t more) const {
     return std::min(inputs, outputs) >= fewer && std::max(inputs, outputs) >= more;
   }

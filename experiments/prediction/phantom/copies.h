@@ -7,7 +7,7 @@
 
 namespace phantom {
 
-// Positions of the arguments that an operation copies to contiguous memory: before and after it allocates its results.
+// Positions of the arguments that an operation copies to contiguous memory, before or after it allocates its results.
 // Sources: EmbeddingBackwardKernel.cu, SoftMax.cu, NLLLoss2d.cu.
 const std::unordered_map<std::string, std::vector<size_t>> kCopiedBefore{{"aten::embedding_dense_backward", {0}}};
 const std::unordered_map<std::string, std::vector<size_t>> kCopiedAfter{
@@ -15,7 +15,7 @@ const std::unordered_map<std::string, std::vector<size_t>> kCopiedAfter{
     {"aten::_log_softmax_backward_data", {0, 1}}, {"aten::nll_loss2d_forward", {0, 1}},
     {"aten::nll_loss2d_backward", {2}}};
 
-std::vector<Tensor> copies(
+std::vector<Tensor> make_copies(
     const std::unordered_map<std::string, std::vector<size_t>>& positions_by_name, const std::string& name,
     const std::vector<IValue>& arguments) {
   std::vector<Tensor> copied;
@@ -26,7 +26,7 @@ std::vector<Tensor> copies(
 
 // cuDNN's convolutions read all tensors in one order: channels last if the input or the weight has it, else contiguous
 // (cudnn_conv_suggest_memory_format in ATen/native/ConvUtils.h).
-std::vector<Tensor> convolution_copies(const std::string& name, const std::vector<IValue>& arguments) {
+std::vector<Tensor> make_convolution_copies(const std::string& name, const std::vector<IValue>& arguments) {
   const bool backward = name == "aten::convolution_backward";
   const Tensor &input = arguments[backward].toTensor(), &weight = arguments[backward + 1].toTensor();
   if (input.dim() != 4) return {};
@@ -38,9 +38,10 @@ std::vector<Tensor> convolution_copies(const std::string& name, const std::vecto
   return copied;
 }
 
-std::vector<Tensor> copies_before(const std::string& name, const std::vector<IValue>& arguments) {
+// Return the copies that an operation makes before it allocates its results.
+std::vector<Tensor> make_copies_before(const std::string& name, const std::vector<IValue>& arguments) {
   const bool convolves = name == "aten::convolution" || name == "aten::convolution_backward";
-  return convolves ? convolution_copies(name, arguments) : copies(kCopiedBefore, name, arguments);
+  return convolves ? make_convolution_copies(name, arguments) : make_copies(kCopiedBefore, name, arguments);
 }
 
 }  // namespace phantom

@@ -1,4 +1,4 @@
-"""Replacement of PyTorch's fused AdamW in host memory, and the key of optimizers there: logged, but not computed."""
+"""Updates by optimizers in host memory: they are logged, but not computed."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch
 
 
 def skip_fused_adamw(log: Callable[[str], None]) -> None:
-    """Replace PyTorch's fused AdamW: in host memory it computes nothing and is logged, on the GPU it is unchanged."""
+    """Replace PyTorch's fused AdamW. An update in host memory is only logged; an update on the GPU is unchanged."""
     fused = torch._fused_adamw_
 
     def fused_adamw(parameters: list[torch.Tensor], *arguments: Any, **options: Any) -> None:
@@ -22,5 +22,5 @@ def skip_fused_adamw(log: Callable[[str], None]) -> None:
 
 
 def cpu_update_key(parameters: torch.Tensor) -> str:
-    """Return the key of an update of ``parameters`` by an optimizer in host memory."""
+    """Return the key with which the log names an update of ``parameters`` by an optimizer in host memory."""
     return json.dumps(["host::adam", {"type": "Float", "sizes": [parameters.numel()], "host": 1}])

@@ -27,10 +27,10 @@ NCCL_VERSION = (2, 28, 9)
 CUDNN_DATA_TYPES = (torch.float16, torch.float32, torch.float64)
 CUDNN_MODES = ("RNN_RELU", "RNN_TANH", "LSTM", "GRU")
 """Kinds of recurrent layers in the order of cuDNN's numbers for them."""
-RELEASE_S = 0.01
-"""Time in which a thread of autograd releases its tensors."""
+RELEASE_WAIT_S = 0.01
+"""Seconds in which the threads of autograd release the last tensors of a backward pass."""
 _resize_on_host = torch.UntypedStorage.resize_
-_detect_on_host = torch.nn.modules.transformer._detect_is_causal_mask
+_detect_causal_mask_on_host = torch.nn.modules.transformer._detect_is_causal_mask
 
 
 class Stream:
@@ -53,13 +53,13 @@ class Stream:
         return hash(self.stream_id)
 
     def wait_stream(self, stream: Any) -> None:
-        self.phantom.make_stream_wait(self.stream_id, self.phantom.started_until_last_on(stream.stream_id))
+        self.phantom.make_stream_wait(self.stream_id, self.phantom.last_operation_on(stream.stream_id))
 
     def wait_event(self, event: Any) -> None:
         event.wait(self)
 
     def synchronize(self) -> None:
-        self.phantom.record_wait(self.phantom.started_until_last_on(self.stream_id))
+        self.phantom.record_wait(self.phantom.last_operation_on(self.stream_id))
 
     def query(self) -> bool:
         self.synchronize()
@@ -72,7 +72,7 @@ class Stream:
 
 
 class Event:
-    """An event that is always complete, so a query of it counts as a wait."""
+    """A CUDA event. ``query`` always returns True, so it counts as a wait of the host for the event."""
 
     phantom: ClassVar[Phantom]
 
@@ -80,7 +80,7 @@ class Event:
         self._recorded_at = 0
 
     def record(self, stream: Any = None) -> None:
-        self._recorded_at = self.phantom.started_until_last_on(_stream_id(self.phantom, stream))
+        self._recorded_at = self.phantom.last_operation_on(_stream_id(self.phantom, stream))
 
     def wait(self, stream: Any = None) -> None:
         self.phantom.make_stream_wait(_stream_id(self.phantom, stream), self._recorded_at)
@@ -97,7 +97,7 @@ class Event:
 
 
 class StreamContext:
-    """Context manager that allocates memory for a stream (torch.cuda.stream)."""
+    """Context manager (torch.cuda.stream). Allocations in its body are made for the stream."""
 
     def __init__(self, phantom: Phantom, stream: Stream | None) -> None:
         self._phantom, self._stream = phantom, stream
@@ -112,7 +112,7 @@ class StreamContext:
 
 
 class DeviceContext:
-    """Context manager for the only device (torch.cuda.device)."""
+    """Context manager (torch.cuda.device) that changes nothing, because there is a single device."""
 
     def __init__(self, device: Any = None) -> None:
         self.idx = self.prev_idx = 0
@@ -194,9 +194,9 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
 
 
 def _synchronize(phantom: Phantom) -> None:
-    """Log a wait for the GPU, during which the threads of autograd release the last tensors of a backward pass."""
+    """Log a wait for the GPU. Give the threads of autograd time to release the last tensors of a backward pass."""
     phantom.log_operation(json.dumps([WAIT]))
-    time.sleep(RELEASE_S)
+    time.sleep(RELEASE_WAIT_S)
 
 
 def _scatter_to_the_device(tensor: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
@@ -209,14 +209,14 @@ def _detect_causal_mask(mask: torch.Tensor | None, is_causal: bool | None = None
     A mask on the device has no values, and counts as causal if it is square and has the requested size.
     """
     if is_causal is not None or mask is None or mask.device.type != "cuda":
-        return _detect_on_host(mask, is_causal, size)
+        return _detect_causal_mask_on_host(mask, is_causal, size)
     return mask.shape[-1] == mask.shape[-2] == (size or mask.shape[-2])
 
 
 def _place_loaded_storages() -> None:
     """Make torch.load place storages on the device.
 
-    The function is registered only once, because torch cannot sort two functions of equal priority.
+    ``_load_storage`` is registered only once, because torch cannot sort two functions of equal priority.
     """
     registered = [deserialize for _, _, deserialize in torch.serialization._package_registry]
     if _load_storage not in registered:

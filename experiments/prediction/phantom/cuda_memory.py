@@ -1,4 +1,4 @@
-"""Replace the functions of torch.cuda and torch.accelerator that read memory with those of the phantom device."""
+"""Replace the memory statistics of torch.cuda and torch.accelerator with those of the phantom device."""
 
 from collections import defaultdict
 from collections.abc import Callable

@@ -6,7 +6,7 @@ import torch
 
 
 class Generator(torch.Generator):
-    """A generator for any device. For the phantom device, it draws on the host; nothing reads the numbers."""
+    """A generator for any device. For the phantom device, it draws numbers on the host, which nothing reads."""
 
     _requested: torch.device
 
@@ -45,5 +45,5 @@ def replace_random_functions() -> None:
 
 
 def make_no_operation() -> Any:
-    """Return a new function that does nothing. Each use needs its own, because torch compares functions by identity."""
+    """Return a new function that does nothing: not a shared one, because torch compares functions by identity."""
     return lambda *_, **__: None

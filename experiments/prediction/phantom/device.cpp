@@ -25,12 +25,12 @@ namespace at::native {
 REGISTER_CUDA_DISPATCH(_fused_sdp_choice_stub, &phantom::choose_attention)
 REGISTER_CUDA_DISPATCH(lstm_cudnn_stub, &phantom::lstm)
 REGISTER_CUDA_DISPATCH(lstm_packed_cudnn_stub, &phantom::lstm_packed)
-REGISTER_CUDA_DISPATCH(gru_cudnn_stub, &phantom::recurrent<phantom::kGru>)
-REGISTER_CUDA_DISPATCH(gru_packed_cudnn_stub, &phantom::recurrent_packed<phantom::kGru>)
-REGISTER_CUDA_DISPATCH(rnn_tanh_cudnn_stub, &phantom::recurrent<phantom::kTanh>)
-REGISTER_CUDA_DISPATCH(rnn_tanh_packed_cudnn_stub, &phantom::recurrent_packed<phantom::kTanh>)
-REGISTER_CUDA_DISPATCH(rnn_relu_cudnn_stub, &phantom::recurrent<phantom::kRelu>)
-REGISTER_CUDA_DISPATCH(rnn_relu_packed_cudnn_stub, &phantom::recurrent_packed<phantom::kRelu>)
+REGISTER_CUDA_DISPATCH(gru_cudnn_stub, &phantom::rnn<phantom::kGru>)
+REGISTER_CUDA_DISPATCH(gru_packed_cudnn_stub, &phantom::rnn_packed<phantom::kGru>)
+REGISTER_CUDA_DISPATCH(rnn_tanh_cudnn_stub, &phantom::rnn<phantom::kTanh>)
+REGISTER_CUDA_DISPATCH(rnn_tanh_packed_cudnn_stub, &phantom::rnn_packed<phantom::kTanh>)
+REGISTER_CUDA_DISPATCH(rnn_relu_cudnn_stub, &phantom::rnn<phantom::kRelu>)
+REGISTER_CUDA_DISPATCH(rnn_relu_packed_cudnn_stub, &phantom::rnn_packed<phantom::kRelu>)
 }
 namespace at {
 using PhantomHooks = phantom::Hooks;
@@ -41,8 +41,9 @@ TORCH_LIBRARY_IMPL(_, CUDA, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&phantom::run>());
 }
 
-// Replace the CUDA kernels of a library's operations with the fallback, if there are any. Operations on lists of tensors
-// have one kernel for the whole list on a GPU, and are not split here either.
+// Replace the CUDA kernels of a library's operations with the fallback. Operations on lists of tensors (_foreach) get
+// the fallback even without a CUDA kernel: a GPU has one kernel for the whole list, and PyTorch's build without CUDA
+// would split the list.
 void replace_kernels(const std::string& library) {
   auto& dispatcher = c10::Dispatcher::singleton();
   auto* kept = new std::vector<c10::RegistrationHandleRAII>;
@@ -113,8 +114,7 @@ void replace_writes_on_host() {
 
 extern "C" {
 
-// Set the properties of the card: its attention kernels, the size of a cuBLAS workspace in bytes, its multiprocessors,
-// and the generation of PyTorch's own attention kernels.
+// Register the device with PyTorch at the first call. Set the properties of the card (CardProperties in card.h).
 void phantom_install(
     int64_t flash, int64_t efficient, int64_t bfloat_efficient, int64_t cudnn_width,
     int64_t workspace_bytes, int64_t multiprocessors, int64_t attention_generation) {
@@ -173,8 +173,8 @@ void phantom_replay(int64_t capacity, int64_t* out) {
   phantom::CachingAllocator allocator(capacity);
   std::unordered_map<int64_t, int64_t> addresses;
   std::multimap<int64_t, int64_t> in_use;  // number of operations that must be executed -> released allocation
-  int64_t highest = -1, at = 0, failed = -1, requested = 0;
-  for (size_t index = 0; index < device_log.events.size() && failed < 0; ++index) {
+  int64_t highest = -1, highest_event = 0, failed_event = -1, requested = 0;
+  for (size_t index = 0; index < device_log.events.size() && failed_event < 0; ++index) {
     const auto& event = device_log.events[index];
     if (phantom::repeat_on_cache(event, allocator)) continue;
     if (event.bytes == phantom::kRelease || event.bytes == phantom::kReleaseInUse) {
@@ -191,20 +191,21 @@ void phantom_replay(int64_t capacity, int64_t* out) {
     }
     if (!device_log.selects(event)) continue;
     for (; !in_use.empty() && device_log.clocks.gpu_has_executed(in_use.begin()->first, event.started); in_use.erase(in_use.begin()))
-      allocator.finish(in_use.begin()->second);
+      allocator.free_after_use(in_use.begin()->second);
     try {
       addresses[event.id] = allocator.allocate(event.bytes, event.stream);
     } catch (const phantom::OutOfMemory& full) {
-      failed = static_cast<int64_t>(index);
+      failed_event = static_cast<int64_t>(index);
       requested = full.requested;
     }
     if (allocator.allocated() > highest) {
       highest = allocator.allocated();
-      at = static_cast<int64_t>(index);
+      highest_event = static_cast<int64_t>(index);
     }
   }
   const int64_t values[] = {
-      allocator.peak_allocated(), allocator.peak_reserved(), allocator.retries(), at, failed, requested};
+      allocator.peak_allocated(), allocator.peak_reserved(), allocator.retries(), highest_event, failed_event,
+      requested};
   std::copy(std::begin(values), std::end(values), out);
 }
 
@@ -287,7 +288,7 @@ void phantom_on_large_allocation(void (*call)()) { phantom::on_large_allocation 
 // Log an operation that is not one of PyTorch's, such as a collective operation.
 void phantom_log_operation(const char* key) { phantom::log_key(key); }
 
-int64_t phantom_executed() { return phantom::started_operations(); }
+int64_t phantom_operation_count() { return phantom::started_operations(); }
 
 // Write the numbers of the keys of the operations `begin` to `end` - 1, and whether each was recomputed.
 void phantom_operations(int64_t begin, int64_t end, int64_t* out, bool* recomputed) {
@@ -331,13 +332,13 @@ int64_t phantom_flash_scratch(const int64_t* sizes, bool backward, double dropou
   return static_cast<int64_t>(scratch.size());
 }
 
-// Return the number of operations up to the last one that a stream executes, or waits for.
-int64_t phantom_started_until_last_on(int64_t stream) { return phantom::started_operations_until_last_on(stream); }
+// Return the number of the last operation that a stream executes or waits for, counted from 1; 0: none.
+int64_t phantom_last_operation_on(int64_t stream) { return phantom::last_operation_on(stream); }
 
 // Make a stream wait until the GPU has executed the first `operations` operations.
 void phantom_make_stream_wait(int64_t stream, int64_t operations) { phantom::make_stream_wait(stream, operations); }
 
-// Return whether a block was released that another stream may still have used.
+// Return whether the program released a block that another stream may still have used.
 bool phantom_released_in_use() {
   auto& device_log = phantom::log();
   std::lock_guard<std::mutex> lock(device_log.mutex);
@@ -345,18 +346,19 @@ bool phantom_released_in_use() {
   return std::any_of(events.begin(), events.end(), [](const auto& event) { return event.bytes == phantom::kReleaseInUse; });
 }
 
-// Replay the log from now on without the clocks that were set before.
+// Remove all points from the clocks of replays.
 void phantom_clear_clocks() { phantom::log().clocks.clear(); }
 
-// Replay the log from now on with clocks that have this point. The points must have ascending numbers of operations.
+// Add a point to the clocks of replays (Clocks in clocks.h). Add the points in the order of their numbers of
+// operations.
 void phantom_add_clock_point(int64_t operations, double host_s, double gpu_s) {
   phantom::log().clocks.add(operations, host_s, gpu_s);
 }
 
 // Allocate from this private pool from now on, in all threads; 0: from the pools of streams.
-void phantom_set_pool(int64_t pool) { phantom::current_pool = pool ? phantom::kPrivatePools + pool : 0; }
+void phantom_set_pool(int64_t pool) { phantom::current_pool = pool ? phantom::kFirstPrivatePool + pool : 0; }
 
-void phantom_end_pool(int64_t pool) { phantom::end_pool(phantom::kPrivatePools + pool); }
+void phantom_end_pool(int64_t pool) { phantom::end_pool(phantom::kFirstPrivatePool + pool); }
 
 int64_t phantom_set_stream(int64_t stream) {
   std::swap(phantom::current_stream, stream);

@@ -1,8 +1,8 @@
 """Values that ranks send each other, and the store that they share.
 
-These are the values in host memory, and small tensors of integers on the GPU, whose values the device stores in host
-memory. Ranks are traced one after the other, in processes of their own. What a rank writes stays in a folder, where
-higher ranks read it. A lower rank cannot know what a higher one sends.
+Ranks exchange the values of tensors in host memory, and of small tensors of integers on the GPU. Other tensors on the
+GPU have no values. The ranks are traced one after the other, each in its own process. A rank writes the values that it
+sends to files, which higher ranks read. A rank cannot know what a higher rank sends.
 """
 
 import ctypes
@@ -30,17 +30,17 @@ REDUCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "BOR": torch.bitwise_or,
     "BXOR": torch.bitwise_xor,
 }
-"""The function of two ranks' values for each reduction of gloo. In all other reductions, a rank keeps its own value."""
-LARGE_BYTES = 16 * 2**20
-"""Size from which tensors of numbers in host memory have no values (kLargeOnHost in host.h)."""
-GPU_TYPES = {torch.bool, torch.int16, torch.int32, torch.int64}
-"""Data types whose values the device stores (has_values in log.h)."""
+"""The function that combines two ranks' values, by reduction of gloo. In other reductions, a rank keeps its value."""
+LARGE_HOST_BYTES = 16 * 2**20
+"""Size from which tensors in host memory have no values, unless their elements are bytes (kLargeOnHost in host.h)."""
+STORED_GPU_TYPES = {torch.bool, torch.int16, torch.int32, torch.int64}
+"""Data types of the tensors on the GPU that have values (has_values in log.h)."""
 LARGE_GPU_BYTES = 2**20
 """Size from which integers on the GPU are not exchanged: they are data, and not counts or shapes."""
 
 
 class RankStore(c10d.Store):
-    """A store of the ranks of a launch, whose values are files in ``folder``. Waiting for a key ends at once.
+    """A store that all ranks of a program share. Its values are files in ``folder``. Waiting for a key ends at once.
 
     The caller must keep a reference to the store, because PyTorch keeps none.
     """
@@ -80,7 +80,7 @@ class RankStore(c10d.Store):
         return desired
 
     def _value_or_empty(self, key: str) -> bytes:
-        """Return the value of a key, which is empty if no rank has set it."""
+        """Return the value of a key; empty if no rank has set the key."""
         return self.get(key) if self.check([key]) else b""
 
     def check(self, keys: Sequence[str]) -> bool:
@@ -97,12 +97,13 @@ class RankStore(c10d.Store):
     def wait(self, *_: Any) -> None: ...
 
 
-class HostExchange:
-    """The known values that the ranks of a group send each other.
+class ValueExchange:
+    """Exchange of the known values that the ranks of a group send each other.
 
-    store: a store of this group of ``size`` ranks. A value that a higher rank sends is unknown: a gather or a reduction
-    takes this rank's own value instead, an exchange between all ranks takes what this rank sends there, and other
-    operations receive zeros in host memory, and leave tensors on the GPU unchanged.
+    store: a store that only this group uses. size: number of ranks of the group. The value that a higher rank sends is
+    unknown. In place of it, a gather or a reduction uses this rank's own value, and ``exchange_all`` uses the value
+    that this rank sends to that rank. Other operations receive zeros in host memory, and leave tensors on the GPU
+    unchanged.
     """
 
     def __init__(self, store: dist.Store, rank: int, size: int, phantom: Phantom) -> None:
@@ -161,31 +162,32 @@ class HostExchange:
             self._receive(f"{key}/{self._rank}", root, received, output)
 
     def send(self, tensor: torch.Tensor, receiver: int, tag: int) -> None:
-        key = self._message(self._rank, receiver, tag)
+        key = self._next_message_key(self._rank, receiver, tag)
         for value in self._known_values([tensor]):
             self._write(key, value)
 
     def receive(self, tensor: torch.Tensor, sender: int, tag: int) -> None:
-        key = self._message(sender, self._rank, tag)
+        key = self._next_message_key(sender, self._rank, tag)
         for received in self._known_values([tensor]):
             self._receive(key, sender, received, tensor)
 
     def _known_values(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Return tensors in host memory with the same values, which they share; [] if one has unknown values."""
+        """Return a view of each tensor's values in host memory; [] if the values of any tensor are unknown."""
         known = all(
-            _have_values(tensor) and (not tensor.is_cuda or self._phantom.has_values(tensor.untyped_storage()._cdata))
+            _can_be_exchanged(tensor)
+            and (not tensor.is_cuda or self._phantom.has_values(tensor.untyped_storage()._cdata))
             for tensor in tensors
         )
         return [_in_host_memory(tensor) for tensor in tensors] if known else []
 
-    def _message(self, sender: int, receiver: int, tag: int) -> str:
+    def _next_message_key(self, sender: int, receiver: int, tag: int) -> str:
         """Return the key of the next message between two ranks."""
         between = f"{sender}-{receiver}-{tag}"
         self._messages[between] += 1
         return f"{between}/{self._messages[between]}"
 
     def _receive(self, key: str, sender: int, values: torch.Tensor, output: torch.Tensor) -> None:
-        """Fill ``values``, which are those of ``output``, with what a rank has sent."""
+        """Fill ``values``, the view of ``output`` in host memory, with what ``sender`` has sent under ``key``."""
         known = sender <= self._rank and self._read(key, values)
         if not known and not output.is_cuda:
             values.zero_()
@@ -194,23 +196,23 @@ class HostExchange:
         self._store.set(key, _to_bytes(tensor))  # type: ignore[arg-type]
 
     def _read(self, key: str, output: torch.Tensor) -> bool:
-        """Fill ``output`` with the value of a key; return whether there is one."""
+        """Fill ``output`` with the value of a key. Return whether the key has a value."""
         exists = self._store.check([key])
         if exists:
             _fill(output, self._store.get(key))
         return exists
 
 
-def _have_values(tensor: torch.Tensor) -> bool:
-    """Return whether a tensor can have values that are exchanged. Bytes in host memory (objects) always have values."""
+def _can_be_exchanged(tensor: torch.Tensor) -> bool:
+    """Return whether ranks exchange the values of such a tensor. Bytes in host memory (objects) always have values."""
     size = tensor.untyped_storage().nbytes()
     if tensor.is_cuda:
-        return tensor.dtype in GPU_TYPES and size < LARGE_GPU_BYTES
-    return tensor.dtype == torch.uint8 or size < LARGE_BYTES
+        return tensor.dtype in STORED_GPU_TYPES and size < LARGE_GPU_BYTES
+    return tensor.dtype == torch.uint8 or size < LARGE_HOST_BYTES
 
 
 def _in_host_memory(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor in host memory with the values of a tensor, which it shares."""
+    """Return a view of the values of ``tensor`` in host memory."""
     if not tensor.is_cuda:
         return tensor
     if not tensor.numel():
@@ -230,9 +232,9 @@ def _to_bytes(tensor: torch.Tensor) -> bytes:
 
 
 def _fill(output: torch.Tensor, content: bytes) -> None:
-    """Write bytes to a tensor.
+    """Write ``content`` to ``output``.
 
-    Their number may differ from the tensor's, if the sender knows fewer ranks than this rank.
+    The sizes differ if the sender knows fewer ranks than this rank. Then, only the bytes that fit are written.
     """
     target = memoryview(_bytes_of(output))
     size = min(len(target), len(content))
@@ -240,7 +242,7 @@ def _fill(output: torch.Tensor, content: bytes) -> None:
 
 
 def receive_unknown_objects_as_none() -> None:
-    """Make PyTorch return None for an object from a higher rank. It is unknown, and its size is received as 0."""
+    """Make PyTorch return None for an object from a higher rank. Such an object is unknown, and has the size 0."""
     read = dist.distributed_c10d._tensor_to_object
 
     def tensor_to_object(tensor: torch.Tensor, size: int, group: Any) -> Any:

@@ -32,23 +32,23 @@ def import_bitsandbytes(phantom: Phantom) -> None:
     setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)  # noqa: B010 - the stubs have it only with CUDA
     with (
         patch.object(ctypes.cdll, "LoadLibrary", lambda _: EmptyLibrary()),
-        patch.object(torch.library, "register_kernel", functools.partial(_register_logged, phantom)),
+        patch.object(torch.library, "register_kernel", functools.partial(_register_logged_kernel, phantom)),
     ):
         import bitsandbytes
     bitsandbytes.functional.get_paged = _allocate_paged
 
 
-def _register_logged(phantom: Phantom, name: str, device_types: Any, function: Any = None) -> Any:
-    """Register a kernel as torch.library.register_kernel does; if it is for CUDA, it is logged when it has run."""
+def _register_logged_kernel(phantom: Phantom, name: str, device_types: Any, function: Any = None) -> Any:
+    """Register a kernel as torch.library.register_kernel does. Each call of a kernel for CUDA is logged."""
     if function is None:
-        return functools.partial(_register_logged, phantom, name, device_types)
+        return functools.partial(_register_logged_kernel, phantom, name, device_types)
 
     @functools.wraps(function)
     def run_and_log(*arguments: Any, **options: Any) -> Any:
-        executed = phantom.executed()
+        count_before = phantom.operation_count()
         result = function(*arguments, **options)
-        if name == MATRIX_PRODUCT and phantom.executed() > executed:
-            phantom.log_operation(_dequantization(*arguments, **options))
+        if name == MATRIX_PRODUCT and phantom.operation_count() > count_before:
+            phantom.log_operation(_dequantization_key(*arguments, **options))
         else:
             phantom.log_operation(operation_key(name, [*arguments, *options.values()]))
         return result
@@ -57,10 +57,10 @@ def _register_logged(phantom: Phantom, name: str, device_types: Any, function: A
     return function
 
 
-def _dequantization(
+def _dequantization_key(
     inputs: torch.Tensor, weight: torch.Tensor, shape: Any, absmax: Any, blocksize: int, kind: str, *_: Any, **__: Any
 ) -> str:
-    """Return the key of the dequantization of a weight. PyTorch then computes the product, because it has many rows."""
+    """Return the key of the dequantization of a weight, after which PyTorch computes a product with many rows."""
     return operation_key("bitsandbytes::dequantize_4bit", [weight, absmax, blocksize, kind, list(shape), inputs.dtype])
 
 

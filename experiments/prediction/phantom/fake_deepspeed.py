@@ -32,10 +32,10 @@ def replace_deepspeed_optimizers(log: Callable[[str], None]) -> None:
     }
     for name, module in replacements.items():
         getattr(op_builder, name).load = lambda _, *__, module=module, **___: module
-    _name_missing_replacements()
+    _reject_other_gpu_modules()
 
 
-def _name_missing_replacements() -> None:
+def _reject_other_gpu_modules() -> None:
     """Make DeepSpeed raise InputError for a module that it compiles for the GPU and that has no replacement."""
     from deepspeed.ops.op_builder.builder import CUDAOpBuilder, MissingCUDAException
 
@@ -62,7 +62,7 @@ def _cpu_optimizer(name: str, log: Callable[[str], None]) -> SimpleNamespace:
 
 
 def _update_on_gpu(chunk: int, overflow: torch.Tensor, tensors: TensorLists, *_: Any) -> None:
-    """Update parameters in place. tensors: gradients, parameters, and a list for each state of the optimizer."""
+    """Run PyTorch's fused AdamW. tensors: gradients, parameters, and a list for each state of the optimizer."""
     gradients, parameters, *states = tensors
     averages, squares = [*states, []][:2]
     with torch.no_grad():

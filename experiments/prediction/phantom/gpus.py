@@ -11,8 +11,9 @@ from experiments.prediction.phantom.library import Phantom
 def simulate_gpus(phantom: Phantom, count: int) -> None:
     """Show ``count`` GPUs to this process. Each part of a model allocates on the GPU that accelerate runs it on.
 
-    For PyTorch, all tensors are on the first GPU. Therefore, accelerate moves tensors only between parts on different
-    GPUs, and not in each module. Memory outside of the parts, such as memory for sampling tokens, is on the first GPU.
+    PyTorch sees all tensors on the first GPU, so accelerate would copy the inputs of every module on another GPU. The
+    replaced hooks copy tensors only between parts on different GPUs. Memory outside of the parts, such as memory for
+    sampling tokens, is on the first GPU.
     """
     torch.cuda.device_count = lambda: count
     original_pre_forward, original_post_forward = AlignDevicesHook.pre_forward, AlignDevicesHook.post_forward

@@ -19,9 +19,9 @@
 
 namespace phantom {
 
-// Large host tensors only reserve address space: nothing writes to them, but their sizes count. In pinned memory,
-// smaller tensors already count as large, because offloading keeps many activations there. Integers of this size are
-// written in pinned memory nevertheless, because masks are read.
+// Large host tensors only reserve address space: nothing writes to them, but their sizes count. Pinned tensors are
+// large from a smaller size, because offloading keeps many activations in pinned memory. Pinned integers between both
+// sizes are written nevertheless, because programs read masks.
 constexpr size_t kLargeOnHost = 16 * kMiB, kLargePinned = kMiB;
 
 std::atomic<bool> host_memory_counted{false};

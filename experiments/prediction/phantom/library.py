@@ -22,7 +22,7 @@ from experiments.suites.attention_kernels import KernelProperties
 
 SOURCES = Path(__file__).parent
 OLDEST_VERSIONS = {"torch": ("PyTorch", 2, 9), "transformers": ("Transformers", 5, 0)}
-"""The name of a package, and its oldest version that predictions were tested with (older Transformers: the labs')."""
+"""By package: its name in messages, and the oldest version (major, minor) that predictions were tested with."""
 CALLBACK_TYPE = ctypes.CFUNCTYPE(None)
 NO_CALLBACK = CALLBACK_TYPE()
 
@@ -54,7 +54,8 @@ class LiveAllocation(NamedTuple):
 class FlashSizes(NamedTuple):
     """Sizes of a flash attention. If texts are concatenated, ``length`` and ``key_length`` are those of all texts.
 
-    element: bytes of an element. concatenated: whether texts of different lengths are concatenated.
+    width: elements of a head. element: bytes of an element. concatenated: whether texts of different lengths are
+    concatenated.
     """
 
     batch: int
@@ -74,10 +75,10 @@ class Phantom:
         self._library = library
         self._large_allocation_callback = NO_CALLBACK
         self.waits: list[tuple[int, int]] = []
-        """The host's waits for events: the number of operations that it had started, and of those it waited for."""
+        """Waits of the host for the GPU. For each: the number of operations started, and of those it waited for."""
 
     def install(self, kernels: KernelProperties) -> None:
-        """Use the kernels of a card."""
+        """Register the device with PyTorch at the first call. Use the kernels of a card from now on."""
         self._library.phantom_install(
             ctypes.c_int64(kernels.flash),
             ctypes.c_int64(kernels.memory_efficient),
@@ -89,7 +90,7 @@ class Phantom:
         )
 
     def replace_kernels(self, library: str) -> None:
-        """Let the phantom device run the operations of another library than PyTorch, in place of their CUDA kernels."""
+        """Replace the CUDA kernels of a library other than PyTorch, such as torchvision, with the phantom device."""
         self._library.phantom_replace_kernels(library.encode())
 
     def stats(self) -> tuple[int, int, int, int, int]:
@@ -176,9 +177,9 @@ class Phantom:
         """Return the sizes, in bytes, of the blocks that a backward pass of flash attention allocates and frees."""
         return self._flash_scratch(sizes, backward=True, dropout=0.0, deterministic=deterministic)
 
-    def executed(self) -> int:
+    def operation_count(self) -> int:
         """Return the number of operations that the device has executed."""
-        return int(self._library.phantom_executed())
+        return int(self._library.phantom_operation_count())
 
     def keys(self, begin: int, end: int) -> tuple[list[str], list[bool]]:
         """Return the keys of the executed operations, from number ``begin`` to before ``end``, in their order.
@@ -202,9 +203,9 @@ class Phantom:
         """Record that operations on this stream use the storage at this C++ address."""
         self._library.phantom_record_use(ctypes.c_void_p(storage), ctypes.c_int64(stream))
 
-    def started_until_last_on(self, stream: int) -> int:
-        """Return the number of operations up to the last one that a stream executes, or waits for."""
-        return int(self._library.phantom_started_until_last_on(ctypes.c_int64(stream)))
+    def last_operation_on(self, stream: int) -> int:
+        """Return the number of the last operation that a stream executes or waits for, counted from 1; 0: none."""
+        return int(self._library.phantom_last_operation_on(ctypes.c_int64(stream)))
 
     def make_stream_wait(self, stream: int, operations: int) -> None:
         """Make a stream wait until the GPU has executed the first ``operations`` operations."""
@@ -212,18 +213,18 @@ class Phantom:
 
     def record_wait(self, operations: int) -> None:
         """Record that the host waits until the GPU has executed the first ``operations`` operations."""
-        self.waits.append((self.executed(), operations))
+        self.waits.append((self.operation_count(), operations))
 
     def released_in_use(self) -> bool:
-        """Return whether a block was released that another stream may still have used."""
+        """Return whether the program released a block that another stream may still have used."""
         return bool(self._library.phantom_released_in_use())
 
     def set_clocks(self, points: Sequence[tuple[int, float, float]]) -> None:
         """Use these clocks in replays from now on.
 
-        points: a number of operations, and the times, in seconds, at which the host has started them and the GPU has
-        executed them. In a replay, a block that other streams use is free when the GPU has executed the operations that
-        the host had started on these streams before the release. Without any points, it is free at its release.
+        Each point is a number of operations, and the times in seconds at which the host has started them and the GPU
+        has executed them. In a replay, a released block that other streams use becomes free when the GPU has executed
+        the operations that these streams had at the release. Without points, the block is free at its release.
         """
         self._library.phantom_clear_clocks()
         for operations, host_s, gpu_s in points:
@@ -286,9 +287,9 @@ def load(cache: Path) -> Phantom:
     library.phantom_set_stream.restype = ctypes.c_int64
     library.phantom_has_values.restype = ctypes.c_bool
     library.phantom_released_in_use.restype = ctypes.c_bool
-    library.phantom_started_until_last_on.restype = ctypes.c_int64
+    library.phantom_last_operation_on.restype = ctypes.c_int64
     library.phantom_host_peak.restype = ctypes.c_int64
-    library.phantom_executed.restype = ctypes.c_int64
+    library.phantom_operation_count.restype = ctypes.c_int64
     library.phantom_operation_key.restype = ctypes.c_char_p
     library.phantom_live_allocations.restype = ctypes.c_int64
     return Phantom(library)
@@ -306,7 +307,7 @@ def reject_old_packages(installed: Mapping[str, str]) -> None:
 
 
 def compiled_library(cache: Path, torch: Path) -> Path:
-    """Return the library for the installed torch; compile it if it is not cached. Concurrent callers wait."""
+    """Return the path of the library for the installed torch. Compile it if it is missing; concurrent callers wait."""
     sources = sorted([*SOURCES.glob("*.h"), *SOURCES.glob("*.cpp")])
     version = importlib.metadata.version("torch")
     digest = hashlib.sha256(b"".join([version.encode(), *(path.read_bytes() for path in sources)])).hexdigest()[:12]

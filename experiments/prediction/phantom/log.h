@@ -23,7 +23,7 @@ using c10::IValue;
 using c10::Stream;
 
 const Device kDevice(DeviceType::CUDA, 0);
-constexpr int64_t kMaxHostBacked = int64_t{1} << 28;
+constexpr int64_t kMaxHostBacked = int64_t{1} << 28;  // bytes of the largest storage whose values are stored
 
 struct Event {
   int64_t id;
@@ -33,13 +33,14 @@ struct Event {
   int64_t started;  // number of operations that the host had started before; see kReleaseInUse
 };
 
-// kReleaseInUse: operations on other streams than that of the allocation may still use the block. `started` counts the
-// operations up to the last one on these streams.
+// kReleaseInUse: operations on other streams than that of the allocation may still use the block. `started` is the
+// number of the last operation on these streams.
 constexpr int64_t kRelease = -1, kEmptyCache = -2, kReleaseInUse = -3, kEndPool = -4, kAllGpus = -1;
 
-// Numbers of operations that the host has started: all, and those up to the last one on a stream. Defined in work.h.
+// Number of operations that the host has started, and number of the last one on a stream (counted from 1; 0: none).
+// Defined in work.h.
 int64_t started_operations();
-int64_t started_operations_until_last_on(int64_t stream);
+int64_t last_operation_on(int64_t stream);
 
 struct Log {
   std::mutex mutex;
@@ -48,8 +49,8 @@ struct Log {
   std::unordered_map<int64_t, int64_t> tags;           // allocation -> category
   std::unordered_map<const void*, int64_t> by_pointer;  // data pointer in use -> allocation
   int64_t allocations = 0;
-  int64_t selected_gpu = kAllGpus;  // GPU that analyses of the log are about
-  Clocks clocks;                    // of the card that replays of the log are about
+  int64_t selected_gpu = kAllGpus;  // the only GPU whose allocations are analyzed and replayed
+  Clocks clocks;                    // of the card for which the log is replayed
   bool selects(const Event& event) const { return selected_gpu == kAllGpus || event.bytes < 0 || event.gpu == selected_gpu; }
 };
 
@@ -70,13 +71,14 @@ std::unordered_map<int64_t, int64_t> bytes_alive_after(const Log& device_log, in
 
 thread_local int64_t current_stream = 0;
 
-// A process may use several GPUs. For PyTorch, all its tensors are on one; the log has the GPU of each allocation.
+// GPU on which this thread allocates. PyTorch sees all tensors of a process on one GPU; only the log knows their GPUs.
 thread_local int64_t current_gpu = 0;
 
 // Private pool that a graph is captured in; 0: no graph is captured. All threads of a capture allocate from it.
 std::atomic<int64_t> current_pool{0};
 
-// One of several ranks uses only the GPU of its own number, which is the first of the log.
+// Whether all GPU numbers mean the first GPU. Each of several ranks uses a single GPU, whose number depends on the
+// rank.
 std::atomic<bool> ignores_gpu_numbers{false};
 
 struct Block {
@@ -98,7 +100,7 @@ void empty_cache() {
   device_log.events.push_back({0, kEmptyCache, 0, 0, 0});
 }
 
-// No graph uses this private pool any longer.
+// End a private pool that no graph uses any longer.
 void end_pool(int64_t pool) {
   Log& device_log = log();
   std::lock_guard<std::mutex> lock(device_log.mutex);
@@ -116,7 +118,7 @@ bool repeat_on_cache(const Event& event, CachingAllocator& allocator) {
 void release(void* context) {
   auto* block = static_cast<Block*>(context);
   int64_t started = 0;
-  for (const int64_t stream : block->other_streams) started = std::max(started, started_operations_until_last_on(stream));
+  for (const int64_t stream : block->other_streams) started = std::max(started, last_operation_on(stream));
   Log& device_log = log();
   std::lock_guard<std::mutex> lock(device_log.mutex);
   device_log.allocator.release(block->address);
@@ -161,13 +163,14 @@ struct Allocator final : c10::Allocator {
   const bool with_values_;
 };
 
-Allocator allocator_without_values(false), values(true);
+Allocator allocator_without_values(false), allocator_with_values(true);
 
+// Return whether the device stores the values of tensors of this type.
 bool has_values(c10::ScalarType type) {
   return type == at::kBool || type == at::kLong || type == at::kInt || type == at::kShort;
 }
 
-c10::Allocator* allocator_of(c10::ScalarType type) { return has_values(type) ? &values : &allocator_without_values; }
+c10::Allocator* allocator_of(c10::ScalarType type) { return has_values(type) ? &allocator_with_values : &allocator_without_values; }
 
 bool is_on_device(const Tensor& tensor) { return tensor.defined() && tensor.device().type() == DeviceType::CUDA; }
 

@@ -1,6 +1,7 @@
 """Meta functions (they compute the shapes of results) that PyTorch lacks, or whose memory order differs from a GPU's.
 
-Without values, the number of distinct elements is unknown. The functions assume that all elements are distinct.
+The number of distinct elements of a tensor without values is unknown. The functions for torch.unique assume that all
+elements are distinct.
 """
 
 from typing import Any
@@ -54,7 +55,7 @@ def _gru_cell(
 def _gru_cell_backward(
     gradient: torch.Tensor, workspace: torch.Tensor, has_bias: bool
 ) -> tuple[torch.Tensor | None, ...]:
-    """Return five gradients: of the gates' parts from input and state, of the state, of the biases of both parts."""
+    """Return the gradients of the input's gates, the state's gates, the state, and the two biases."""
     batch, size = gradient.shape
     gates = [workspace.new_empty(batch, 3 * size) for _ in range(2)]
     biases = [workspace.new_empty(3 * size) if has_bias else None for _ in range(2)]
@@ -67,7 +68,7 @@ def _unique(
     return_inverse: bool = False,
     return_counts: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return _distinct(values.new_empty(values.numel()), values.shape, return_inverse, return_counts)
+    return _unique_results(values.new_empty(values.numel()), values.shape, return_inverse, return_counts)
 
 
 def _unique_dim(
@@ -77,7 +78,7 @@ def _unique_dim(
     return_inverse: bool = False,
     return_counts: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return _distinct(torch.empty_like(values), torch.Size([values.shape[dim]]), return_inverse, return_counts)
+    return _unique_results(torch.empty_like(values), torch.Size([values.shape[dim]]), return_inverse, return_counts)
 
 
 def _unique_consecutive(
@@ -88,10 +89,10 @@ def _unique_consecutive(
     return _unique_dim(values, dim, return_inverse=return_inverse, return_counts=return_counts)
 
 
-def _distinct(
-    values: torch.Tensor, positions: torch.Size, return_inverse: bool, return_counts: bool
+def _unique_results(
+    values: torch.Tensor, inverse_shape: torch.Size, return_inverse: bool, return_counts: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the distinct values, and their positions and counts if they are requested, else empty tensors."""
-    inverse = values.new_empty(positions if return_inverse else 0, dtype=torch.int64)
-    counts = values.new_empty(positions.numel() if return_counts else 0, dtype=torch.int64)
+    """Return the distinct values, inverse indices and counts. Tensors that are not requested are empty."""
+    inverse = values.new_empty(inverse_shape if return_inverse else 0, dtype=torch.int64)
+    counts = values.new_empty(inverse_shape.numel() if return_counts else 0, dtype=torch.int64)
     return values, inverse, counts

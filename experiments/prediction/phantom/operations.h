@@ -12,7 +12,7 @@ namespace phantom {
 
 Tensor& copy_(Tensor& self, const Tensor& source, bool non_blocking) {
   TORCH_CHECK(at::is_expandable_to(source.sizes(), self.sizes()), "copy_: sizes ", source.sizes(), " and ", self.sizes());
-  if (self.numel()) log_own("aten::copy_.default", self, source, non_blocking);
+  if (self.numel()) log_operation("aten::copy_.default", self, source, non_blocking);
   if (has_readable_values(self) && has_readable_values(source)) {
     on_host(self).copy_(on_host(source));
   } else if (const auto value = known_constant(source); value && is_on_device(self) && has_readable_values(self)) {
@@ -28,14 +28,14 @@ Tensor& copy_(Tensor& self, const Tensor& source, bool non_blocking) {
 }
 
 at::Scalar local_scalar(const Tensor& self) {
-  log_own("aten::_local_scalar_dense.default", self);
+  log_operation("aten::_local_scalar_dense.default", self);
   if (has_readable_values(self)) return on_host(self).item();
   return at::isFloatingType(self.scalar_type()) ? at::Scalar(0.0) : at::Scalar(0);
 }
 
 // The result has as many elements as the mask has true elements, or all elements if the mask's values are unknown.
 Tensor masked_select(const Tensor& self, const Tensor& mask) {
-  log_own("aten::masked_select.default", self, mask);
+  log_operation("aten::masked_select.default", self, mask);
   const auto sizes = at::infer_size(self.sizes(), mask.sizes());
   const Tensor chosen = (has_readable_values(mask) ? on_host(mask) : at::ones(mask.sizes(), at::kBool)).expand(sizes);
   if (has_readable_values(self)) return from_host(on_host(self).masked_select(chosen));
@@ -43,7 +43,7 @@ Tensor masked_select(const Tensor& self, const Tensor& mask) {
 }
 
 bool equal(const Tensor& self, const Tensor& other) {
-  log_own("aten::equal.default", self, other);
+  log_operation("aten::equal.default", self, other);
   if (self.sizes() != other.sizes()) return false;
   return !has_readable_values(self) || !has_readable_values(other) || at::equal(on_host(self), on_host(other));
 }
@@ -87,7 +87,7 @@ Tensor empty_like_if(bool wanted, const std::optional<Tensor>& tensor) {
 std::tuple<Tensor, Tensor, Tensor> native_layer_norm(
     const Tensor& input, c10::IntArrayRef normalized, const std::optional<Tensor>& weight,
     const std::optional<Tensor>& bias, double epsilon) {
-  log_own("aten::native_layer_norm.default", input, normalized.vec(), weight, bias, epsilon);
+  log_operation("aten::native_layer_norm.default", input, normalized.vec(), weight, bias, epsilon);
   const Tensor input_copy = input.contiguous();
   std::vector<int64_t> sizes(input.sizes().begin(), input.sizes().end() - normalized.size());
   sizes.resize(input.dim(), 1);
@@ -100,7 +100,7 @@ std::tuple<Tensor, Tensor, Tensor> native_layer_norm_backward(
     const Tensor& gradient, const Tensor& input, c10::IntArrayRef normalized, const Tensor& mean, const Tensor& deviation,
     const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, std::array<bool, 3> wanted) {
   const c10::List<bool> outputs{wanted[0], wanted[1], wanted[2]};
-  log_own("aten::native_layer_norm_backward.default", gradient, input, normalized.vec(), mean, deviation, weight, bias, outputs);
+  log_operation("aten::native_layer_norm_backward.default", gradient, input, normalized.vec(), mean, deviation, weight, bias, outputs);
   const Tensor input_copy = input.contiguous();
   const std::tuple<Tensor, Tensor, Tensor> results{
       empty_like_if(wanted[0], input), empty_like_if(wanted[1], weight), empty_like_if(wanted[2], bias)};
@@ -108,19 +108,19 @@ std::tuple<Tensor, Tensor, Tensor> native_layer_norm_backward(
   return results;
 }
 
-std::tuple<Tensor, Tensor> native_dropout(const Tensor& input, double share, std::optional<bool> training) {
-  log_own("aten::native_dropout.default", input, share, training);
+std::tuple<Tensor, Tensor> native_dropout(const Tensor& input, double probability, std::optional<bool> training) {
+  log_operation("aten::native_dropout.default", input, probability, training);
   const Tensor kept = at::empty_like(input, input.options().dtype(at::kBool));
   return {at::empty_like(input), kept};
 }
 
 Tensor native_dropout_backward(const Tensor& gradient, const Tensor& kept, double scale) {
-  log_own("aten::native_dropout_backward.default", gradient, kept, scale);
+  log_operation("aten::native_dropout_backward.default", gradient, kept, scale);
   return at::empty_like(gradient);
 }
 
 // CTC loss (connectionist temporal classification) without cuDNN (LossCTC.cu). The backward pass needs scratch memory
-// of the size of one table.
+// for log_beta, which is as large as the second result of the forward pass, log_alpha.
 
 bool never_use_library_ctc(const Tensor&, const Tensor&, c10::IntArrayRef, c10::IntArrayRef, int64_t) { return false; }
 
@@ -151,7 +151,7 @@ Tensor ctc_loss_backward(
 }
 
 Tensor relu(const Tensor& input) {
-  log_own("aten::relu.default", input);
+  log_operation("aten::relu.default", input);
   return at::empty_like(input);
 }
 

@@ -15,11 +15,10 @@ from torch.distributed import device_mesh
 from torch.distributed.constants import default_pg_timeout
 from torch.futures import Future
 
-from experiments.prediction.phantom.exchange import HostExchange, RankStore, receive_unknown_objects_as_none
+from experiments.prediction.phantom.exchange import RankStore, ValueExchange, receive_unknown_objects_as_none
 from experiments.prediction.phantom.host_work import log_view_replacements_of_fsdp
 from experiments.prediction.phantom.library import Phantom
 
-_create_work: Any = getattr(c10d, "_create_work_from_future")  # noqa: B009 - not in the stubs
 NO_OP_COLLECTIVES = """
 all_gather_single_coalesced allgather_coalesced allgather_into_tensor_coalesced allreduce_coalesced barrier
 monitored_barrier reduce reduce_scatter reduce_scatter_single reduce_scatter_single_coalesced
@@ -27,26 +26,26 @@ reduce_scatter_tensor_coalesced _reduce_scatter_base
 """.split()  # noqa: SIM905 - one word per line is harder to read
 
 
-HOST_WAITS = '["aten::_local_scalar_dense'
+HOST_WAIT_PREFIX = '["aten::_local_scalar_dense'
 """Prefix of the keys of operations whose result the host waits for."""
 OUTSIDE_BACKWARD = -1
 """PyTorch's id of the graph task outside of backward passes."""
 
 
 class SimulatedGroup(c10d.ProcessGroup):
-    """A process group that consists of one process, whose collective operations change nothing on the GPU.
+    """A process group of which only this rank exists. Its collective operations complete at once.
 
-    A gather returns this rank's input for every rank. Therefore, a check that all ranks have equal values always
-    passes. Known values, such as objects and small integers, are exchanged with the lower ranks.
+    Unknown values stay as they are, and a gather returns this rank's input for every rank. Therefore, a check that all
+    ranks have equal values always passes. Known values, such as objects and small integers, come from the lower ranks.
     """
 
     def __init__(self, store: dist.Store, rank: int, size: int, phantom: Phantom) -> None:
         super().__init__(rank, size)  # type: ignore[call-arg]
         self._rank, self._size, self._phantom = rank, size, phantom
-        self.exchange = HostExchange(store, rank, size, phantom)
-        self._shelf: list[Any] = []
-        self._shelf_pass = OUTSIDE_BACKWARD
-        self._shelved_at = 0
+        self.exchange = ValueExchange(store, rank, size, phantom)
+        self._kept_tensors: list[Any] = []
+        self._last_pass = OUTSIDE_BACKWARD
+        self._kept_at = 0
 
     def size(self) -> int:
         return self._size
@@ -57,25 +56,27 @@ class SimulatedGroup(c10d.ProcessGroup):
     def keep_until_next_collective(self, tensors: list[Any]) -> None:
         """Keep the tensors of an asynchronous reduction in a backward pass until a collective operation after the pass.
 
-        NCCL's group does the same: it frees them at the first collective operation after its watchdog has seen the end
-        of the reduction (ProcessGroupNCCL::shelvesToUnstash_). DDP replaces its first buckets before the second forward
-        pass, so the old and the new buckets exist together. DDP's own broadcasts run before the watchdog's check,
-        unless the host has waited for the GPU since the pass, as Lightning does at the end of a step.
+        NCCL's group does the same: it frees the tensors at the first collective operation after its watchdog has seen
+        the end of the reduction (ProcessGroupNCCL::shelvesToUnstash_). DDP replaces its first buckets before the second
+        forward pass, so the old and the new buckets exist together. DDP's own broadcasts free nothing, because they run
+        before the watchdog's check, unless the host has waited for the GPU since the pass. Lightning waits at the end
+        of each step.
         """
-        now = torch._C._current_graph_task_id()
-        if now != self._shelf_pass:
-            self._shelf.clear()
-        self._shelf_pass = now
-        if now != OUTSIDE_BACKWARD:
-            self._shelf += tensors
-            self._shelved_at = self._phantom.executed()
+        current_pass = torch._C._current_graph_task_id()
+        if current_pass != self._last_pass:
+            self._kept_tensors.clear()
+        self._last_pass = current_pass
+        if current_pass != OUTSIDE_BACKWARD:
+            self._kept_tensors += tensors
+            self._kept_at = self._phantom.operation_count()
 
     def free_if_host_waited(self) -> None:
         """Free the kept tensors if the host has waited for the GPU since they were kept."""
-        if self._shelf and any(
-            key.startswith(HOST_WAITS) for key in self._phantom.operations(self._shelved_at, self._phantom.executed())
+        if self._kept_tensors and any(
+            key.startswith(HOST_WAIT_PREFIX)
+            for key in self._phantom.operations(self._kept_at, self._phantom.operation_count())
         ):
-            self._shelf.clear()
+            self._kept_tensors.clear()
 
     def log(self, name: str, *arguments: Any) -> None:
         """Log a collective operation with the size of its largest argument, in bytes."""
@@ -90,13 +91,13 @@ class SimulatedGroup(c10d.ProcessGroup):
             for output in row:
                 output.copy_(tensor)
             self.exchange.gather(row, tensor)
-        return _clear_and_complete(self, outputs)
+        return _free_kept_and_complete(self, outputs)
 
     def all_gather_single(self, output: Any, tensor: Any, options: Any = None) -> Any:
         self.log("allgather", output)
         output.view(self._size, -1).copy_(tensor.view(1, -1))
         self.exchange.gather(output.view(self._size, -1).unbind(), tensor)
-        return _clear_and_complete(self, [output])
+        return _free_kept_and_complete(self, [output])
 
     _allgather_base = all_gather_single  # type: ignore[assignment]
 
@@ -111,13 +112,40 @@ class SimulatedGroup(c10d.ProcessGroup):
     pg_name = group_name
 
 
-def _complete(group: SimulatedGroup, *arguments: Any, **_: Any) -> Any:
-    done: Future[Any] = Future(devices=[torch.device("cuda", 0)])
-    done.set_result(arguments[0] if arguments else None)
-    return _create_work(done)
+class CompletedWork(c10d.Work):
+    """A collective operation that has ended.
+
+    ``wait`` does not record a use of the tensors on the waiting stream, as NCCL's does not. Only the future does so.
+    """
+
+    def __init__(self, tensors: Any) -> None:
+        super().__init__()
+        self._tensors = tensors
+
+    def wait(self, *_: Any, **__: Any) -> bool:
+        return True
+
+    def is_completed(self) -> bool:
+        return True
+
+    is_success = is_completed
+
+    def synchronize(self) -> None: ...
+
+    def result(self) -> Any:
+        return self._tensors
+
+    def get_future(self) -> Future[Any]:
+        future: Future[Any] = Future(devices=[torch.device("cuda", 0)])
+        future.set_result(self._tensors)
+        return future
 
 
-def _clear_and_complete(group: SimulatedGroup, *arguments: Any, **_: Any) -> Any:
+def _complete(group: SimulatedGroup, *arguments: Any, **_: Any) -> CompletedWork:
+    return CompletedWork(arguments[0] if arguments else None)
+
+
+def _free_kept_and_complete(group: SimulatedGroup, *arguments: Any, **_: Any) -> Any:
     group.keep_until_next_collective([])
     return _complete(group, *arguments)
 
@@ -131,7 +159,7 @@ def _flatten(value: Any) -> list[torch.Tensor]:
 def _make_logged_collective(name: str) -> Callable[..., Any]:
     def collective(group: SimulatedGroup, *arguments: Any, **_: Any) -> Any:
         group.log(name, *arguments)
-        return _clear_and_complete(group, *arguments)
+        return _free_kept_and_complete(group, *arguments)
 
     return collective
 
@@ -156,7 +184,7 @@ def _allreduce(group: SimulatedGroup, tensors: Any, options: Any = None) -> Any:
 def _alltoall(group: SimulatedGroup, outputs: Any, inputs: Any, options: Any = None) -> Any:
     group.log("alltoall", outputs, inputs)
     group.exchange.exchange_all(outputs, inputs)
-    return _clear_and_complete(group, outputs)
+    return _free_kept_and_complete(group, outputs)
 
 
 def _all_to_all_single(
@@ -168,47 +196,47 @@ def _all_to_all_single(
         return whole.split(list(sizes) or [len(whole) // group.size()] * group.size())
 
     group.exchange.exchange_all(parts(output, output_sizes), parts(tensor, input_sizes))
-    return _clear_and_complete(group, [output])
+    return _free_kept_and_complete(group, [output])
 
 
 def _gather(group: SimulatedGroup, outputs: Any, inputs: Any, options: Any = None) -> Any:
     group.log("gather", outputs)
     for number, tensor in enumerate(inputs):
         group.exchange.gather(outputs[number] if outputs else [], tensor)
-    return _clear_and_complete(group, outputs)
+    return _free_kept_and_complete(group, outputs)
 
 
 def _scatter(group: SimulatedGroup, outputs: Any, inputs: Any, options: Any) -> Any:
     group.log("scatter", inputs)
     for number, tensor in enumerate(outputs):
         group.exchange.scatter(tensor, inputs[number] if inputs else [], options.rootRank)
-    return _clear_and_complete(group, outputs)
+    return _free_kept_and_complete(group, outputs)
 
 
 def _send(group: SimulatedGroup, tensors: Any, receiver: int, tag: int) -> Any:
     group.log("send", tensors)
     group.exchange.send(tensors[0], receiver, tag)
-    return _clear_and_complete(group, tensors)
+    return _free_kept_and_complete(group, tensors)
 
 
 def _recv(group: SimulatedGroup, tensors: Any, sender: int, tag: int) -> Any:
     group.log("recv", tensors)
     group.exchange.receive(tensors[0], sender, tag)
-    return _clear_and_complete(group, tensors)
+    return _free_kept_and_complete(group, tensors)
 
 
 for _name in NO_OP_COLLECTIVES:
     setattr(SimulatedGroup, _name, _make_logged_collective(_name.strip("_")))
-for _own in (_allreduce, _all_to_all_single, _alltoall, _broadcast, _gather, _scatter, _send, _recv):
-    setattr(SimulatedGroup, _own.__name__.strip("_"), _own)
+for _collective in (_allreduce, _all_to_all_single, _alltoall, _broadcast, _gather, _scatter, _send, _recv):
+    setattr(SimulatedGroup, _collective.__name__.strip("_"), _collective)
 SimulatedGroup.alltoall_base = _all_to_all_single  # type: ignore[assignment]  # its name before PyTorch 2.13
 
 
 def simulate_ranks(devices: int, nodes: int, phantom: Phantom, folder: Path, rank: int = 0) -> None:
     """Set up this process as rank ``rank`` of ``devices`` * ``nodes`` ranks, as if torchrun had started it.
 
-    Collective operations are written to the log of the phantom device (``phantom``). ``folder`` keeps the values in
-    host memory that this rank sends; lower ranks must have run with the same folder.
+    devices: GPUs of each node. Collective operations are written to the log of the phantom device (``phantom``).
+    ``folder`` contains the known values that the ranks send; lower ranks must have run with the same folder.
     """
     world = devices * nodes
     if world > 1:
@@ -251,7 +279,7 @@ def _simulate_groups(phantom: Phantom) -> None:
 
 
 def replace_init_process_group(function: Callable[..., None]) -> None:
-    """Replace the function in each module of PyTorch that has it by name."""
+    """Replace init_process_group in each module of PyTorch that has imported it by name."""
     for module in (dist, dist.distributed_c10d, device_mesh):
         setattr(module, "init_process_group", function)  # noqa: B010 - not in the stubs
 

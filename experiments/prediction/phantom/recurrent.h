@@ -10,7 +10,7 @@
 namespace phantom {
 
 constexpr int64_t kRelu = 0, kTanh = 1, kLstm = 2, kGru = 3;  // cudnnRNNMode_t
-constexpr int64_t kDropoutStateOfMultiprocessor = 48 * 1024;
+constexpr int64_t kDropoutStateBytesPerMultiprocessor = 48 * 1024;
 
 // The sizes that determine the memory of a recurrent layer. width: features of the input. rows: number of steps of all
 // texts. drops: whether dropout is applied between layers.
@@ -24,17 +24,17 @@ struct Recurrence {
 
   int64_t gates() const { return mode == kLstm ? 4 : mode == kGru ? 3 : 1; }
 
-  // Return the bytes that the backward pass reads: values of each step and layer, the outputs between layers, and a bit
-  // for each of these outputs that dropout keeps. Measured with cuDNN 9.19 on an H200.
+  // Return the bytes that the backward pass reads: values of each step and layer, the outputs between layers, and for
+  // each of these outputs a bit that tells whether dropout keeps it. Measured with cuDNN 9.19 on an H200.
   int64_t reserve_bytes() const {
     const int64_t values_per_row = mode == kLstm ? 5 : mode == kGru ? 6 : 1;
     const int64_t bits = drops ? divide_rounding_up(rows * hidden * directions, 256) * 32 * (layers - 1) * directions : 0;
     return element_bytes * rows * hidden * directions * (values_per_row * layers + layers - 1) + bits + 256;
   }
 
-  // Return the bytes of temporary memory of the forward pass, of the input's gradients and of the weights' gradients: a
-  // copy of the weights, values of each step and of each layer. Measured like reserve_bytes, with one direction; two
-  // directions need up to 15 % more.
+  // Return the bytes of temporary memory that the forward pass, the gradients of the input, and the gradients of the
+  // weights each need: a copy of the weights, and values of each step and of each layer. Measured like reserve_bytes,
+  // with one direction. With two directions, the measured memory is up to 15 % larger.
   int64_t workspace_bytes() const {
     const int64_t weights = gates() * hidden * (width + hidden + (layers - 1) * (directions + 1) * hidden);
     const int64_t values = rows * (5 * hidden + width) + batch * 10 * hidden * layers;
@@ -162,7 +162,7 @@ void allocate_dropout_state(double dropout, bool train) {
   static bool allocated = false;
   if (allocated || !train || dropout <= 0) return;
   allocated = true;
-  new c10::DataPtr(allocate_block(kDropoutStateOfMultiprocessor * card.multiprocessors, false));
+  new c10::DataPtr(allocate_block(kDropoutStateBytesPerMultiprocessor * card.multiprocessors, false));
 }
 
 std::tuple<Tensor, Tensor, Tensor> call_rnn(
@@ -195,17 +195,16 @@ void lstm_packed(Tensor& output, Tensor& hy, Tensor& cy, const Tensor& input, co
 }
 
 template <int64_t mode>
-void recurrent(Tensor& output, Tensor& hy, const Tensor& input, const Tensor& hx, at::TensorList weights, bool has_biases,
-               int64_t layers, double dropout, bool train, bool bidirectional, bool batch_first) {
+void rnn(Tensor& output, Tensor& hy, const Tensor& input, const Tensor& hx, at::TensorList weights, bool has_biases,
+         int64_t layers, double dropout, bool train, bool bidirectional, bool batch_first) {
   Tensor no_cells;
   std::tie(output, hy, no_cells) = call_rnn(
       input, hx, {}, weights, has_biases, mode, layers, dropout, train, bidirectional, batch_first, {});
 }
 
 template <int64_t mode>
-void recurrent_packed(Tensor& output, Tensor& hy, const Tensor& input, const Tensor& batch_sizes, const Tensor& hx,
-                      at::TensorList weights, bool has_biases, int64_t layers, double dropout, bool train,
-                      bool bidirectional) {
+void rnn_packed(Tensor& output, Tensor& hy, const Tensor& input, const Tensor& batch_sizes, const Tensor& hx,
+                at::TensorList weights, bool has_biases, int64_t layers, double dropout, bool train, bool bidirectional) {
   Tensor no_cells;
   std::tie(output, hy, no_cells) = call_rnn(
       input, hx, {}, weights, has_biases, mode, layers, dropout, train, bidirectional, false, as_list(batch_sizes));

@@ -113,7 +113,7 @@ Tensor view_like(const Tensor& tensor, const Tensor& result) {
 // Allocate and free copies of inputs and scratch memory. Call this after the results of the operation are allocated.
 void allocate_temporaries(
     const c10::FunctionSchema& schema, const std::vector<IValue>& arguments, const std::vector<IValue>& results) {
-  const auto copied = copies(kCopiedAfter, schema.name(), arguments);
+  const auto copied = make_copies(kCopiedAfter, schema.name(), arguments);
   allocate_scratch(schema, arguments, results);
 }
 
@@ -134,7 +134,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
     return;
   }
 
-  const bool selects_values = schema.name() == "aten::where";  // those of floats are not computed
+  const bool selects_values = schema.name() == "aten::where";  // floating-point values are not computed
   bool all_values_readable = true, any_tensor = false;
   for (const IValue& argument : arguments)
     each_tensor(argument, [&](const Tensor& tensor) {
@@ -162,8 +162,8 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
     argument = arguments[place].isDevice() ? IValue(target) : map_tensors(arguments[place], counterpart);
   }
   std::vector<Tensor> copied;
-  if (!values_known) copied = copies_before(schema.name(), arguments);
-  const auto copied_for_attention = attention_copies(schema.name(), arguments);
+  if (!values_known) copied = make_copies_before(schema.name(), arguments);
+  const auto copied_for_attention = allocate_attention_copies(schema.name(), arguments);
   op.redispatchBoxed(c10::DispatchKeySet(values_known ? c10::DispatchKey::CPU : c10::DispatchKey::Meta), stack);
 
   for (size_t place = 0; place < count && !values_known; ++place) {

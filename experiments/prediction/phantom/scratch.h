@@ -13,6 +13,7 @@
 
 namespace phantom {
 
+// Return the largest power of two that is at most `value` and at most `most`.
 int64_t power_of_two_up_to(int64_t value, int64_t most) {
   int64_t power = 1;
   while (2 * power <= std::min(value, most)) power *= 2;
@@ -55,9 +56,9 @@ int64_t sum_but_channels_scratch_bytes(const Tensor& input) {
   return sum_scratch_bytes(input, dimensions);
 }
 
-// Return the scratch bytes of the backward pass of cuDNN's attention: the gradient of the query in 32 bit, a sum for each
-// row, and the gradients of keys and values for each head of the query if heads share them. Measured with cuDNN 9.19 on
-// an H200. query, key: batch x heads x length x width.
+// Return the scratch bytes of the backward pass of cuDNN's attention: the gradient of the query in 32 bit, a sum for
+// each row, and the gradients of keys and values for each head of the query if heads share them. Measured with cuDNN
+// 9.19 on an H200. query, key: batch x heads x length x width.
 int64_t cudnn_attention_backward_scratch_bytes(const Tensor& query, const Tensor& key) {
   const int64_t heads = query.size(0) * query.size(1), width = query.size(3);
   const int64_t shared = query.size(1) > key.size(1) ? 2 * heads * key.size(2) * width * query.element_size() : 0;
@@ -71,7 +72,8 @@ int64_t embedding_backward_scratch_bytes(const Tensor& gradient, const Tensor& t
   return count > 3072 ? 4 * (count / 10 + std::min(count, rows)) * gradient.size(-1) : 0;
 }
 
-// Return a text that is equal for two convolutions if cuDNN measures them as one. pass: which result is computed.
+// Return a key that is equal for convolutions for which cuDNN searches the fastest algorithm only once. pass: -1 for
+// the forward pass, 0 for the gradient of the input, 1 for the gradient of the weights.
 std::string convolution_key(const Tensor& input, const Tensor& weight, const std::vector<int64_t>& stride, int64_t pass) {
   std::ostringstream key;
   key << pass << input.sizes() << input.strides() << input.scalar_type() << weight.sizes() << weight.strides() << stride;
@@ -80,7 +82,7 @@ std::string convolution_key(const Tensor& input, const Tensor& weight, const std
 
 // Allocate and free the temporary memory of a convolution. With torch.backends.cudnn.benchmark, cuDNN first runs all
 // algorithms for each new shape; then PyTorch frees its cache (ATen/native/cudnn/Conv_v8.cpp).
-void run_convolution(int64_t bytes, int64_t searched_bytes, const std::string& key) {
+void allocate_with_search(int64_t bytes, int64_t searched_bytes, const std::string& key) {
   static std::set<std::string> searched;
   const auto allocate_and_free = [](int64_t size) {
     if (size) allocate_block(size, false);
@@ -97,13 +99,13 @@ void allocate_convolution_scratch(const std::vector<IValue>& arguments, const st
   const Convolution convolution(
       arguments[0].toTensor(), arguments[1].toTensor(), results[0].toTensor(), arguments[3].toIntVector(),
       arguments[5].toIntVector(), transposed, arguments[8].toInt());
-  run_convolution(
+  allocate_with_search(
       transposed ? convolution.backward_bytes() : convolution.forward_bytes(), convolution.searched_bytes(false),
       convolution_key(arguments[0].toTensor(), arguments[1].toTensor(), arguments[3].toIntVector(), -1));
 }
 
-// Allocate and free the temporary memory for one of the results of a convolution's backward pass, which are computed one
-// after the other: the gradients of the input, of the weights, and of the bias, which is a sum. Call this after the
+// Allocate and free the temporary memory for one of the results of a convolution's backward pass, which are computed
+// one after the other: the gradients of the input, of the weights, and of the bias, which is a sum. Call this after the
 // result is allocated.
 void allocate_scratch_of_result(
     const c10::FunctionSchema& schema, const std::vector<IValue>& arguments, size_t place, const Tensor& result) {
@@ -117,20 +119,20 @@ void allocate_scratch_of_result(
       arguments[1].toTensor(), arguments[2].toTensor(), arguments[0].toTensor(), arguments[4].toIntVector(),
       arguments[6].toIntVector(), transposed, arguments[9].toInt());
   const auto input_bytes = transposed ? convolution.forward_bytes() : convolution.backward_bytes();
-  run_convolution(
+  allocate_with_search(
       place ? convolution.weight_backward_bytes() : input_bytes, convolution.searched_bytes(place == 1),
       convolution_key(arguments[1].toTensor(), arguments[2].toTensor(), arguments[4].toIntVector(), place));
 }
 
 // Allocate and free the scratch memory of flash attention. With dropout, a second state of the random numbers (two
 // integers) replaces the first one.
-void run_flash(const AttentionSizes& sizes, double dropout) {
+void allocate_flash_scratch(const AttentionSizes& sizes, double dropout) {
   if (card.attention_generation == kAmd) return;
   allocate_blocks(flash_scratch(sizes, dropout));
   if (dropout > 0) allocate_block(16, false);
 }
 
-void run_flash_backward(const AttentionSizes& sizes) {
+void allocate_flash_backward_scratch(const AttentionSizes& sizes) {
   const bool amd = card.attention_generation == kAmd;
   allocate_blocks(amd ? amd_flash_backward_scratch(sizes) : flash_backward_scratch(sizes, is_deterministic()));
 }
@@ -143,14 +145,14 @@ bool allocate_attention_scratch(
   if (name == "aten::_scaled_dot_product_flash_attention") {
     if (std::exchange(chose_cudnn, false)) return true;
     if (Block* sums = find_block(results[1].toTensor())) sums->of_flash = true;
-    run_flash(attention_sizes(tensor(0), tensor(1), tensor(2)), arguments[3].toDouble());
+    allocate_flash_scratch(attention_sizes(tensor(0), tensor(1), tensor(2)), arguments[3].toDouble());
   } else if (name == "aten::_flash_attention_forward") {
     const auto starts = arguments[3].toOptional<Tensor>().value_or(Tensor());
-    run_flash(flash_sizes(tensor(0), tensor(1), tensor(2), starts), arguments[7].toDouble());
+    allocate_flash_scratch(flash_sizes(tensor(0), tensor(1), tensor(2), starts), arguments[7].toDouble());
   } else if (name == "aten::_flash_attention_backward") {
-    run_flash_backward(flash_sizes(tensor(1), tensor(2), tensor(3), tensor(6)));
+    allocate_flash_backward_scratch(flash_sizes(tensor(1), tensor(2), tensor(3), tensor(6)));
   } else if (is_own_flash_backward(name, arguments)) {
-    run_flash_backward(attention_sizes(tensor(1), tensor(2), tensor(3)));
+    allocate_flash_backward_scratch(attention_sizes(tensor(1), tensor(2), tensor(3)));
   } else if (name == "aten::_scaled_dot_product_efficient_attention") {
     allocate_blocks(efficient_scratch(attention_sizes(tensor(0), tensor(1), tensor(2))));
   } else if (name == "aten::_scaled_dot_product_efficient_attention_backward") {

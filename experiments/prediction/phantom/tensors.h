@@ -91,6 +91,7 @@ Tensor as_meta(const Tensor& tensor) {
   return result;
 }
 
+// Give a tensor the sizes and strides of `shape`. Allocate a larger storage if they need one.
 void copy_shape(const Tensor& tensor, const Tensor& shape) {
   auto* impl = tensor.unsafeGetTensorImpl();
   const size_t bytes = at::detail::computeStorageNbytes(

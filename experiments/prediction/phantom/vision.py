@@ -10,6 +10,7 @@ import torch
 
 from experiments.prediction.phantom.library import Phantom
 
+# Arguments that several schemas share.
 SHAPE = "SymInt batch_size, SymInt channels, SymInt height, SymInt width"
 POOLED = "float spatial_scale, SymInt pooled_height, SymInt pooled_width"
 ALIGNED = "int sampling_ratio, bool aligned"
@@ -45,7 +46,8 @@ _libraries: list[torch.library.Library] = []
 def prepare_torchvision(phantom: Phantom) -> None:
     """Import torchvision, with kernels for the phantom device.
 
-    The published packages of torchvision need PyTorch's CUDA build. Without it, only their operations are defined.
+    The compiled library in torchvision's published packages needs PyTorch's CUDA build. With another build, this
+    function defines the operations of SCHEMAS in place of the library.
     """
     with patch.object(torch.ops, "load_library", functools.partial(_load_or_define, torch.ops.load_library)):
         import torchvision  # noqa: F401

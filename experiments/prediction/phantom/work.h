@@ -1,4 +1,5 @@
-// Log of the operations that a GPU would execute. Each is a key: the operation, and the types and shapes of its arguments.
+// Log of the operations that a GPU would execute. Each is a key: the operation, and the types and shapes of its
+// arguments.
 
 #pragma once
 
@@ -15,11 +16,11 @@ constexpr size_t kLongList = 8;  // longer lists are written as their number of 
 
 struct Work {
   std::mutex mutex;
-  std::unordered_map<std::string, int64_t> numbers;
+  std::unordered_map<std::string, int64_t> numbers;  // key -> its position in `keys`
   std::vector<const std::string*> keys;
   std::vector<int64_t> executed;  // numbers of keys, in the order of execution
-  // Stream -> number of operations up to the last one that it executes, or waits for.
-  std::unordered_map<int64_t, int64_t> until_last_on_stream;
+  // Stream -> number of the last operation that it executes or waits for, counted from 1.
+  std::unordered_map<int64_t, int64_t> last_on_stream;
   std::vector<bool> recomputed;   // whether the operation repeats a forward pass during a backward pass
 };
 
@@ -28,10 +29,10 @@ Work& work() {
   return *device_work;
 }
 
-int64_t started_operations_until_last_on(int64_t stream) {
+int64_t last_operation_on(int64_t stream) {
   auto& device_work = work();
   std::lock_guard<std::mutex> lock(device_work.mutex);
-  return device_work.until_last_on_stream[stream];
+  return device_work.last_on_stream[stream];
 }
 
 int64_t started_operations() {
@@ -44,8 +45,8 @@ int64_t started_operations() {
 void make_stream_wait(int64_t stream, int64_t operations) {
   auto& device_work = work();
   std::lock_guard<std::mutex> lock(device_work.mutex);
-  int64_t& until_last = device_work.until_last_on_stream[stream];
-  until_last = std::max(until_last, operations);
+  int64_t& last = device_work.last_on_stream[stream];
+  last = std::max(last, operations);
 }
 
 void log_key(const std::string& key) {
@@ -54,7 +55,7 @@ void log_key(const std::string& key) {
   const auto [place, added] = device_work.numbers.try_emplace(key, static_cast<int64_t>(device_work.keys.size()));
   if (added) device_work.keys.push_back(&place->first);
   device_work.executed.push_back(place->second);
-  device_work.until_last_on_stream[current_stream] = static_cast<int64_t>(device_work.executed.size());
+  device_work.last_on_stream[current_stream] = static_cast<int64_t>(device_work.executed.size());
   device_work.recomputed.push_back(at::GradMode::is_enabled() && torch::autograd::get_current_graph_task_id() != -1);
 }
 
@@ -98,11 +99,11 @@ void write_tensors(std::ostream& out, const std::vector<Tensor>& tensors) {
       << ",\"elements\":" << elements << (is_on_device(tensors[0]) ? "" : ",\"host\":1") << '}';
 }
 
-void write_argument(std::ostream& out, const IValue& value, bool type) {
+void write_argument(std::ostream& out, const IValue& value, bool is_type) {
   if (value.isTensor() && value.toTensor().defined()) return write_tensor(out, value.toTensor());
   if (value.isTensorList()) return write_tensors(out, value.toTensorVector());
   if (value.isIntList()) return write_numbers(out, value.toIntVector());
-  if (value.isInt() && type) out << "{\"dtype\":\"" << c10::toString(static_cast<c10::ScalarType>(value.toInt())) << "\"}";
+  if (value.isInt() && is_type) out << "{\"dtype\":\"" << c10::toString(static_cast<c10::ScalarType>(value.toInt())) << "\"}";
   else if (value.isInt()) out << value.toInt();
   else if (value.isDouble() && std::isfinite(value.toDouble())) out << value.toDouble();
   else if (value.isBool()) out << (value.toBool() ? "true" : "false");
@@ -129,11 +130,11 @@ bool is_data_type(const c10::Argument& argument) {
   return type->kind() == c10::TypeKind::ScalarTypeType;
 }
 
-// Layouts and memory formats are integers too; they are written as null, the default.
-bool is_plain(const c10::Argument& argument) {
+// Layouts and memory formats are integers too. They are written as null, the default.
+bool is_layout_or_memory_format(const c10::Argument& argument) {
   auto type = argument.real_type();
   if (const auto optional = type->cast<c10::OptionalType>()) type = optional->getElementType();
-  return type->kind() != c10::TypeKind::LayoutType && type->kind() != c10::TypeKind::MemoryFormatType;
+  return type->kind() == c10::TypeKind::LayoutType || type->kind() == c10::TypeKind::MemoryFormatType;
 }
 
 void log_operation(const c10::FunctionSchema& schema, const std::vector<IValue>& arguments) {
@@ -142,8 +143,8 @@ void log_operation(const c10::FunctionSchema& schema, const std::vector<IValue>&
   for (size_t place = 0; place < arguments.size(); ++place) {
     const auto& argument = schema.arguments()[place];
     out << ',';
-    if (is_plain(argument)) write_argument(out, arguments[place], is_data_type(argument));
-    else out << "null";
+    if (is_layout_or_memory_format(argument)) out << "null";
+    else write_argument(out, arguments[place], is_data_type(argument));
   }
   out << ']';
   log_key(out.str());
@@ -151,7 +152,7 @@ void log_operation(const c10::FunctionSchema& schema, const std::vector<IValue>&
 
 // Log an operation that has an implementation of its own on the device.
 template <typename... Arguments>
-void log_own(const char* name, const Arguments&... arguments) {
+void log_operation(const char* name, const Arguments&... arguments) {
   std::ostringstream out;
   out << "[\"" << name << '"';
   ((out << ',', write_argument(out, IValue(arguments), false)), ...);

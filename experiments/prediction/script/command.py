@@ -36,7 +36,7 @@ class LaunchCommand(NamedTuple):
 
 
 def parse_command(command: Sequence[str]) -> Program | LaunchCommand:
-    """Return the program or the launcher of a command. Raises InputError if it starts no Python program."""
+    """Return the program or the launcher of a command. Raises InputError if no Python program is started."""
     if not command:
         raise InputError(f"no command after --; allowed: {ALLOWED_COMMANDS}")
     name, *rest = command

@@ -32,7 +32,7 @@ TrainingT = TypeVar("TrainingT", bound=Hashable)
 
 
 class BatchPrediction(NamedTuple):
-    """The prediction of one batch size, of the rank that needs the most memory."""
+    """The prediction of one batch size, for the rank and GPU that need the most memory."""
 
     prediction: ScriptPrediction
     card: CardPrediction
@@ -67,9 +67,10 @@ class BatchFailure(NamedTuple):
 class ScriptFit(NamedTuple):
     """The result of a search for the largest batch on one card.
 
-    largest: the largest batch that fits. largest_borderline: the largest batch that fits or is borderline, without
-    missing memory. Both are 0 if a batch of 1 is too large. predictions: all predictions, by batch. failed: the batch
-    that ended the search, because it could not be traced; the largest batches are then those among the traced ones.
+    largest: the largest batch that fits. largest_borderline: the largest batch that at least probably fits: the
+    predicted memory is not larger than the card's. Both are 0 if a batch of 1 is too large. predictions: all
+    predictions, by batch. failed: the batch that ended the search, because it could not be traced; ``largest`` and
+    ``largest_borderline`` are then the largest of the traced batches.
     """
 
     largest: int
@@ -79,16 +80,16 @@ class ScriptFit(NamedTuple):
 
     @property
     def sample(self) -> str:
-        """Return what a sample of a loop of --model is; '' for a script."""
+        """Return what a sample is, such as 'a text of 512 tokens'; '' for a user's script."""
         return next(iter(self.predictions.values())).prediction.sample
 
     @property
     def card(self) -> CardPrediction:
-        """Return the prediction for the card with one of the tried batches, for what does not depend on the batch."""
+        """Return the prediction for the card with any of the batches, for values that do not depend on the batch."""
         return next(iter(self.predictions.values())).card
 
     def describe_batch(self, batch: int) -> str:
-        """Return whether the batch is the largest that fits, and for a borderline one, what is more likely."""
+        """Return a note if the batch is the largest that fits or is borderline; '' for other batches."""
         if batch == self.largest:
             return "largest traced one that fits" if self.failed else "largest that fits"
         one = self.predictions[batch]
@@ -105,11 +106,15 @@ class SharedTraces(Generic[TrainingT]):
         card_names: Sequence[str],
         trace: Callable[[TrainingT, tuple[str, ...]], list[ScriptPrediction]],
     ) -> None:
-        """Share the traces that ``trace`` makes of a training for a group of cards. It predicts each rank and GPU."""
+        """Share traces between cards.
+
+        trace: traces a training for a group of cards, and returns the prediction of each rank and GPU. It is called
+        once for each training and group.
+        """
         self._card_names = tuple(card_names)
         self._groups = [tuple(group) for group in group_by_kernels(card_names)]
         self.failures: list[BatchFailure] = []
-        self._trace = functools.cache(_keep_failure(trace))
+        self._trace = functools.cache(_return_failures(trace))
 
     def predict(self, training: TrainingT, card: str) -> BatchPrediction:
         """Return the prediction for one card, of the rank and GPU that needs the most memory."""
@@ -121,10 +126,11 @@ class SharedTraces(Generic[TrainingT]):
         return max(found, key=lambda one: one.card.needed_gib)
 
     def fit_batches(self, first: int, with_batch: Callable[[int], TrainingT]) -> list[ScriptFit]:
-        """Return the largest batch for each card, beginning with ``first``. with_batch: the training with a batch.
+        """Search for the largest batch for each card, beginning with the batch ``first``.
 
-        A card whose first batch cannot be traced is left out, and its failure added to ``failures``; likewise all cards
-        after a search that Ctrl-C ended. Raises InputError, ScriptFailed or KeyboardInterrupt if no card is left.
+        with_batch: returns the training with a batch. A batch that cannot be traced ends the search for its card and is
+        added to ``failures``. A card without any traced batch is left out. After Ctrl-C, the cards that follow are left
+        out too. Raises InputError, ScriptFailed or KeyboardInterrupt if no card is left.
         """
         fits: dict[str, ScriptFit] = {}
         for group in self._groups:
@@ -216,8 +222,8 @@ class _SearchEnded(Exception):
         self.failure = failure
 
 
-def _keep_failure(trace: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``trace`` with its InputError or ScriptFailed as its result, so that it can be cached."""
+def _return_failures(trace: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that returns the InputError or ScriptFailed of ``trace``, so that failures are cached too."""
 
     def trace_or_fail(*arguments: Any) -> Any:
         try:
@@ -229,7 +235,7 @@ def _keep_failure(trace: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def fit_as_data(fit: ScriptFit, batches_per_step: int | None = None) -> dict[str, Any]:
-    """Return the result as a JSON-compatible object.
+    """Return the result of the search as a JSON-compatible object.
 
     batches_per_step: the number of batches in an optimizer step over all GPUs; None if it is unknown.
     """
@@ -253,7 +259,7 @@ def fit_as_data(fit: ScriptFit, batches_per_step: int | None = None) -> dict[str
 
 
 def fit_view(fit: ScriptFit, flag: str, batches_per_step: int | None = None) -> Group:
-    """Return the result for the terminal, with every batch that was traced. batches_per_step: as in ``fit_as_data``."""
+    """Return the result for the terminal, with all traced batches. batches_per_step: as in ``fit_as_data``."""
     columns = Column("batch", number=True), STEP_COLUMN, SAMPLES_COLUMN
     table = outcomes_table(*columns, title="GiB on one GPU, traced batches")
     for batch, one in sorted(fit.predictions.items()):
@@ -291,7 +297,7 @@ def _remarks(fit: ScriptFit, flag: str) -> list[str]:
         return [f"not even {flag} 1 fits"]
     remarks = [] if fit.largest else [f"no {flag} certainly fits"]
     if fit.largest_borderline > fit.largest:
-        remarks.append(f"borderline, probably fits: up to {fit.largest_borderline}")
+        remarks.append(f"batches up to {fit.largest_borderline} probably fit (borderline)")
     return [*remarks, *(["larger batches were not tried"] if fit.largest == LARGEST_BATCH else [])]
 
 

@@ -16,8 +16,8 @@ class ScriptOptions:
     """Options of a trace and of its output.
 
     limit_s: seconds after which the trace stops. max_gib: allowed GiB on one GPU; None: no limit. gpus: number of GPUs
-    of each process; only programs of this project use several. store: stored predictions of the command; None: it is
-    always traced.
+    of each process; only programs of this project use several. store: stored predictions of the command; None: the
+    command is always traced.
     """
 
     steps: int = option(2, "Script: optimizer steps to trace; one more forward and backward pass follows.", minimum=1)

@@ -50,7 +50,7 @@ class ModuleMemory(Record):
     module: str = Field(description="name of the module in the model; empty: outside of all modules")
     phase: Phase = Field(description="phase in which the memory was allocated")
     category: str = Field(description="kind of memory, such as params or activations")
-    size_gib: float = Field(description="bytes / 1024**3")
+    size_gib: float = Field(description="memory in GiB (bytes / 1024**3)")
 
 
 class LineMemory(Record):
@@ -60,7 +60,7 @@ class LineMemory(Record):
         description="FILE:LINE, relative to the script's folder; empty: before the first line of the script"
     )
     category: str = Field(description="kind of memory, such as params or activations")
-    size_gib: float = Field(description="bytes / 1024**3")
+    size_gib: float = Field(description="memory in GiB (bytes / 1024**3)")
 
 
 class ModuleLineMemory(Record):
@@ -71,7 +71,7 @@ class ModuleLineMemory(Record):
     line: str = Field(
         description="FILE:LINE, relative to the script's folder; empty: before the first line of the script"
     )
-    size_gib: float = Field(description="bytes / 1024**3")
+    size_gib: float = Field(description="memory in GiB (bytes / 1024**3)")
 
 
 class ScriptPrediction(Record):
@@ -83,12 +83,14 @@ class ScriptPrediction(Record):
     gpu: int = Field(default=0, description="number of the rank's GPU that has this memory, from 0")
     gpus: int = Field(default=1, description="number of GPUs of each rank")
     model: str = Field(description="class of the model; empty: no model was found")
-    sample: str = Field(default="", description="what a sample of a loop of --model is; empty: a script")
-    parameters: int = Field(description="parameters of the model, shared tensors once")
+    sample: str = Field(default="", description="what a sample is, such as a text of 512 tokens; empty: unknown")
+    parameters: int = Field(description="parameters of the model, shared tensors counted once")
     trainable_parameters: int = Field(description="parameters that have gradients")
     optimizers: tuple[str, ...] = Field(description="classes of the optimizers that took steps")
     steps: int = Field(description="optimizer steps that were traced")
-    ended: TraceEnd = Field(description="stopped: after enough steps; ended: the script ended")
+    ended: TraceEnd = Field(
+        description="stopped: after enough steps; ended: the script ended; time limit: the trace took too long"
+    )
     peak_gib: float = Field(description="maximum allocated memory, with unlimited capacity")
     reserved_gib: float = Field(description="maximum reserved memory, with unlimited capacity")
     at_peak: PeakParts = Field(description="the parts of the peak")

@@ -28,7 +28,7 @@ TEMPORARY_FOLDERS = {
 }
 LAUNCHER = re.compile(r"(LOCAL_|GROUP_)?RANK|(LOCAL_)?WORLD_SIZE|MASTER_(ADDR|PORT)|SLURM_.*")
 """Environment variables of a process that torchrun or srun has started."""
-NAMESPACES = ("--net", "--pid", "--fork", "--kill-child", "--mount-proc")
+NAMESPACE_OPTIONS = ("--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
 class ExecutionPlace(NamedTuple):
@@ -78,7 +78,7 @@ def sandbox() -> Iterator[ExecutionPlace]:
 def isolation_command() -> tuple[str, ...]:
     """Return the command that starts a process without network in its own namespaces; empty if that is not allowed."""
     user_mapping = () if os.geteuid() == 0 else ("--map-root-user",)
-    command = ("unshare", *user_mapping, *NAMESPACES)
+    command = ("unshare", *user_mapping, *NAMESPACE_OPTIONS)
     try:
         works = subprocess.run([*command, "true"], capture_output=True, check=False, timeout=10).returncode == 0
     except (OSError, subprocess.TimeoutExpired):

@@ -68,7 +68,7 @@ def describe_time(prediction: ScriptPrediction, card: CardPrediction, samples: i
 
 def describe_step(time: StepTime, card: str, speed: float | None) -> str:
     """Describe the time of a step on a card, what limits it, and the seconds of each device. speed: in samples/s."""
-    shares = {
+    seconds_by_device = {
         "host": time.host_s - time.cpu_optimizer_s,
         "GPU": sum(time.device_s.values()),
         "links": time.link_s,
@@ -77,7 +77,7 @@ def describe_step(time: StepTime, card: str, speed: float | None) -> str:
     words = [f"step {time.words} on {card}"]
     words += [f"{format_number(speed)} samples/s"] if speed else []
     words.append(f"limited by {time.limited_by}")
-    parts = ", ".join(f"{name} {format_number(seconds)} s" for name, seconds in shares.items() if seconds)
+    parts = ", ".join(f"{name} {format_number(seconds)} s" for name, seconds in seconds_by_device.items() if seconds)
     return f"{', '.join(words)} ({parts})"
 
 

@@ -1,4 +1,4 @@
-"""Keep the predictions of the project's own programs in the cache, so that a repeated question is not traced again."""
+"""Store the predictions of the project's own programs in the cache, so that the same program is traced only once."""
 
 import functools
 import hashlib
@@ -21,28 +21,33 @@ from provision.files import read_bytes
 FOLDER = "program-predictions"
 CODE = ("experiments", "provision")
 CODE_SUFFIXES = (".py", ".h", ".cpp", ".yaml", ".toml", ".json")
-NOT_CODE = ("evidence", "notebooks", "cli", "report", "charts", "history", "watch", "semester", "bundle", "notify")
+UNUSED_FOLDERS = (
+    *("bundle", "charts", "cli", "evidence", "history"),
+    *("notebooks", "notify", "report", "semester", "watch"),
+)
 """Folders of the project whose files no prediction depends on."""
 PACKAGE_SUFFIXES = (".dist-info", ".egg-info")
-VARIABLES = ("ACCELERATE", "BNB", "CUBLAS", "CUDA", "CUDNN", "DEEPSPEED", "DS_", "FSDP", "HF_", "NCCL", "NVIDIA_TF32")
-VARIABLES_OF_TORCH = ("PYTORCH", "TORCH", "TRANSFORMERS", "TRITON")
+VARIABLE_PREFIXES = (
+    *("ACCELERATE", "BNB", "CUBLAS", "CUDA", "CUDNN", "DEEPSPEED", "DS_", "FSDP", "HF_", "NCCL", "NVIDIA_TF32"),
+    *("PYTORCH", "TORCH", "TRANSFORMERS", "TRITON"),
+)
 """Beginnings of the names of environment variables that can change what a program allocates."""
-OF_DOWNLOADS = ("HF_TOKEN", "HF_HUB_")
-"""Beginnings of those of them that only concern downloads."""
+DOWNLOAD_PREFIXES = ("HF_TOKEN", "HF_HUB_")
+"""Beginnings of the names of variables that only concern downloads, although VARIABLE_PREFIXES contains HF_."""
 PREDICTIONS = TypeAdapter(tuple[ScriptPrediction, ...])
 
 
 class PredictionStore:
     """Stored predictions of one program, for each group of cards that was traced.
 
-    The key contains everything that can change a prediction: the command with its job, facts that the command only
-    names, the options of the trace, all properties of the cards, this project's code, the versions of all installed
-    packages and of Python, the measured times of operations, and the environment variables of the libraries. Neither
-    failures nor predictions that ended at the time limit are stored.
+    The key contains everything that can change a prediction: the command with its job, content that the command only
+    names (``facts``), the options of the trace, all properties of the cards, this project's code, the versions of all
+    installed packages and of Python, the measured times of operations, and the environment variables of the libraries.
+    Neither failures nor predictions that ended at the time limit are stored.
     """
 
     def __init__(self, command: Sequence[str], options: ScriptOptions, facts: Iterable[str] = ()) -> None:
-        """Describe the program. facts: content that the command names only, such as a model's configuration."""
+        """Describe the program. facts: content that the command only names, such as a model's configuration."""
         described = {name: str(getattr(options, name)) for name in ("steps", "limit_s", "all_ranks", "gpus")}
         self._program = [*command, json.dumps(described), *facts]
 
@@ -52,14 +57,15 @@ class PredictionStore:
             predictions = list(PREDICTIONS.validate_json(read_bytes(self.path(group))))
         except (OSError, ValidationError):
             return None
-        return predictions if predictions and all(_is_of(group, one) for one in predictions) else None
+        return predictions if predictions and all(_is_for_group(one, group) for one in predictions) else None
 
     def write(self, group: Sequence[str], predictions: Sequence[ScriptPrediction]) -> None:
-        """Store those of the predictions that are for a group of cards.
+        """Store the predictions that are for this group of cards.
 
-        Nothing is stored if there is none, if one ended at the time limit, or if the cache cannot be written.
+        Nothing is stored if no prediction is for the group, if one ended at the time limit, or if the cache cannot be
+        written.
         """
-        of_group = tuple(one for one in predictions if _is_of(group, one))
+        of_group = tuple(one for one in predictions if _is_for_group(one, group))
         if not of_group or any(one.ended == "time limit" for one in of_group):
             return
         with suppress(OSError):
@@ -70,16 +76,16 @@ class PredictionStore:
     def path(self, group: Sequence[str]) -> Path:
         """Return the file of the predictions for a group of cards."""
         cards = [f"{name} {card_named(name).model_dump_json()}" for name in group]
-        parts = [*self._program, *cards, _code_sha256(), sys.version, *_packages(), *_tables(), *_variables()]
+        parts = [*self._program, *cards, _code_sha256(), sys.version, *_packages(), *_table_hashes(), *_variables()]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
         return cache_folder() / FOLDER / f"{key}.json"
 
 
-def _is_of(group: Sequence[str], prediction: ScriptPrediction) -> bool:
+def _is_for_group(prediction: ScriptPrediction, group: Sequence[str]) -> bool:
     return {card.card for card in prediction.cards} == {*group}
 
 
-def _tables() -> list[str]:
+def _table_hashes() -> list[str]:
     """Return the SHA-256 of each table of operation times; a calibration of this user's card changes them."""
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in table_files()]
 
@@ -97,14 +103,14 @@ def _code_sha256() -> str:
 def _code_files(folder: Path) -> list[Path]:
     found: list[Path] = []
     for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name not in NOT_CODE]
+        folders[:] = [name for name in folders if name not in UNUSED_FOLDERS]
         found += [Path(place, name) for name in names if name.endswith(CODE_SUFFIXES) and not name.startswith(".")]
     return sorted(path for path in found if path.is_file())
 
 
 @functools.cache
 def _packages() -> tuple[str, ...]:
-    """Return the names and versions of all installed packages, as the folders of their metadata are named."""
+    """Return the names of the metadata folders of all installed packages, which contain the names and versions."""
     found: set[str] = set()
     for place in filter(os.path.isdir, sys.path):
         found.update(name for name in os.listdir(place) if name.endswith(PACKAGE_SUFFIXES))
@@ -112,6 +118,6 @@ def _packages() -> tuple[str, ...]:
 
 
 def _variables() -> list[str]:
-    beginnings = (*VARIABLES, *VARIABLES_OF_TORCH)
-    names = [name for name in os.environ if name.startswith(beginnings) and not name.startswith(OF_DOWNLOADS)]
+    names = [name for name in os.environ if name.startswith(VARIABLE_PREFIXES)]
+    names = [name for name in names if not name.startswith(DOWNLOAD_PREFIXES)]
     return sorted(f"{name}={os.environ[name]}" for name in names)

@@ -1,4 +1,4 @@
-"""Trace a training script in separate processes, for the requested cards and ranks."""
+"""Trace a training script: run it on the simulated GPU, in a process for each group of cards and each rank."""
 
 import json
 import os
@@ -30,16 +30,19 @@ from provision.hardware.host_memory import processes_that_fit
 from provision.temporary import TemporaryFolder
 
 MAX_SHOWN_CARDS = 3
-SHOWN_WORDS = 4
-"""Number of words of a command that progress lines show at least."""
-SIMULATION_FAULT = 3
+MIN_SHOWN_WORDS = 4
+"""Minimum number of words of a command in progress lines."""
+SIMULATION_FAILED_CODE = 3
 """Exit code if the simulation fails."""
 TRACING_MODULE = "experiments.prediction.script.traced.process"
 KILLED_HINT = "probably this machine or its container ran out of memory"
-REPLACED = "the script replaced its process (os.exec) by one that ended; a prediction needs the process of the training"
+PROCESS_REPLACED = (
+    "the script replaced its process by another program (os.exec), which ended; only a training in the process of the "
+    "script can be predicted"
+)
 MAX_LIMIT_S = 1e8
 Job = dict[str, object]
-"""The fields of a TraceJob."""
+"""The fields of a TraceJob (traced/process.py), JSON-compatible."""
 
 
 class ScriptFailed(Exception):
@@ -59,7 +62,7 @@ class SimulationFailed(ScriptFailed):
     """The simulated GPU failed, not the script that ran on it."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(SIMULATION_FAULT)
+        super().__init__(SIMULATION_FAILED_CODE)
         self.args = (f"the simulation failed: {reason}; if the command works on a GPU, this is a fault of testbed",)
 
 
@@ -73,14 +76,18 @@ def trace_script(
 ) -> list[ScriptPrediction]:
     """Return predictions of the script that ``command`` runs: one for each rank, GPU of the rank, and group of cards.
 
-    only_smallest_card: trace only until the smallest card that fits is known. Cards whose kernels need the same memory
-    form a group, which needs one trace. The first group is traced alone. The others are traced side by side, as many at
-    a time as there are CPUs and as fit into memory. The script runs in this working directory with this environment.
-    Unless options.sandbox is set, it works on the real files and can use the network. The script's output goes to
-    stderr, for other groups than the first only if the script fails. Progress lines show ``name``, by default the first
-    words of the command and the place where it runs. A group that fails after another one succeeded is left out, with a
-    line. Groups whose predictions are in options.store are not traced; those of the others are written to it. Programs
-    with such a store are this project's own and do not inherit the variables of a launcher.
+    Cards whose kernels need the same memory form a group, which needs one trace. The first group is traced alone. The
+    other groups are traced side by side: at most one for each CPU, and no more than fit into memory. A group that fails
+    after another group has succeeded is left out, with a line that says why.
+
+    The script runs in this working directory with this environment. Unless options.sandbox is set, the script works on
+    the real files and can use the network. The script's output goes to stderr; traces side by side show no output.
+
+    Groups whose predictions are in options.store are not traced; new predictions are written to the store. Only
+    programs of this project have a store. They do not inherit the variables of a launcher.
+
+    name: stands for the script in progress lines; by default the first words of the command, and the place where it
+    runs. only_smallest_card: trace only until the smallest card that fits is known.
 
     Raises InputError for a command that cannot run, ScriptFailed if the script fails, and SimulationFailed if the
     simulated GPU fails.
@@ -104,17 +111,17 @@ def trace_script(
                 predictions, groups = [*predictions, *stored], groups[1:]
             else:
                 count = _traces_at_a_time() if predictions else 1
-                together = _not_stored(groups[:count], options.store)
-                groups = groups[len(together) :]
+                next_groups = _groups_before_stored(groups[:count], options.store)
+                groups = groups[len(next_groups) :]
                 took_s = time.monotonic() - started_s
-                progress = _describe_progress(predictions, traced, len(together), len(groups), took_s)
-                print_line(f"tracing {what} for {'; '.join(map(_card_list, together))}{progress}")
-                jobs = [{**job, "cards": group} for group in together]
+                progress = _describe_progress(predictions, traced, len(next_groups), len(groups), took_s)
+                print_line(f"tracing {what} for {'; '.join(map(_card_list, next_groups))}{progress}")
+                jobs = [{**job, "cards": group} for group in next_groups]
                 found = _trace_groups(jobs, place, options.all_ranks, print_line, bool(predictions))
                 predictions += found
-                traced += len(together)
+                traced += len(next_groups)
                 if options.store:
-                    for group in together:
+                    for group in next_groups:
                         options.store.write(group, found)
             if only_smallest_card:
                 groups = [group for group in groups if _may_contain_smallest_card(group, predictions)]
@@ -129,8 +136,8 @@ def _working_folder() -> Path:
         raise InputError("the current folder was removed; change to another folder") from None
 
 
-def _not_stored(groups: Sequence[list[str]], store: PredictionStore | None) -> list[list[str]]:
-    """Return the groups before the first one whose predictions are stored. The first of ``groups`` is never stored."""
+def _groups_before_stored(groups: Sequence[list[str]], store: PredictionStore | None) -> list[list[str]]:
+    """Return the groups before the first group with stored predictions. ``groups[0]`` must not have stored ones."""
     return [*groups[:1], *takewhile(lambda group: store is None or store.read(group) is None, groups[1:])]
 
 
@@ -141,7 +148,7 @@ def describe_command(command: Sequence[str]) -> str:
         for position, word in enumerate(command, 1)
         if word == "-m" or word.endswith((".py", ".ipynb"))
     )
-    return " ".join(command[: max(SHOWN_WORDS, next(ends, 0))])
+    return " ".join(command[: max(MIN_SHOWN_WORDS, next(ends, 0))])
 
 
 def _may_contain_smallest_card(group: Sequence[str], predictions: Sequence[ScriptPrediction]) -> bool:
@@ -162,23 +169,26 @@ def _describe_smallest_card_so_far(predictions: Sequence[ScriptPrediction]) -> s
 
 
 def _describe_progress(
-    predictions: Sequence[ScriptPrediction], traced: int, together: int, waiting: int, took_s: float
+    predictions: Sequence[ScriptPrediction], traced: int, running: int, waiting: int, took_s: float
 ) -> str:
-    """Return which groups of cards are traced, the time for all others at most, and the smallest card so far.
+    """Return the numbers of the groups that are traced now, the maximum time left, and the smallest card so far.
 
-    traced, together, waiting: the numbers of groups that were traced in ``took_s`` seconds, that are traced now, and
-    that follow. '' for a single group.
+    Return '' for a single group. traced: number of groups that were traced, in ``took_s`` seconds. running: number of
+    groups that are traced now. waiting: number of groups that follow.
     """
-    count = traced + together + waiting
+    count = traced + running + waiting
     if count == 1:
         return ""
-    numbers = f"{traced + 1}" if together == 1 else f"{traced + 1} to {traced + together}"
-    left = f", at most {format_duration((together + waiting) * took_s / traced)} left" if traced else ""
+    numbers = f"{traced + 1}" if running == 1 else f"{traced + 1} to {traced + running}"
+    left = f", at most {format_duration((running + waiting) * took_s / traced)} left" if traced else ""
     return f" ({numbers} of {count}{left}{_describe_smallest_card_so_far(predictions)})"
 
 
 def _traces_at_a_time() -> int:
-    """Return how many traces run side by side: one for each CPU, if each may need as much memory as the largest yet."""
+    """Return how many traces run side by side: at most one for each CPU, and no more than fit into memory.
+
+    Each trace is assumed to need as much memory as the largest trace so far.
+    """
     largest_yet_bytes = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return max(1, min(len(os.sched_getaffinity(0)), processes_that_fit(largest_yet_bytes)))
 
@@ -199,13 +209,13 @@ def _trace_groups(
 
     If one of several jobs fails, all run once more, one after the other: scripts that write the same files can disturb
     each other. Several jobs that run side by side do not show the output of the script. may_fail: whether a job that
-    fails alone is left out, with a line, because others have succeeded.
+    fails on its own is left out, with a line that says why; otherwise its error is raised.
     """
     if len(jobs) > 1:
         try:
-            return _trace_ranks(jobs, place, all_ranks, print_line, shown=False)
+            return _trace_ranks(jobs, place, all_ranks, print_line, show_output=False)
         except (InputError, ScriptFailed):
-            print_line("a trace failed beside others; tracing one after the other")
+            print_line("a trace failed while others were running; tracing all of them again, one after the other")
     predictions: list[ScriptPrediction] = []
     for job in jobs:
         try:
@@ -218,29 +228,33 @@ def _trace_groups(
 
 
 def _trace_ranks(
-    jobs: Sequence[Job], place: ExecutionPlace, all_ranks: bool, print_line: Callable[[str], None], shown: bool = True
+    jobs: Sequence[Job],
+    place: ExecutionPlace,
+    all_ranks: bool,
+    print_line: Callable[[str], None],
+    show_output: bool = True,
 ) -> list[ScriptPrediction]:
     """Return the prediction of each GPU of the first rank, or of all ranks. A rank reads what lower ranks have sent."""
     with ExitStack() as stack:
         folders = [stack.enter_context(TemporaryFolder("ranks")) for _ in jobs]
         jobs = [{**job, "exchange_folder": str(folder)} for job, folder in zip(jobs, folders, strict=True)]
-        predictions = _trace_rank([{**job, "rank": 0} for job in jobs], place, shown)
+        predictions = _trace_rank([{**job, "rank": 0} for job in jobs], place, show_output)
         ranks = predictions[0].ranks
         for rank in range(1, ranks if all_ranks else 1):
             print_line(f"tracing rank {rank} (ranks 0 to {ranks - 1})")
-            predictions += _trace_rank([{**job, "rank": rank} for job in jobs], place, shown)
+            predictions += _trace_rank([{**job, "rank": rank} for job in jobs], place, show_output)
     return predictions
 
 
-def _trace_rank(jobs: Sequence[Job], place: ExecutionPlace, shown: bool) -> list[ScriptPrediction]:
-    """Return the prediction of each GPU of a rank, for each job. shown: show the output of the script."""
+def _trace_rank(jobs: Sequence[Job], place: ExecutionPlace, show_output: bool) -> list[ScriptPrediction]:
+    """Return the prediction of each GPU of a rank, for each job. show_output: show the output of the script."""
     with ExitStack() as stack:
-        results = [stack.enter_context(_start_trace(job, place, shown)) for job in jobs]
+        results = [stack.enter_context(_start_trace(job, place, show_output)) for job in jobs]
         return [prediction for wait_for_result in results for prediction in wait_for_result()]
 
 
 @contextmanager
-def _start_trace(job: Job, place: ExecutionPlace, shown: bool) -> Iterator[Callable[[], list[ScriptPrediction]]]:
+def _start_trace(job: Job, place: ExecutionPlace, show_output: bool) -> Iterator[Callable[[], list[ScriptPrediction]]]:
     """Start a trace; yield a function that waits for it and returns the prediction of each GPU of the rank."""
     with TemporaryFolder("script") as folder:
         job_file, out = folder / "job.json", folder / "prediction.json"
@@ -249,8 +263,8 @@ def _start_trace(job: Job, place: ExecutionPlace, shown: bool) -> Iterator[Calla
             [*place.command_prefix, sys.executable, "-m", TRACING_MODULE, str(job_file), str(out)],
             cwd=place.folder,
             stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno() if shown else subprocess.DEVNULL,
-            stderr=sys.stderr.fileno() if shown else subprocess.DEVNULL,
+            stdout=sys.stderr.fileno() if show_output else subprocess.DEVNULL,
+            stderr=sys.stderr.fileno() if show_output else subprocess.DEVNULL,
             env={**place.inherited_environment, **place.environment, "PYTHONPATH": _python_path()},
         ) as process:
             yield lambda: _read_result(process.wait(), out)
@@ -259,7 +273,7 @@ def _start_trace(job: Job, place: ExecutionPlace, shown: bool) -> Iterator[Calla
 def _read_result(code: int, out: Path) -> list[ScriptPrediction]:
     """Return the predictions in ``out``, or raise the error that it names. code: exit code of the trace."""
     if not out.exists():
-        raise ScriptFailed(code) if code else InputError(REPLACED)
+        raise ScriptFailed(code) if code else InputError(PROCESS_REPLACED)
     if isinstance(content := json.loads(out.read_text()), dict):
         if "failure" in content:
             raise ScriptFailed(code or content["code"], content["failure"])

@@ -70,9 +70,9 @@ def script_predictions_view(
 ) -> Group:
     """Return the view for the terminal: the smallest card, the traced training, each card, and the parts of the peak.
 
-    The training and the parts are those on the smallest card that fits, or else those with the largest memory.
-    precision: the precision of the training; "" if it is unknown. samples: the number of samples in an optimizer step,
-    over all GPUs; None if it is unknown.
+    The training and the parts are those on the smallest card that fits. If no card fits, they are those of the
+    prediction with the most reserved memory. precision: the precision of the training; "" if it is unknown. samples:
+    the number of samples in an optimizer step, over all GPUs; None if it is unknown.
     """
     names = list(dict.fromkeys(card.card for one in predictions for card in one.cards))
     smallest, parts = smallest_card(predictions), list[Any]()

@@ -22,13 +22,13 @@ PROGRESS_INTERVAL_S = 5.0
 
 
 def this_machine(command: str) -> Machine:
-    """Describe this machine and its first GPU. Raises InputError if there is none, or if the catalog lacks it."""
+    """Describe this machine and its first GPU. Raises InputError without a GPU, or if the catalog lacks the GPU."""
     if not torch.cuda.is_available():
         raise InputError("testbed calibrate measures a GPU, and this machine has none that PyTorch can use")
     name = torch.cuda.get_device_name()
     card = card_of_device(name, torch.cuda.get_device_properties(0).total_memory / 2**30)
     if card is None:
-        raise InputError(f"{name}: not a card of the catalog; testbed cards lists them")
+        raise InputError(f"{name}: not in the catalog of GPUs; `testbed cards` lists the allowed GPUs")
     return Machine(
         card=card,
         gpu=name,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from experiments.prediction.times.phase import HOST_FACTORS, HostWork, PhaseTime
 
 SIMULATED_STEPS = 3
-"""Only the last step counts. It begins while the GPU may still do the work of the previous step."""
+"""Number of equal steps to simulate. Only the last one counts: it begins while the GPU may still be busy."""
 
 
 class Clocks:
@@ -21,15 +21,16 @@ class Clocks:
     def run(self, part: PhaseTime, factors: Mapping[HostWork, float]) -> None:
         """Add the work of a part of a phase.
 
-        The GPU begins the part when the host does, and ends it after the host. In a backward pass, the GPU does not
-        wait for earlier reductions, because only the optimizer needs their results. Gathers wait until the GPU has done
+        The GPU executes each operation after the host has started it. In a backward pass, the GPU does not wait for
+        earlier reductions, because only the optimizer needs their results. Gathers wait until the GPU has done
         the optimizer's step, because they transfer the updated parameters.
         """
-        begun_s = max(self.host_s, self.gpu_s, 0.0 if part.phase == "backward" else self.links_s)
+        gpu_free_s = max(self.gpu_s, 0.0 if part.phase == "backward" else self.links_s)
+        host_begun_s = self.host_s
         self.host_s += part.host_s_with_factors(factors)
         if part.gpu_s:
-            self.gpu_s = max(begun_s + part.gpu_s, self.host_s)
-            self._count_busy(begun_s, self.gpu_s, part.kernels_s)
+            self.gpu_s = part.gpu_end_s(factors, host_begun_s, gpu_free_s)
+            self._count_busy(max(host_begun_s, gpu_free_s), self.gpu_s, part.kernels_s)
         if part.phase == "optimizer step":
             self.links_s = max(self.links_s, self.gpu_s)
         if part.link_s:
@@ -48,7 +49,7 @@ class Clocks:
     def _count_busy(self, begun_s: float, ended_s: float, kernels_s: float) -> None:
         """Count kernels that run evenly spread from begun_s to ended_s, without the time that was already counted.
 
-        kernels_s: seconds in which they run.
+        kernels_s: seconds in which the kernels run.
         """
         uncounted_s = ended_s - max(begun_s, self._busy_until_s)
         if uncounted_s > 0:
@@ -73,7 +74,7 @@ def gpu_busy_share(parts: Sequence[PhaseTime]) -> float:
 
 
 def _simulate(parts: Sequence[PhaseTime], factors: Mapping[HostWork, float]) -> tuple[float, float]:
-    """Return the seconds of one of many equal steps, and those of them in which the GPU is busy."""
+    """Return the seconds of one of many equal steps, and the seconds of this step in which the GPU is busy."""
     clocks, begun_s, busy_before_s = Clocks(), 0.0, 0.0
     for _ in range(SIMULATED_STEPS):
         begun_s, busy_before_s = clocks.latest_s, clocks.busy_s

@@ -1,9 +1,9 @@
-"""How far the GPU lags behind the host: it delays the release of memory that several streams use.
+"""Compute how far the GPU lags behind the host. The lag delays the release of memory that several streams use.
 
 PyTorch's allocator frees such memory at the first allocation after the GPU has executed what the host had started on
 these streams before the release (c10/cuda/CUDACachingAllocator.cpp, insert_events and process_events). FSDP is an
-example: it gathers parameters on a stream of its own, so autograd uses each gradient there too. If the GPU lags behind,
-the optimizer's temporary tensors are allocated before the gradients are freed.
+example: it gathers parameters on a stream of its own, so autograd also uses each gradient on this stream. If the GPU
+lags behind, the optimizer's temporary tensors are allocated before the gradients are freed.
 """
 
 import heapq
@@ -24,7 +24,7 @@ QUEUED_OPERATIONS = 1024
 
 
 class ClockPoint(NamedTuple):
-    """The times, in seconds, at which the host has started a number of operations, and the GPU has executed them."""
+    """The times, in seconds, at which the host has started a number of operations and the GPU has executed them."""
 
     operations: int
     host_s: float
@@ -34,9 +34,9 @@ class ClockPoint(NamedTuple):
 def set_clocks_of(card: str, phantom: Phantom, recorded: Sequence[RecordedPhase]) -> None:
     """Make ``phantom`` replay its log with the clocks of ``card``, which begin at the end of the first optimizer step.
 
-    recorded: all phases of the training. If there is no second step, memory that several streams use is free at its
-    release. The same holds in the first step, because the host loads kernels and reserves memory then, so the GPU does
-    not lag behind.
+    recorded: all phases of the training. If they contain no second step, memory that several streams use is free at its
+    release. The same holds in the first step: the host loads kernels and reserves memory, so the GPU does not lag
+    behind.
     """
     table, target = table_for_card(card), card_named(card)
     later = _after_first_step(recorded)
@@ -46,7 +46,7 @@ def set_clocks_of(card: str, phantom: Phantom, recorded: Sequence[RecordedPhase]
 
 
 def clock_points(begin: int, parts: Iterable[tuple[int, PhaseTime]]) -> list[ClockPoint]:
-    """Return the clocks from operation ``begin`` on, at which no work is left. parts: end and time of each part."""
+    """Return the clocks from operation ``begin`` on, when no work is left. parts: end and time of each part."""
     clocks, points = Clocks(), [ClockPoint(begin, 0.0, 0.0)]
     for end, time in parts:
         if end == points[-1].operations:
@@ -60,7 +60,7 @@ def clock_points(begin: int, parts: Iterable[tuple[int, PhaseTime]]) -> list[Clo
 
 
 def queue_waits(points: Sequence[ClockPoint]) -> Iterator[tuple[int, int]]:
-    """Yield the waits of a host that has started as many operations as the driver queues; see ``delay_host``."""
+    """Yield the waits (see ``delay_host``) of a host that never is more than QUEUED_OPERATIONS ahead of the GPU."""
     for started in range(points[0].operations + QUEUED_OPERATIONS, points[-1].operations, QUEUED_OPERATIONS // 8):
         yield started, started - QUEUED_OPERATIONS
 
@@ -85,9 +85,9 @@ def _points_in_part(begin: ClockPoint, end: int, time: PhaseTime) -> Iterator[Cl
 def delay_host(points: Sequence[ClockPoint], waits: Iterable[tuple[int, int]]) -> Iterator[ClockPoint]:
     """Yield the points, with the host's times delayed by its waits for events, and two points for each wait.
 
-    points: at least one. waits: in their order, the number of operations that the host had started, and of those that
-    it waited for. Where the GPU does not lag behind, an earlier delay no longer counts: the GPU was delayed with the
-    host, or the host waited for the GPU anyway.
+    points: at least one. waits: for each wait, in ascending order, the number of operations that the host had started
+    before, and the number of operations that the GPU had to execute until the wait ended. Where the GPU does not lag
+    behind, an earlier delay no longer counts: the GPU was delayed with the host, or the host waited for the GPU anyway.
     """
     numbers, host_s, gpu_s = (np.array(column, float) for column in zip(*points, strict=True))
 

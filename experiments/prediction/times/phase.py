@@ -6,6 +6,7 @@ from statistics import NormalDist
 from typing import Literal, NamedTuple
 
 from experiments.prediction.times.operations import Family, Operation, parse
+from experiments.prediction.times.schedule import Schedule
 from experiments.prediction.times.table import Table
 from experiments.results.schema import Phase
 from experiments.suites.cards import Card
@@ -49,6 +50,8 @@ class RecordedPhase(NamedTuple):
 
     tokens: length of the batch's texts. recomputed: those of ``operations`` that repeat a forward pass during a
     backward pass (activation checkpointing). end: number of operations of the training until the end of the part.
+    sequence: the operations in their order, as places in ``operations``; () if it is unknown. repeats: for each of
+    them, whether it repeats a forward pass.
     """
 
     phase: Phase
@@ -56,6 +59,8 @@ class RecordedPhase(NamedTuple):
     operations: Mapping[str, int]
     recomputed: Mapping[str, int] = {}
     end: int = 0
+    sequence: tuple[int, ...] = ()
+    repeats: tuple[bool, ...] = ()
 
 
 class PhaseTime(NamedTuple):
@@ -66,7 +71,8 @@ class PhaseTime(NamedTuple):
     cpu_optimizer_s: seconds in which the optimizer works on the CPU while the GPU waits. unmeasured_s: those seconds of
     ``device_s`` that were estimated from similar operations. host_waits: whether the host waits at the end until the
     GPU has done all its work. gathers: whether the GPU waits for the links at the end, because later operations need
-    what they transfer.
+    what they transfer. schedule: the order of the operations; None: the GPU begins the part when the host does, and
+    ends it after the host.
     """
 
     host_work: Mapping[HostWork, float]
@@ -77,6 +83,7 @@ class PhaseTime(NamedTuple):
     host_waits: bool = False
     gathers: bool = False
     phase: Phase = "forward"
+    schedule: Schedule | None = None
 
     @property
     def host_s(self) -> float:
@@ -99,13 +106,23 @@ class PhaseTime(NamedTuple):
 
     @property
     def without_waits(self) -> "PhaseTime":
-        """Return the time of the operations before the last one, for which host or GPU wait."""
+        """Return the time without the wait at the end of the part."""
         return self._replace(link_s=0.0, cpu_optimizer_s=0.0, host_waits=False)
 
     @property
     def waits(self) -> "PhaseTime":
-        """Return the time of the operation at the end for which host or GPU wait."""
-        return self._replace(host_work={}, device_s={})
+        """Return only the wait at the end of the part: for the GPU, for links, or for the optimizer on the CPU."""
+        return self._replace(host_work={}, device_s={}, schedule=None)
+
+    def gpu_end_s(self, factors: Mapping[HostWork, float], host_begun_s: float, gpu_free_s: float) -> float:
+        """Return the time at which the GPU has done the work of the part. factors: see HOST_FACTORS.
+
+        host_begun_s: time at which the host begins the part. gpu_free_s: time at which the GPU can begin it.
+        """
+        host_s = {kind: factors[kind] * work for kind, work in self.host_work.items()}
+        if self.schedule is None:
+            return max(host_begun_s, gpu_free_s, host_begun_s + sum(host_s.values()) - self.gpu_s) + self.gpu_s
+        return self.schedule.gpu_end_s(host_s, self.device_s, host_begun_s, gpu_free_s)
 
     def scaled(self, host_factor: float, device_factor: float) -> "PhaseTime":
         """Return the time with the host's seconds times ``host_factor``, all others times ``device_factor``."""
@@ -118,45 +135,91 @@ class PhaseTime(NamedTuple):
         )
 
 
+class OperationWork(NamedTuple):
+    """What one execution of an operation needs; see PhaseTime."""
+
+    family: Family
+    host_work: Mapping[HostWork, float] = {}
+    device_s: float = 0.0
+    link_s: float = 0.0
+    cpu_optimizer_s: float = 0.0
+    unmeasured_s: float = 0.0
+
+
 def phase_time(recorded: RecordedPhase, table: Table, card: Card, new_keys: Collection[str] = ()) -> PhaseTime:
     """Return the seconds of a phase, or of a part of it, on ``card``.
 
     new_keys: keys of those operations of the phase whose sizes no earlier operation had.
     """
+    works = _works(recorded, recorded.phase, table, card, new_keys) + _works(recorded, "forward", table, card, new_keys)
+    repeated = [recorded.recomputed.get(key, 0) for key in recorded.operations]
+    counts = [count - again for count, again in zip(recorded.operations.values(), repeated, strict=True)] + repeated
     host_work: dict[HostWork, float] = defaultdict(float)
     device_s: dict[Family, float] = defaultdict(float)
-    link_s = cpu_optimizer_s = unmeasured_s = 0.0
-    operations = {key: parse(key) for key in recorded.operations}
-    for key, count in recorded.operations.items():
-        operation = operations[key]
-        if operation.family == "communication":
-            link_s += count * communication_s(operation, card)
-            host_work["shards"] += count * operation.moves_shards
-        elif operation.family == "views":
-            host_work["views"] += count * operation.arguments[0]
-        elif operation.family == "checkpoints":
-            host_work["checkpoints"] += count
-        elif operation.family == "CPU optimizer":
-            cpu_optimizer_s += count * operation.elements / ADAM_PARAMETERS_PER_S
-        elif operation.family != "waiting":
-            times = table.times(key, card)
-            device_s[operation.family] += count * times.device_s
-            unmeasured_s += 0.0 if table.is_measured(key) else count * times.device_s
-            in_forward = count if recorded.phase == "forward" else recorded.recomputed.get(key, 0)
-            host_work["forward"] += in_forward * times.host_s
-            host_work[recorded.phase] += (count - in_forward) * times.host_s
-            host_work["layers"] += in_forward * (operation.family == "matrix products")
-    host_work["kernel choices"] += sum(parse(key).kernel_choices for key in new_keys)
+    for work, count in zip(works, counts, strict=True):
+        for kind, units in work.host_work.items():
+            host_work[kind] += count * units
+        if count and work.device_s:
+            device_s[work.family] += count * work.device_s
+    operations = [parse(key) for key in recorded.operations]
     return PhaseTime(
         dict(host_work),
         dict(device_s),
-        link_s,
-        cpu_optimizer_s,
-        unmeasured_s,
-        any(operation.host_waits for operation in operations.values()),
-        any(operation.family == "communication" and not operation.reduces for operation in operations.values()),
+        sum(count * work.link_s for work, count in zip(works, counts, strict=True)),
+        sum(count * work.cpu_optimizer_s for work, count in zip(works, counts, strict=True)),
+        sum(count * work.unmeasured_s for work, count in zip(works, counts, strict=True)),
+        any(operation.host_waits for operation in operations),
+        any(operation.family == "communication" and not operation.reduces for operation in operations),
         recorded.phase,
+        _schedule(recorded, works) if device_s and recorded.sequence else None,
     )
+
+
+def _works(
+    recorded: RecordedPhase, phase: Phase, table: Table, card: Card, new_keys: Collection[str]
+) -> list[OperationWork]:
+    """Return the work of each distinct operation, if it belongs to ``phase``.
+
+    The choice of a kernel for new sizes is spread over all executions of the operation.
+    """
+    works = []
+    for key, count in recorded.operations.items():
+        work = operation_work(key, phase, table, card)
+        if key in new_keys and (choices := parse(key).kernel_choices):
+            work = work._replace(host_work={**work.host_work, "kernel choices": table.host.other * choices / count})
+        works.append(work)
+    return works
+
+
+def operation_work(key: str, phase: Phase, table: Table, card: Card) -> OperationWork:
+    """Return what one execution of an operation needs in ``phase`` on ``card``."""
+    operation, host = parse(key), table.host
+    family = operation.family
+    match family:
+        case "communication":
+            work: dict[HostWork, float] = {"shards": host.other * operation.moves_shards}
+            return OperationWork(family, work, link_s=communication_s(operation, card))
+        case "views":
+            return OperationWork(family, {"views": host.other * operation.arguments[0]})
+        case "checkpoints":
+            return OperationWork(family, {"checkpoints": host.other})
+        case "CPU optimizer":
+            return OperationWork(family, cpu_optimizer_s=operation.elements / ADAM_PARAMETERS_PER_S)
+        case "waiting":
+            return OperationWork(family)
+    times = table.times(key, card)
+    work = {phase: host.operations * times.host_s}
+    if phase == "forward" and family == "matrix products":
+        work["layers"] = host.other
+    unmeasured_s = 0.0 if table.is_measured(key) else times.device_s
+    return OperationWork(family, work, times.device_s, unmeasured_s=unmeasured_s)
+
+
+def _schedule(recorded: RecordedPhase, works: Sequence[OperationWork]) -> Schedule:
+    """Return the order of the operations. works: those of the phase, then those of repeated forward passes."""
+    distinct = len(recorded.operations)
+    order = [place + distinct * repeats for place, repeats in zip(recorded.sequence, recorded.repeats, strict=True)]
+    return Schedule.build(order, [work.host_work for work in works], [(work.family, work.device_s) for work in works])
 
 
 def communication_s(operation: Operation, card: Card) -> float:

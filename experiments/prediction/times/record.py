@@ -23,7 +23,7 @@ class PhaseRecorder:
 
     def begin_phase(self, phase: Phase) -> None:
         """Record the operations from now on as those of ``phase``."""
-        self._starts.append((self._phantom.executed(), phase))
+        self._starts.append((self._phantom.operation_count(), phase))
         self._tokens.append(self._tokens[-1] if self._tokens else 0)
 
     def record_batch(self, tensors: Iterable[Any]) -> None:
@@ -33,11 +33,11 @@ class PhaseRecorder:
 
     def end(self) -> None:
         """End the last phase: later operations are not recorded."""
-        self._end = self._phantom.executed()
+        self._end = self._phantom.operation_count()
 
     def recorded_phases(self, first: int = 0, stop: int | None = None) -> list[RecordedPhase]:
         """Return the phases that were recorded until now: from number ``first`` to before ``stop``."""
-        end_of_last = self._phantom.executed() if self._end is None else self._end
+        end_of_last = self._phantom.operation_count() if self._end is None else self._end
         ends = [*(start for start, _ in self._starts[1:]), end_of_last]
         return [
             part
@@ -46,13 +46,16 @@ class PhaseRecorder:
         ]
 
     def _parts(self, phase: Phase, tokens: int, start: int, end: int) -> Iterator[RecordedPhase]:
-        """Yield the parts of a phase: a wait of the host or a collective operation is the last operation of each."""
+        """Yield the parts of a phase. Each part but the last ends with a wait of the host or a collective operation."""
         keys, repeats = self._phantom.keys(start, end)
         ends = [place for place, key in enumerate(keys[:-1], start=1) if ends_part(key)]
         for begin, stop in itertools.pairwise([0, *ends, len(keys)]):
             part = keys[begin:stop]
             repeated = Counter(itertools.compress(part, repeats[begin:stop]))
-            yield RecordedPhase(phase, tokens, Counter(part), repeated, start + stop)
+            operations = Counter(part)
+            places = {key: place for place, key in enumerate(operations)}
+            sequence = tuple(places[key] for key in part)
+            yield RecordedPhase(phase, tokens, operations, repeated, start + stop, sequence, tuple(repeats[begin:stop]))
 
 
 @functools.cache
@@ -75,7 +78,7 @@ class StepRecorder(PhaseRecorder):
             super().begin_phase(phase)
 
     def end_step(self, optimizer: int, phase: Phase) -> None:
-        """Record the end of a step of an optimizer, whose id is ``optimizer``; ``phase`` continues or begins."""
+        """Record that the optimizer with the id ``optimizer`` has ended a step. phase: that of the next operations."""
         self._ends.append((optimizer, len(self._starts)))
         super().begin_phase(phase)
 

@@ -29,6 +29,8 @@ MAX_LIST_BYTES = 2**30
 """Limit of the bytes in the tensor lists of an operation. Longer lists are shortened, and the time is scaled up."""
 AHEAD_CYCLES = 3_000_000
 """Clock cycles for which the GPU is occupied, so that the host has started all runs before the first one executes."""
+VECTOR_ELEMENTS = 64
+"""Length of which the lengths of long tensors in a list are multiples."""
 WARM_UP_RUNS, MEASURED_S, MAX_REPEATS = 2, 0.004, 20
 
 
@@ -46,16 +48,16 @@ def measure(operation: Operation) -> OperationTime:
         for _ in range(WARM_UP_RUNS):
             run()
         torch.cuda.synchronize()
-        once_s = _timed_s(run, 1)[0]
+        once_s = _time_runs(run, 1)[0]
         repeats = max(1, min(MAX_REPEATS, math.ceil(MEASURED_S / max(once_s, 1e-6))))
-        device_s, host_s = _timed_s(run, repeats)
+        device_s, host_s = _time_runs(run, repeats)
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
         raise NotReplayable(f"{operation.name}: {error}") from error
     return OperationTime(device_s / share, host_s)
 
 
 def _build_call(operation: Operation) -> tuple[Callable[[], Any], float]:
-    """Return a function that runs the operation, and the share of the elements of its tensor lists that it uses."""
+    """Return a function that runs the operation, and the share of the elements of tensor lists that it reads."""
     if operation.name.startswith("bitsandbytes::") and any(tensor.get("host") for tensor in operation.tensors):
         raise NotReplayable(f"{operation.name}: paged memory cannot be allocated for a single operation")
     if PACKED_ATTENTION.match(operation.name):
@@ -79,7 +81,7 @@ def _attention_backward(operation: Operation) -> Callable[[], Any]:
     return lambda: torch.autograd.grad(out, inputs, gradient, retain_graph=True)
 
 
-def _timed_s(run: Any, repeats: int) -> tuple[float, float]:
+def _time_runs(run: Any, repeats: int) -> tuple[float, float]:
     """Return the average seconds of one run on the device, and on the host, which does not wait for the device."""
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda._sleep(AHEAD_CYCLES)
@@ -137,11 +139,21 @@ def _build_value(value: Any, lengths: dict[int, int]) -> Any:
         count: int = value["values"]
         return [0.5] * lengths.get(count, count)
     if "tensors" in value:
-        length = max(1, value["elements"] // value["tensors"])
+        length = list_tensor_length(value["elements"], value["tensors"])
         return [_build_tensor([length], None, value) for _ in range(lengths[value["tensors"]])]
     if "scalar" in value:
         return 1 if value["type"] in ("Long", "Int", "Bool") else 0.5
     return _build_tensor(value["sizes"], value.get("strides"), value)
+
+
+def list_tensor_length(elements: int, tensors: int) -> int:
+    """Return the length of each tensor in a list of ``tensors`` equal tensors with about ``elements`` elements.
+
+    Long tensors have a multiple of VECTOR_ELEMENTS, as almost all parameters of models do. Otherwise PyTorch's kernels
+    for lists use their slower code, which loads one element at a time (aten/src/ATen/native/cuda/ForeachFunctors.cuh).
+    """
+    length = max(1, round(elements / tensors))
+    return length if length < VECTOR_ELEMENTS else round(length / VECTOR_ELEMENTS) * VECTOR_ELEMENTS
 
 
 def _build_tensor(sizes: list[int], strides: list[int] | None, value: dict[str, Any]) -> torch.Tensor:

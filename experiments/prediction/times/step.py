@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from statistics import fmean
 
 from experiments.prediction.times.clocks import gpu_busy_share, total_seconds
+from experiments.prediction.times.host import set_hosts
 from experiments.prediction.times.limits import PRECISION_BY_TYPE
 from experiments.prediction.times.operations import FAMILIES_WITHOUT_KERNEL, parse
 from experiments.prediction.times.phase import PhaseTime, RecordedPhase, interpolate_parts, phase_time, slowest_host
@@ -26,7 +27,7 @@ SCALED_CARD = "h100_80gb"
 WholePhase = tuple[RecordedPhase, ...]
 """The parts of a phase, in their order."""
 TRANSFERS_SHARE = 0.1
-"""Share of the GPU's time from which transfers from and to the host count as use of host memory."""
+"""A step counts as using host memory if transfers from and to the host take a higher share of the GPU's time."""
 
 
 def step_time(
@@ -152,7 +153,7 @@ def operations_of_one_micro_step(recorded: Sequence[RecordedPhase]) -> set[str]:
 
 
 def _first_occurrences(whole: WholePhase, keys: Set[str]) -> Iterator[set[str]]:
-    """Yield for each part of a phase those of ``keys`` that this part has and no earlier part has."""
+    """Yield for each part of a phase those of ``keys`` that occur in this part for the first time."""
     remaining = set(keys)
     for part in whole:
         new_keys = remaining & part.operations.keys()
@@ -195,14 +196,16 @@ def parts_of_step(recorded: Sequence[RecordedPhase], accumulate: int) -> list[tu
 
 
 def whole_phases(recorded: Sequence[RecordedPhase]) -> list[WholePhase]:
-    """Return the parts of each phase together."""
+    """Return one tuple for each phase, which contains the parts of the phase."""
     return [tuple(parts) for _, parts in itertools.groupby(recorded, key=lambda part: part.phase)]
 
 
 @functools.cache
 def tables() -> tuple[Table, ...]:
     """Return all tables. Each process reads them once."""
-    return tuple(map(Table.read, table_files()))
+    found = {path: Table.read(path) for path in table_files()}
+    set_hosts(found)
+    return tuple(found.values())
 
 
 def table_for_card(card: str) -> Table:

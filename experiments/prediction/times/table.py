@@ -22,12 +22,12 @@ TABLES = Path(__file__).parent / "tables"
 SUFFIXES = (".jsonl", ".jsonl.gz")
 MEMORY_BOUND = ("element-wise", "reductions", "indexing", "copies")
 LAYOUT_DISTANCE = 2.0
-"""Distance that different layouts of their tensors add between two memory-bound operations: as much as sizes that
-differ by a factor of e**2. Values from 1.5 to 6 have the same error in the benchmark estimated_operations."""
+"""Added to the distance of two memory-bound operations if their tensors have different layouts. Sizes that differ by a
+factor of e**2 add as much. Values from 1.5 to 6 have the same error in the benchmark estimated_operations."""
 MAX_HOST_S = 8e-5
 """Longest host time of an operation that the host can start in advance while the GPU is occupied (``replay``)."""
 UNKNOWN_SLOWDOWN, UNKNOWN_HOST_S = 2.0, 1e-5
-"""Assumed time of an operation that resembles no measured one: relative to the attainable time, and of the host."""
+"""Assumed for an operation without a similar measured one: time divided by the attainable time, and host time."""
 
 
 class Machine(Record):
@@ -39,6 +39,7 @@ class Machine(Record):
     torch: str = Field(description="version of PyTorch")
     command: str = Field(description="command that measured the times")
     date: str = Field(description="day of the measurement")
+    corrections: str | None = Field(default=None, description="times that another command measured again or removed")
 
 
 class OperationTime(NamedTuple):
@@ -71,7 +72,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 class Estimate(NamedTuple):
     """The times of an operation on the GPU of a table. attainable_s: the operation's attainable time on this GPU.
 
-    is_measured: False if the times are those of a similar operation, scaled to this one's size.
+    is_measured: False if the times are those of a similar operation, scaled to the size of this operation.
     """
 
     operation: Operation
@@ -97,6 +98,18 @@ class OperationFeatures(NamedTuple):
         return sizes + (LAYOUT_DISTANCE if self.layout != other.layout else 0.0)
 
 
+class HostFactors(NamedTuple):
+    """Time of the host that a prediction is about, relative to the host of a table, and to the reference host.
+
+    operations: factor of the table's host times. other: factor of the work that starts no operation, whose times are
+    those of the reference host. is_measured: whether this user has measured the host.
+    """
+
+    operations: float = 1.0
+    other: float = 1.0
+    is_measured: bool = False
+
+
 class MeasuredOperation(NamedTuple):
     """A measured operation. slowdown: its time divided by its attainable time."""
 
@@ -115,6 +128,7 @@ class Table:
         self.machine = machine
         self.card = card_named(machine.card)
         self.measured = measured
+        self.host = HostFactors()
         self._estimates: dict[str, Estimate] = {}
 
     @functools.cached_property
@@ -219,7 +233,7 @@ def _groups(operation: Operation) -> tuple[tuple[str, ...], ...]:
 
 
 def _features(operation: Operation) -> OperationFeatures:
-    """Return the sizes of a matrix product, otherwise the operation's arithmetic and bytes; and its layout."""
+    """Return the sizes of a matrix product, or the arithmetic and bytes of another operation; and its layout."""
     sizes = operation.product_sizes or (operation.flop + 1, operation.total_bytes + 1)
     layout = operation.layout if operation.family in MEMORY_BOUND else ""
     return OperationFeatures(tuple(math.log(max(1, size)) for size in sizes), layout)

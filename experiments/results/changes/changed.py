@@ -62,8 +62,8 @@ def change_sentences(changed: Iterable[RunChange]) -> list[str]:
 def value_change(key: ValueKey, before: float, now: float) -> RunChange:
     """Return the change of a value in its own unit. before and now: the value in the older and in the newer run."""
     row, quantity = key
-    then, words = (f"{format_number(value)} {quantity_unit(quantity)}".strip() for value in (before, now))
-    return RunChange(row, quantity_label(quantity), then, words, now / before if before else None)
+    before_text, now_text = (f"{format_number(value)} {quantity_unit(quantity)}".strip() for value in (before, now))
+    return RunChange(row, quantity_label(quantity), before_text, now_text, now / before if before else None)
 
 
 def differing_facts(before: Mapping[ValueKey, str], now: Mapping[ValueKey, str]) -> list[RunChange]:

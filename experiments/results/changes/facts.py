@@ -35,14 +35,17 @@ MIN_MEASURED_MICRO_STEPS = 3
 
 
 class MeasuredValue(NamedTuple):
-    """A value of a row. spread: the standard error of the value, from the spread of the steps; None: unknown."""
+    """A value of a row. spread: standard error of the value, computed from its variation between steps; None: unknown.
+
+    Only times have a known spread.
+    """
 
     value: float
     spread: float | None
 
 
 def measured_values(result: Result) -> dict[str, MeasuredValue]:
-    """Return the measured values of a row by quantity, without values that are not a number."""
+    """Return the measured values of a row by quantity, without NaN and infinite values."""
     values = {quantity: value_of(quantity, result) for quantity in RECORDED_QUANTITIES}
     return {
         quantity: MeasuredValue(value, _standard_error(quantity, value, result))
@@ -57,7 +60,10 @@ def values_of_rows(results: Mapping[str, Result]) -> dict[tuple[str, str], Measu
 
 
 def step_deviations(result: Result) -> dict[str, float]:
-    """Return the standard deviation of one step by quantity, in its unit; empty if too few steps were measured."""
+    """Return the standard deviation between steps for each quantity of time, in the unit of the quantity.
+
+    Return no deviations if too few steps were measured.
+    """
     speed = result.speed
     if speed is None or speed.measured_micro_steps < MIN_MEASURED_MICRO_STEPS:
         return {}

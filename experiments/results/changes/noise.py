@@ -31,38 +31,39 @@ MIN_DIFFERENCES = 3
 def change_points(
     runs: Sequence[MeasuredValues],
     recorded: Sequence[MeasuredValues] = (),
-    steps: Mapping[ValueKey, float] | None = None,
+    step_deviations: Mapping[ValueKey, float] | None = None,
 ) -> dict[ValueKey, set[int]]:
     """Return the indices in ``runs`` (the oldest run first) at which each value changes.
 
-    The noise between runs is measured on the runs in ``recorded``. Without ``recorded``, it is measured on ``runs``
-    except for the newest run, which may contain the change. If these runs are too few, the noise of a time is the
-    deviation between the rows of the newest two runs. If these rows are too few, it is the deviation between steps.
+    recorded: runs on which the noise between runs is measured. Without ``recorded``, the noise is measured on ``runs``,
+    but without the newest run, which may contain the change. If these are too few runs for a quantity of time, its
+    noise is computed from the rows of the two newest runs, which change by different shares. If these are too few rows,
+    the noise is the deviation between steps.
 
-    steps: standard deviation of a step by row and quantity, in the unit of the quantity.
+    step_deviations: standard deviation between steps by row and quantity, in the unit of the quantity.
     """
     keys = list(dict.fromkeys(key for run in runs for key in run))
-    noisy = recorded or runs[:-1]
-    shared = _relative_deviations_between_rows(runs) | _relative_deviations_between_runs(noisy)
-    tested = sum(len(run) for run in runs)
+    noise_runs = recorded or runs[:-1]
+    shared = _relative_deviations_between_rows(runs) | _relative_deviations_between_runs(noise_runs)
+    tested_count = sum(len(run) for run in runs)
     indices_by_key = {}
     for key in keys:
         indices = [index for index, run in enumerate(runs) if key in run]
         values = [runs[index][key].value for index in indices]
         spread = median(runs[index][key].spread or 0.0 for index in indices)
-        between = max(_deviation_between_runs(key, noisy), shared.get(key[1], 0.0) * abs(median(values)))
-        if key[1] in ABSOLUTE_TIME_QUANTITIES and not between and key[1] not in shared:
-            between = (steps or {}).get(key, inf)
-        noise = max(between, spread, _rounding(key[1], abs(median(values))))
-        indices_by_key[key] = {indices[start] for start in segment_starts(values, noise, tested)}
+        between_runs = max(_deviation_between_runs(key, noise_runs), shared.get(key[1], 0.0) * abs(median(values)))
+        if key[1] in ABSOLUTE_TIME_QUANTITIES and not between_runs and key[1] not in shared:
+            between_runs = (step_deviations or {}).get(key, inf)
+        noise = max(between_runs, spread, _rounding(key[1], abs(median(values))))
+        indices_by_key[key] = {indices[start] for start in segment_starts(values, noise, tested_count)}
     return indices_by_key
 
 
-def segment_starts(values: Sequence[float], noise: float, tested: int) -> list[int]:
+def segment_starts(values: Sequence[float], noise: float, tested_count: int) -> list[int]:
     """Return the indices at which new segments of ``values`` start, without the first segment.
 
     noise: standard deviation of one value.
-    tested: number of values, over all quantities, that are searched for changes.
+    tested_count: number of values, over all quantities, that are searched for changes.
     """
     if len(set(values)) < 2:
         return []
@@ -72,7 +73,7 @@ def segment_starts(values: Sequence[float], noise: float, tested: int) -> list[i
 
     signal = numpy.array([value / noise for value in values]).reshape(-1, 1)
     search = ruptures.KernelCPD(kernel="linear", min_size=1).fit(signal)
-    return [int(end) for end in search.predict(pen=2 * log(tested))[:-1]]
+    return [int(end) for end in search.predict(pen=2 * log(tested_count))[:-1]]
 
 
 def _deviation_between_runs(key: ValueKey, runs: Sequence[MeasuredValues]) -> float:
@@ -82,7 +83,10 @@ def _deviation_between_runs(key: ValueKey, runs: Sequence[MeasuredValues]) -> fl
 
 
 def _relative_deviations_between_runs(runs: Sequence[MeasuredValues]) -> dict[str, float]:
-    """Return the relative standard deviation between runs, over all rows, of each quantity with enough differences."""
+    """Return the relative standard deviation between runs by quantity, computed over all rows.
+
+    Quantities with fewer than MIN_DIFFERENCES differences between consecutive runs are left out.
+    """
     relative_changes: dict[str, list[float]] = {}
     for key in dict.fromkeys(key for run in runs for key in run):
         values = [run[key].value for run in runs if key in run and run[key].value]
@@ -95,9 +99,10 @@ def _relative_deviations_between_runs(runs: Sequence[MeasuredValues]) -> dict[st
 
 
 def _relative_deviations_between_rows(runs: Sequence[MeasuredValues]) -> dict[str, float]:
-    """Return the relative standard deviation over the rows of the newest two runs, of each time that enough rows have.
+    """Return how much the relative change between the two newest runs varies from row to row, by quantity of time.
 
-    A change that all rows have in common is not noise.
+    The value is a standard deviation. A change that all rows have in common does not increase it. Quantities that fewer
+    than MIN_DIFFERENCES rows have are left out.
     """
     ratios: dict[str, list[float]] = {}
     for before, now in [*pairwise(runs)][-1:]:

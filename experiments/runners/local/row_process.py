@@ -37,7 +37,7 @@ def start(row_folder: Path, worker: str, environment: Mapping[str, str]) -> warm
     }
     with (row_folder / NOTEBOOK_LOG).open("wb") as log:
         command = [NOTEBOOK_MODULE, str(row_folder), str(os.getpid())]
-        return warm_start.start_process(warm_start.ROW_SOCKET, command, variables, log.fileno())
+        return warm_start.start_process(warm_start.ROW_SOCKET_VARIABLE, command, variables, log.fileno())
 
 
 def environment_of_child_processes() -> dict[str, str]:

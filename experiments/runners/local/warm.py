@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from experiments.runners.local.row_process import NOTEBOOK_MODULE, environment_of_child_processes
 from experiments.suites.row_spec import RowSpec
 from experiments.system.environment import pad_environment
-from experiments.system.warm_start import RANK_SOCKET, ROW_SOCKET, is_ready
+from experiments.system.warm_start import RANK_SOCKET_VARIABLE, ROW_SOCKET_VARIABLE, is_ready
 from provision.temporary import TemporaryFolder
 
 COLD_START_VARIABLE = "TESTBED_COLD_START"
@@ -121,8 +121,8 @@ def warm_processes(specs: Sequence[RowSpec], worker: str, stopped: Callable[[], 
 
 def modules_to_import(specs: Sequence[RowSpec], worker: str) -> dict[str, list[str]]:
     """Return the modules that each warm process imports, by the environment variable with the process's socket."""
-    rows = {ROW_SOCKET: [*NOTEBOOK_MODULES, worker]}
-    return rows | {RANK_SOCKET: rank_modules(specs)} if worker == WORKER_MODULE else rows
+    rows = {ROW_SOCKET_VARIABLE: [*NOTEBOOK_MODULES, worker]}
+    return rows | {RANK_SOCKET_VARIABLE: rank_modules(specs)} if worker == WORKER_MODULE else rows
 
 
 def rank_modules(specs: Sequence[RowSpec]) -> list[str]:

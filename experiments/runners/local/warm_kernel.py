@@ -89,7 +89,7 @@ class WarmKernelManager(AsyncKernelManager):
     @default("connection_file")
     def _connection_file_default(self) -> str:
         """Return a file in the folder of the warm process, if there is one. The runner removes this folder."""
-        warm = os.environ.get(warm_start.ROW_SOCKET)
+        warm = os.environ.get(warm_start.ROW_SOCKET_VARIABLE)
         self._folder = TemporaryFolder("kernel", Path(warm).parent if warm else None)
         return str(self._folder.path / "kernel.json")
 
@@ -103,7 +103,11 @@ class WarmKernelManager(AsyncKernelManager):
         """Return the command of the kernel, `python -m ipykernel_launcher ...`, with warm_start before the module."""
         command: list[str] = super().format_kernel_cmd(extra_arguments)
         module = command.index("-m") + 1
-        return [*command[:module], *warm_start.module_prefix(os.environ, warm_start.ROW_SOCKET), *command[module:]]
+        return [
+            *command[:module],
+            *warm_start.module_prefix(os.environ, warm_start.ROW_SOCKET_VARIABLE),
+            *command[module:],
+        ]
 
 
 prepare_notebooks()

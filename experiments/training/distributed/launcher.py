@@ -43,7 +43,7 @@ def main(node: str, address: str, port: str, rank_module: str, spec_path: str, o
     """Start the ranks of the node and wait until they end; return 0 if all of them succeeded, else 1."""
     os.environ[LAUNCHER_PID_VARIABLE] = str(os.getpid())
     settings = RowSpec.model_validate_json(Path(spec_path).read_bytes()).settings
-    rank_command = [*warm_start.module_prefix(os.environ, warm_start.RANK_SOCKET), rank_module, spec_path, out]
+    rank_command = [*warm_start.module_prefix(os.environ, warm_start.RANK_SOCKET_VARIABLE), rank_module, spec_path, out]
     try:
         if settings.launcher == "accelerate":
             arguments = accelerate_arguments(settings, node, address, port)

@@ -73,7 +73,7 @@ class LocalNodeRanks:
         self._tag = f"{os.getpid()}-{time.monotonic_ns()}"
         variables = {RANKS_TAG: self._tag, "TMPDIR": str(self._scratch.path)}
         self._process = warm_start.start_process(
-            warm_start.RANK_SOCKET,
+            warm_start.RANK_SOCKET_VARIABLE,
             command,
             {**os.environ, **variables, **environment},
             log,

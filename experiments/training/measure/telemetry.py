@@ -51,7 +51,7 @@ class TelemetrySampler:
         self.phase: Phase = "load"
         self._path, self._pids = path, pids
         self._gpus = gpus.visible_gpus()
-        self._load_of_others = gpus.other_gpus_load()
+        self._load_of_others = gpus.make_load_reader_of_other_gpus()
         self._shared = SHARED_GPU_VARIABLE in os.environ
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample_until_stopped, daemon=True)

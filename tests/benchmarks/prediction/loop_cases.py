@@ -82,9 +82,14 @@ def program(loop: str, model: str, **overrides: object) -> tuple[str, ...]:
     return loop_words(loop, model, {"batch": 8, "seq": 512, **own, **overrides})
 
 
-def loop_words(loop: str, model: str, settings: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the arguments of python that train the model in the loop with these settings of a LoopJob."""
-    architecture = {"model_type": model, **MODELS[model]}
+def loop_words(
+    loop: str, model: str, settings: Mapping[str, object], sizes: Mapping[str, object] = {}
+) -> tuple[str, ...]:
+    """Return the arguments of python that train the model in the loop with these settings of a LoopJob.
+
+    sizes: keys of config.json that differ from those of MODELS.
+    """
+    architecture = {"model_type": model, **MODELS[model], **sizes}
     job = {"model": {"family": "transformers", "architecture": architecture}, **settings}
     return "-m", f"experiments.prediction.loops.{loop}", json.dumps(job)
 

@@ -31,7 +31,7 @@ from experiments.runners.local.warm import WarmProcess, rank_modules
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
 from experiments.system.processes import find_tagged
-from experiments.system.warm_start import RANK_SOCKET
+from experiments.system.warm_start import RANK_SOCKET_VARIABLE
 from experiments.training.distributed import ranks
 from experiments.training.worker import run_row
 from provision.hardware.gpus import used_gib
@@ -97,10 +97,13 @@ def note_time_limits(reached: list[float]) -> Iterator[None]:
 @contextmanager
 def warm_ranks(spec: RowSpec) -> Iterator[WarmProcess]:
     """Let ranks start from a warm process, which has completed its imports."""
-    with closing(WarmProcess(RANK_SOCKET, rank_modules([spec]))) as warm, pytest.MonkeyPatch.context() as patch:
+    with (
+        closing(WarmProcess(RANK_SOCKET_VARIABLE, rank_modules([spec]))) as warm,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         warm.wait(lambda: False)
         assert warm.ready, warm.last_line_if_ended()
-        patch.setenv(RANK_SOCKET, warm.environment[RANK_SOCKET])
+        patch.setenv(RANK_SOCKET_VARIABLE, warm.environment[RANK_SOCKET_VARIABLE])
         yield warm
 
 

@@ -41,13 +41,13 @@ class NoPhantom:
     The simulated operations assume that the host has waited for the device, as Lightning does after each step.
     """
 
-    def executed(self) -> int:
+    def operation_count(self) -> int:
         return 0
 
     def operations(self, begin: int, end: int) -> list[str]:
-        from experiments.prediction.phantom.ranks import HOST_WAITS
+        from experiments.prediction.phantom.ranks import HOST_WAIT_PREFIX
 
-        return [HOST_WAITS]
+        return [HOST_WAIT_PREFIX]
 
     def log_operation(self, key: str) -> None: ...
 

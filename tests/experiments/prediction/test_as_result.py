@@ -73,7 +73,7 @@ def test_losses_are_not_predicted_and_times_only_with_a_step_time():
             verdict = verdicts[f"claim/{claim.id}"]
             assert verdict.status == "not evaluated"
             reasons.add(verdict.reason)
-    assert reasons == {"its time is not predicted", "the loss is not predicted"}
+    assert reasons == {"the time is not predicted", "the loss is not predicted"}
 
 
 def test_a_ratio_of_predicted_times_is_evaluated():

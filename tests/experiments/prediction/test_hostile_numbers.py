@@ -29,14 +29,14 @@ SIZES = [
 ]
 OPTIONS = [
     ("--batch 1000000000", "--batch 1000000000: allowed: whole numbers from 1 to 999999999"),
-    ("--batch 100000000", "--batch 100000000 --accumulate 1 --devices 1: 100000000 samples of an optimizer step"),
+    ("--batch 100000000", "--batch 100000000 --accumulate 1 --devices 1: samples of an optimizer step: 100000000;"),
     ("--batch 1e9", "--batch 1e9: allowed: whole numbers from 1"),
     (f"--batch {'9' * 5000}", "allowed: whole numbers from 1"),
-    ("--batch 100000 --accumulate 1000", "100000000 samples of an optimizer step; allowed: at most 16777216"),
-    ("--devices 1000000000", "1000000000 samples of an optimizer step; allowed: at most 16777216"),
-    ("--batch 1000000 --seq 1000", "--batch 1000000 --seq 1000: 1000000000 tokens of a micro-step; allowed: at most"),
-    ("--target-seq 1000000000", "tokens of a micro-step; allowed: at most 67108864"),
-    ("--lora-r 1000000000", "--lora-r 1000000000: 1000000000 rank of the adapters; allowed: at most 65536"),
+    ("--batch 100000 --accumulate 1000", "samples of an optimizer step: 100000000; allowed: at most 16777216"),
+    ("--devices 1000000000", "samples of an optimizer step: 1000000000; allowed: at most 16777216"),
+    ("--batch 1000000 --seq 1000", "--batch 1000000 --seq 1000: tokens of a micro-step: 1000000000; allowed: at most"),
+    ("--target-seq 1000000000", "tokens of a micro-step: 1000000000; allowed: at most 67108864"),
+    ("--lora-r 1000000000", "--lora-r 1000000000: rank of the adapters: 1000000000; allowed: at most 65536"),
 ]
 
 

@@ -21,7 +21,7 @@ from tests.support.runners.fake_view import RecordingView
 
 CARD = "a100_80gb"
 LLAMA = ("--model", "tiny-llama-1.1b", "--card", "v100_32gb", "--loop", "lightning")
-BORDERLINE = "borderline, probably fits: up to"
+UP_TO = "batches up to {} probably fit (borderline)"
 ROW = (f"{SUITE}/reduced-batch", "--card", CARD)
 SIZED = ("--model", "tiny-llama-1.1b", "--loop", "lightning")
 
@@ -294,8 +294,8 @@ def test_the_command_fit_gives_the_largest_batch_and_the_changes_that_help(testb
     ("needs", "message"),
     [
         (lambda spec: 100.0, "not even a batch of 1 fits"),
-        (lambda spec: 77.5 if spec.settings.batch_size < 3 else 90.0, f"no batch certainly fits; {BORDERLINE} 2"),
-        (lambda spec: 20.0 + 5.3 * spec.settings.batch_size, f"fits: 10, peak 73.00 GiB; {BORDERLINE} 11"),
+        (lambda spec: 77.5 if spec.settings.batch_size < 3 else 90.0, f"no batch certainly fits; {UP_TO.format(2)}"),
+        (lambda spec: 20.0 + 5.3 * spec.settings.batch_size, f"fits: 10, peak 73.00 GiB; {UP_TO.format(11)}"),
         (lambda spec: 20.0, "fits: 4096, peak 20.00 GiB (larger batches were not tried)"),
     ],
 )
@@ -393,6 +393,7 @@ class TestBeforeARun:
         path = folder.path / "predictions.json"
         path.write_text(path.read_text().replace('"prediction_version": 1', '"prediction_version": 0'))
         with pytest.raises(
-            InputError, match=r"does not contain predictions of schema version 1 .*; remove the file, or run again"
+            InputError,
+            match=r"does not contain predictions of schema version 1 .*; remove the file, or run the suite again",
         ):
             folder.predictions()

@@ -334,7 +334,7 @@ class TestOutOfMemory:
         verdict = claim_verdict(check, result("a", a, memory={"peak_gib": 30.0}), result("b", b, memory=PEAK))
         assert verdict.status == status
         if status == "not evaluated":
-            assert verdict.reason.endswith("ran out of memory: it needs more than it reached")
+            assert verdict.reason.endswith("ran out of memory: the row needs more memory than was measured")
 
     def test_the_predicted_peak_of_a_row_that_runs_out_of_memory_is_no_lower_bound(self):
         pair = [result("a", memory={"peak_gib": 30.0}), result("b", "oom", memory=PEAK)]

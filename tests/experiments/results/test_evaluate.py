@@ -9,7 +9,7 @@ from experiments.results.evaluate import evaluate
 from experiments.results.quantities import QUANTITIES
 from experiments.results.schema import Outcome
 from experiments.results.verdicts import Evaluation
-from experiments.results.wording import QUANTITY_LABELS
+from experiments.results.wording import QUANTITY_LABELS_AND_UNITS
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity
 from tests.support.results.evaluations import (
@@ -215,7 +215,7 @@ class TestExitCode:
 
 
 def test_every_quantity_has_a_function_that_reads_it_and_a_label():
-    assert set(get_args(Quantity)) == set(QUANTITIES) == set(QUANTITY_LABELS)
+    assert set(get_args(Quantity)) == set(QUANTITIES) == set(QUANTITY_LABELS_AND_UNITS)
 
 
 EVALUATE_IMPORTS = ("obstacles", "quantities", "run_folder", "schema", "verdicts", "wording")

@@ -128,7 +128,7 @@ def test_a_prediction_within_its_error_of_a_bound_is_too_close_to_call(check, st
 @pytest.mark.parametrize(
     ("check", "reason"),
     [
-        ({"quantity": "step_s", "low": 1.0}, "its time is not predicted"),
+        ({"quantity": "step_s", "low": 1.0}, "the time is not predicted"),
         ({"quantity": "final_loss", "low": 1.0}, "the loss is not predicted"),
         ({"quantity": "gpu_processes", "low": 1.0}, "this measure of GPU load is not predicted"),
         ({"quantity": "planned_micro_steps", "low": 1.0}, "the number of steps is not predicted"),

@@ -57,9 +57,9 @@ def test_only_the_smaller_twin_of_a_row_has_a_note_that_it_is_scaled(read):
     suite = read(SCALE)
     assert suite.twin_note("large", SMALL) == "scaled to 12 GB"
     assert suite.twin_note("small", SMALL) == suite.twin_note("large", CARD) == ""
-    assert suite.note_on_twins(["small", "large"], SMALL) == "1 of 2 rows scaled to 12 GB"
-    assert suite.note_on_twins(["large"], SMALL) == "scaled to 12 GB"
-    assert suite.note_on_twins(["small", "large"], CARD) == ""
+    assert suite.note_on_scaled_rows(["small", "large"], SMALL) == "1 of 2 rows scaled to 12 GB"
+    assert suite.note_on_scaled_rows(["large"], SMALL) == "scaled to 12 GB"
+    assert suite.note_on_scaled_rows(["small", "large"], CARD) == ""
 
 
 def test_a_row_for_a_single_card_has_no_smaller_twin(read):

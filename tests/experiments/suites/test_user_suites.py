@@ -44,7 +44,7 @@ def test_user_suites_may_be_given_as_files_and_as_folders(suite_folder, tmp_path
 def test_a_user_suite_cannot_have_the_name_of_a_built_in_suite(suite_folder, monkeypatch):
     name = next(LABS.glob("*.yaml")).name
     shutil.copy(LABS / name, suite_folder / name)
-    with pytest.raises(InputError, match=rf"{name}: .*labs/{name} also has the suite .*; rename"):
+    with pytest.raises(InputError, match=rf"{name}: .*labs/{name} also defines the suite .*; rename"):
         suite_names()
 
 

@@ -35,10 +35,10 @@ def start_child(warm_server, tmp_path, monkeypatch):
     def start(*action, environment=None, cold=False):
         variables = {**(environment or warm_server[1]), "ONLY_HERE": "yes"}
         if cold:
-            del variables[warm_start.RANK_SOCKET]
+            del variables[warm_start.RANK_SOCKET_VARIABLE]
         with (tmp_path / "output.txt").open("wb") as output:
             command = [CHILD, "child.json", *action]
-            return warm_start.start_process(warm_start.RANK_SOCKET, command, variables, output.fileno())
+            return warm_start.start_process(warm_start.RANK_SOCKET_VARIABLE, command, variables, output.fileno())
 
     return start
 
@@ -67,7 +67,8 @@ def test_a_warm_started_process_has_the_properties_of_a_cold_started_one(warm_se
 def test_a_warm_started_process_has_the_oom_score_of_the_process_that_requested_it(warm_server, tmp_path):
     program = (
         "import os; from experiments.system import warm_start; open('/proc/self/oom_score_adj', 'w').write('777');"
-        f"warm_start.start_process('{warm_start.RANK_SOCKET}', ['{CHILD}', 'child.json'], dict(os.environ), 1).wait()"
+        f"process = warm_start.start_process('{warm_start.RANK_SOCKET_VARIABLE}', ['{CHILD}', 'child.json'], "
+        "dict(os.environ), 1); process.wait()"
     )
     subprocess.run(
         [sys.executable, "-c", program], env=warm_server[1], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL
@@ -94,7 +95,8 @@ def test_a_hanging_warm_started_process_is_found_by_its_tag_and_killed(start_chi
 def test_a_warm_started_process_ends_with_the_process_that_requested_it(warm_server, tmp_path):
     program = (
         f"import os, time; from experiments.system import warm_start; command = ['{CHILD}', 'child.json', 'hang'];"
-        "started = warm_start.start_process(warm_start.RANK_SOCKET, command, dict(os.environ), 1); time.sleep(600)"
+        "started = warm_start.start_process(warm_start.RANK_SOCKET_VARIABLE, command, dict(os.environ), 1);"
+        "time.sleep(600)"
     )
     asking = subprocess.Popen(
         [sys.executable, "-c", program], env=warm_server[1], cwd=tmp_path, stdout=subprocess.DEVNULL
@@ -133,8 +135,10 @@ def test_ended_processes_leave_no_open_file_and_no_child_in_the_warm_process(war
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("cold", [False, True])
 def test_the_command_that_starts_a_process_forwards_signals_to_it_and_ends_like_it(warm_server, tmp_path, number, cold):
-    environment = {key: warm_server[1][key] for key in warm_server[1] if not cold or key != warm_start.RANK_SOCKET}
-    command = [sys.executable, "-m", warm_start.MODULE, warm_start.RANK_SOCKET, CHILD, "child.json", "hang"]
+    environment = {
+        key: warm_server[1][key] for key in warm_server[1] if not cold or key != warm_start.RANK_SOCKET_VARIABLE
+    }
+    command = [sys.executable, "-m", warm_start.MODULE, warm_start.RANK_SOCKET_VARIABLE, CHILD, "child.json", "hang"]
     process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL)
     pid = child_report(tmp_path)["pid"]
     assert (pid == process.pid) == cold
@@ -144,7 +148,7 @@ def test_the_command_that_starts_a_process_forwards_signals_to_it_and_ends_like_
 
 
 def test_the_command_that_starts_a_process_has_the_exit_code_of_the_process(warm_server, tmp_path):
-    command = [sys.executable, "-m", warm_start.MODULE, warm_start.RANK_SOCKET, CHILD, "child.json", "7"]
+    command = [sys.executable, "-m", warm_start.MODULE, warm_start.RANK_SOCKET_VARIABLE, CHILD, "child.json", "7"]
     done = subprocess.run(command, env=warm_server[1], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (7, "does 7\n", "")
 
@@ -159,7 +163,7 @@ def test_the_command_that_starts_a_process_has_the_exit_code_of_the_process(warm
 def test_a_module_that_makes_forks_unsafe_ends_the_warm_process(tmp_path, module, obstacle):
     with warm_process(tmp_path, module) as (process, environment):
         assert process.wait() == 1
-        assert not warm_start.is_ready(environment, warm_start.RANK_SOCKET)
+        assert not warm_start.is_ready(environment, warm_start.RANK_SOCKET_VARIABLE)
     assert (tmp_path / "warm.txt").read_text().startswith(f"rows cannot start from this process: {obstacle}")
 
 

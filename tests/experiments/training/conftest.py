@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from experiments.runners.local.warm import ENGINE_MODULE, LAUNCHER_MODULE, RANK_MODULE
-from experiments.system.warm_start import RANK_SOCKET
+from experiments.system.warm_start import RANK_SOCKET_VARIABLE
 from tests.support.processes.warm_processes import warm_process
 from tests.support.services.fake_hub import FakeHub
 
@@ -34,14 +34,14 @@ def warm_ranks(tmp_path_factory):
     modules = (ENGINE_MODULE.format("litgpt_trainer"), RANK_MODULE, LAUNCHER_MODULE)
     with warm_process(tmp_path_factory.mktemp("warm"), *modules) as (process, environment):
         assert process.poll() is None
-        yield process, environment[RANK_SOCKET]
+        yield process, environment[RANK_SOCKET_VARIABLE]
 
 
 @pytest.fixture
 def ranks_start_warm(warm_ranks, monkeypatch):
     """Make the row's processes start from the warm process; afterwards none of them is left."""
     process, socket = warm_ranks
-    monkeypatch.setenv(RANK_SOCKET, socket)
+    monkeypatch.setenv(RANK_SOCKET_VARIABLE, socket)
     yield
     assert process.poll() is None
     assert psutil.Process(process.pid).children() == []

@@ -262,10 +262,10 @@ def test_the_lease_does_not_end_while_copying_its_results_fails(fake_node, tmp_p
 
 
 def test_the_lease_does_not_end_if_work_begins_while_its_results_are_copied(fake_node):
-    def save(self):
+    def log_in(self):
         fake_node.process(9, "sshd: cc@pts/1\0")
 
-    node = type("Busy", (check.Node,), {"save": save})(fake_node.settings, fake_node.run, fake_node.root)
+    node = type("Busy", (check.Node,), {"save_results": log_in})(fake_node.settings, fake_node.run, fake_node.root)
     fake_node.check_each_minute(29)
     fake_node.pass_time(MINUTE)
     line = check.check(fake_node.settings, node, fake_node.lease, fake_node.state, fake_node.now)[1]

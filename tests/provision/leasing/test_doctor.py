@@ -211,7 +211,7 @@ def test_an_unattached_address_of_the_project_is_named_but_not_used(site, failed
     ("answer", "value", "check", "text"),
     [
         ("addresses_left", 3, "floating IPs", "the project may allocate 3 more"),
-        ("addresses_left", None, "floating IPs", "one will be allocated"),
+        ("addresses_left", None, "floating IPs", "the project has no limit"),
         ("clock_skew", timedelta(minutes=-2), "clock", "120 s off the site's clock"),
         ("credential", Credential(), "credential", "does not expire"),
         ("public_keys", [("theirs", OTHER)], "SSH key at the site", "not at the site yet; a lease uploads it"),

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from provision.leasing.journal import Journal, Operation
-from provision.leasing.past import past_leases, sum_in_words
+from provision.leasing.past import past_leases, total_cost_in_words
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -69,7 +69,7 @@ def test_the_costs_of_several_leases_are_added_up_and_leases_of_unknown_price_ar
     dated_journal.lease("2", "other", cost_su=None)
     dated_journal.lease("3", "third", hours=1, cost_su=16.0)
     leases = past_leases(dated_journal.journal.entries(), NOW + 9 * HOUR)
-    assert sum_in_words(leases) == "3 leases: 64.0 service units, and 1 of unknown price"
+    assert total_cost_in_words(leases) == "3 leases: 64.0 service units, and 1 of unknown price"
 
 
 def test_leases_are_sorted_by_start_and_a_deletion_after_the_end_changes_nothing(dated_journal):
@@ -82,7 +82,7 @@ def test_leases_are_sorted_by_start_and_a_deletion_after_the_end_changes_nothing
     dated_journal.journal.write("done", late, Operation.DELETE_LEASE, id="unknown")
     found = past_leases(dated_journal.journal.entries(), NOW + 9 * HOUR)
     assert [(one.name, one.end - NOW) for one in found] == [("early", 3 * HOUR), ("late", 4 * HOUR)]
-    assert sum_in_words(found) == "2 leases: 96.0 service units"
+    assert total_cost_in_words(found) == "2 leases: 96.0 service units"
 
 
 def test_an_unfinished_deletion_does_not_end_a_lease(dated_journal):

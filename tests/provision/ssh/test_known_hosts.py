@@ -12,7 +12,7 @@ def test_only_the_lines_of_the_host_in_known_hosts_are_returned(tmp_path, monkey
     file = tmp_path / "known_hosts"
     file.write_text(f"saved.edu {keys[0]}\nother.edu {keys[1]}\n")
     monkeypatch.setattr(known_hosts, "FILES", (str(file), str(tmp_path / "missing")))
-    (line,) = known_hosts.pinned_lines("saved.edu").splitlines()
+    (line,) = known_hosts.known_hosts_lines("saved.edu").splitlines()
     assert line.split()[:3] == ["saved.edu", *keys[0].split()[:2]]
     with pytest.raises(BadHostKey, match=r"unknown\.edu: its host key is not in"):
-        known_hosts.pinned_lines("unknown.edu")
+        known_hosts.known_hosts_lines("unknown.edu")

@@ -10,7 +10,7 @@ from pathlib import Path
 from experiments.runners.local.warm import SINGLE_THREAD_VARIABLES
 from experiments.system.environment import pad_environment
 from experiments.system.files import CODE_FOLDER
-from experiments.system.warm_start import RANK_SOCKET, is_ready
+from experiments.system.warm_start import RANK_SOCKET_VARIABLE, is_ready
 from tests.support.processes.waiting import wait_for
 
 CHILD = "tests.support.processes.warm_child"
@@ -22,13 +22,13 @@ def warm_process(folder: Path, *modules: str) -> Iterator[tuple[subprocess.Popen
 
     Its output goes to warm.txt in ``folder``.
     """
-    environment = {**os.environ, RANK_SOCKET: str(folder / "socket"), "PYTHONPATH": str(CODE_FOLDER)}
+    environment = {**os.environ, RANK_SOCKET_VARIABLE: str(folder / "socket"), "PYTHONPATH": str(CODE_FOLDER)}
     command = [
         sys.executable,
         "-u",
         "-m",
         "experiments.system.warm_process",
-        environment[RANK_SOCKET],
+        environment[RANK_SOCKET_VARIABLE],
         *modules,
     ]
     with (folder / "warm.txt").open("wb") as log:
@@ -40,7 +40,7 @@ def warm_process(folder: Path, *modules: str) -> Iterator[tuple[subprocess.Popen
             stderr=log,
         )
     try:
-        wait_for(lambda: is_ready(environment, RANK_SOCKET) or process.poll() is not None)
+        wait_for(lambda: is_ready(environment, RANK_SOCKET_VARIABLE) or process.poll() is not None)
         yield process, environment
     finally:
         process.kill()

@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.prediction.script.trace import TRACING_MODULE
 from experiments.system.processes import process_group
-from experiments.system.warm_start import RANK_SOCKET, Process, start_in_warm_process
+from experiments.system.warm_start import RANK_SOCKET_VARIABLE, Process, start_in_warm_process
 from tests.support.processes.warm_processes import warm_process
 
 LIBRARIES = "tests.support.processes.traced_libraries"
@@ -21,7 +21,7 @@ def warm_traces(folder: Path) -> Iterator[str]:
     """Yield the socket of a warm process for traces."""
     with warm_process(folder, LIBRARIES) as (process, environment):
         assert process.poll() is None, (folder / "warm.txt").read_text()
-        yield environment[RANK_SOCKET]
+        yield environment[RANK_SOCKET_VARIABLE]
 
 
 @contextmanager
@@ -39,4 +39,4 @@ def start_warm(socket: str, command: Sequence[str], env: Mapping[str, str], **op
     with open(os.devnull, "wb") as nothing:
         hidden = options["stderr"] == subprocess.DEVNULL
         outputs = (nothing.fileno(),) * 2 if hidden else (options["stdout"], sys.__stderr__.fileno())
-        yield start_in_warm_process(RANK_SOCKET, command[2:], {**env, RANK_SOCKET: socket}, outputs)
+        yield start_in_warm_process(RANK_SOCKET_VARIABLE, command[2:], {**env, RANK_SOCKET_VARIABLE: socket}, outputs)

@@ -29,13 +29,13 @@ END_WHEN_IDLE = EndWhenIdle(HALF_HOUR)
 class IdleNode:
     """A fake node that is idle and whose results are saved."""
 
-    def work(self):
+    def find_work(self):
         return []
 
     def marks(self):
         return {}
 
-    def save(self):
+    def save_results(self):
         """Save nothing."""
 
 
@@ -151,7 +151,7 @@ def test_the_idle_check_on_the_node_ends_the_lease_and_the_client_reports_this(
     settings = leased()
     assert len(site.servers()) == 1
     assert "ACTIVE, ends after 30m" in " ".join(testbed("status")[1].split())
-    now = check.clock()
+    now = check.read_clock()
     idle = check.CheckState(now.wall_s - 60, now.passed_s - 60, now.boot, now.passed_s - settings.idle_s, {})
     line = check.check(settings, IdleNode(), check.Lease(settings), idle, now)[1]
     assert line == "the results are saved and the lease is ended"
@@ -171,14 +171,14 @@ def test_the_idle_check_on_the_node_ends_the_lease_and_the_client_reports_this(
 def test_a_lease_does_not_end_itself_while_a_service_does_not_answer_and_ends_afterwards(
     site, settings, local_openstack, service, fault
 ):
-    now = check.clock()
+    now = check.read_clock()
     idle = check.CheckState(now.wall_s - 60, now.passed_s - 60, now.boot, now.passed_s - settings.idle_s, {})
     local_openstack.proxies[service].set_fault(fault)
     state, line = check.check(settings, IdleNode(), check.Lease(settings), idle, now)
     local_openstack.repair()
     assert f"but the lease continues: {service}" in line
     assert len(site.leases()) == 1
-    assert "is ended" in check.check(settings, IdleNode(), check.Lease(settings), state, check.clock())[1]
+    assert "is ended" in check.check(settings, IdleNode(), check.Lease(settings), state, check.read_clock())[1]
     assert site.leases() == []
 
 

@@ -26,16 +26,16 @@ QUERY_LIMIT_S = 60
 SAVE_LIMIT_S = 3000
 """Time limit of one attempt to copy the results, seconds."""
 LONGEST_GAP_S = 300
-"""Longest gap between two checks, seconds. After a longer gap, the idle time counts from 0 again."""
+"""Longest gap between two checks, seconds. After a longer gap, the idle time is 0 again."""
 CLOCK_STEP_S = 60
-"""Largest change of the clock between two checks, seconds. After a larger one, the idle time counts from 0 again."""
+"""Largest adjustment of the system clock between two checks, seconds. After a larger one, the idle time is 0 again."""
 JOBS, STARTED, FETCHED = ".jobs", "started", "fetched"
 """The folder of jobs in a run's folder, and two files in each job's folder; see experiments/runners/slurm/layout.py."""
 NOTEBOOKS, NOTEBOOKS_FETCHED = "notebooks", "notebooks-fetched"
 """The folder of notebooks, and the file whose time states when the user's computer last downloaded notebooks."""
 SSH_OPTIONS = "-o StrictHostKeyChecking=yes -o BatchMode=yes -o IdentitiesOnly=yes -o ConnectTimeout=30"
-NOT_RESULTS = ("/cache", "/code", "*.part", "trainer")
-"""Patterns of rsync for files that are not results."""
+EXCLUDED_PATTERNS = ("/cache", "/code", "*.part", "trainer")
+"""Patterns of rsync for files that are not results and are not copied."""
 JUPYTER_FOLDERS = (".local/share/jupyter/runtime", "llm-testbed/cache/.local/share/jupyter/runtime")
 """Folders in which Jupyter servers store their addresses, relative to a home folder."""
 
@@ -51,9 +51,9 @@ class CheckFailed(Exception):
 class Settings:
     """The settings that `testbed lease --end-when-idle` wrote.
 
-    idle_s: seconds without work after which the lease ends. home: the user's home folder. results_to: rsync target of
-    the results; '': the lease ends only after the user's computer has downloaded all results. key, known_hosts: files
-    of ssh for the connection to the target.
+    idle_s: seconds without work after which the lease ends. home: the user's home folder. auth_url: keystone's URL.
+    lease_url: the lease's URL at Blazar. results_to: rsync target of the results; '': the lease ends only after the
+    user's computer has downloaded all results. key, known_hosts: files of ssh for the connection to the target.
     """
 
     idle_s: float
@@ -74,7 +74,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class ClockReading:
-    """A time. wall_s: seconds of the system clock. passed_s: seconds since boot. boot: the id of this boot."""
+    """A time. wall_s: Unix time of the system clock. passed_s: seconds since boot. boot: the id of this boot."""
 
     wall_s: float
     passed_s: float
@@ -93,7 +93,7 @@ class CheckState(ClockReading):
     marks: dict[str, float]
 
 
-def clock() -> ClockReading:
+def read_clock() -> ClockReading:
     """Return the current time."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return ClockReading(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), boot)
@@ -117,7 +117,7 @@ class Node:
     def __init__(self, settings: Settings, run: Run = run, root: Path = Path("/")) -> None:
         self._settings, self._run, self._root = settings, run, root
 
-    def work(self) -> list[str]:
+    def find_work(self) -> list[str]:
         """Return the work that the node is doing, as text; [] if the node is idle. Raises CheckFailed."""
         jobs = self._run_if_installed("squeue", "--noheader", "--format=%T")
         gpu_processes, users, kernels = self._gpu_processes(), self._logged_in_users(), self._busy_kernels()
@@ -136,20 +136,20 @@ class Node:
         files["notebooks"] = self._notebooks()
         return {name: _last_modification_s(paths) for name, paths in files.items()}
 
-    def unfetched(self) -> list[str]:
+    def unfetched_results(self) -> list[str]:
         """Return the names of the results that the user's computer has not downloaded."""
         started = [job for job in self._job_folders() if (job / STARTED).exists()]
         rows = [f"{job.parents[1].name}/{job.name}" for job in started if not (job / FETCHED).exists()]
         last_download_s = _last_modification_s([self._settings.results / NOTEBOOKS_FETCHED])
         return rows + [file.name for file in self._notebooks() if file.stat().st_mtime > last_download_s]
 
-    def save(self) -> None:
-        """Copy the results to the target and verify the copy; without a target, check that all are downloaded.
+    def save_results(self) -> None:
+        """Copy the results to the target and verify the copy; without a target, check that the user has downloaded all.
 
         Raises CheckFailed if results could be lost.
         """
         settings = self._settings
-        if not settings.results_to and (unfetched := self.unfetched()):
+        if not settings.results_to and (unfetched := self.unfetched_results()):
             where = f"only on this disk, in {settings.results}"
             raise CheckFailed(f"{len(unfetched)} results are {where}: {', '.join(unfetched[:5])}")
         if settings.results_to and settings.results.is_dir():
@@ -167,11 +167,11 @@ class Node:
         if list(self._root.glob("dev/nvidia[0-9]*")) and not self._has_program("nvidia-smi"):
             raise CheckFailed("the node has an NVIDIA GPU but no nvidia-smi")
         nvidia_pids = self._run_if_installed("nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader")
-        amd_pids = self._processes_with_open("/dev/kfd") if (self._root / "dev/kfd").exists() else []
+        amd_pids = self._processes_using("/dev/kfd") if (self._root / "dev/kfd").exists() else []
         return nvidia_pids + amd_pids
 
-    def _processes_with_open(self, device: str) -> list[str]:
-        """Return the ids of the processes that have ``device`` open. Raises CheckFailed."""
+    def _processes_using(self, device: str) -> list[str]:
+        """Return the ids of the processes that have the file ``device`` open. Raises CheckFailed."""
         pids = []
         for folder in self._root.glob("proc/[0-9]*/fd"):
             try:
@@ -184,7 +184,7 @@ class Node:
         return pids
 
     def _logged_in_users(self) -> list[str]:
-        """Return USER@TERMINAL of each SSH session. The process of a session has the title `sshd: USER@TERMINAL`."""
+        """Return USER@TERMINAL of each SSH session, from the title of the session's process: `sshd: USER@TERMINAL`."""
         users = []
         for file in self._root.glob("proc/[0-9]*/cmdline"):
             try:
@@ -220,7 +220,7 @@ def _last_modification_s(files: Sequence[Path]) -> float:
 def rsync_command(settings: Settings, *options: str) -> list[str]:
     """Return the command that copies the results to the target. options: additional options of rsync."""
     ssh = f"ssh -i {settings.key} -o UserKnownHostsFile={settings.known_hosts} {SSH_OPTIONS}"
-    excluded = [f"--exclude={pattern}" for pattern in NOT_RESULTS]
+    excluded = [f"--exclude={pattern}" for pattern in EXCLUDED_PATTERNS]
     command = ["rsync", "--archive", "--no-owner", "--no-group", "--omit-dir-times", *excluded, *options]
     return [*command, f"--rsh={ssh}", f"{settings.results}/", settings.results_to]
 
@@ -269,7 +269,7 @@ class Lease:
         """Delete the lease. Raises CheckFailed."""
         self._request("DELETE")
 
-    def _token(self) -> str:
+    def _request_token(self) -> str:
         secret = {"id": self._settings.credential_id, "secret": self._settings.secret}
         identity = {"methods": ["application_credential"], "application_credential": secret}
         request = urllib.request.Request(  # noqa: S310 - an address of the site
@@ -277,22 +277,22 @@ class Lease:
             json.dumps({"auth": {"identity": identity}}).encode(),
             {"Content-Type": "application/json"},
         )
-        code, headers, _ = _response(request, "keystone")
+        code, headers, _ = _send(request, "keystone")
         if code >= 300:
             raise CheckFailed(f"keystone responds with {code}")
         return headers["X-Subject-Token"]
 
     def _request(self, method: str) -> tuple[int, bytes]:
         """Return the status code and body of the response; Blazar requires the header Accept. Raises CheckFailed."""
-        headers = {"X-Auth-Token": self._token(), "Accept": "application/json"}
+        headers = {"X-Auth-Token": self._request_token(), "Accept": "application/json"}
         request = urllib.request.Request(self._settings.lease_url, headers=headers, method=method)  # noqa: S310 - an address of the site
-        code, _, body = _response(request, "blazar")
+        code, _, body = _send(request, "blazar")
         if code >= 300 and code != 404:
             raise CheckFailed(f"blazar responds with {code} to {method}")
         return code, body
 
 
-def _response(request: urllib.request.Request, service: str) -> tuple[int, Message, bytes]:
+def _send(request: urllib.request.Request, service: str) -> tuple[int, Message, bytes]:
     """Return the status code, headers and body of the response. Raises CheckFailed if the service does not answer."""
     try:
         with urllib.request.urlopen(request, timeout=QUERY_LIMIT_S) as response:  # noqa: S310 - an address of the site
@@ -306,7 +306,7 @@ def _response(request: urllib.request.Request, service: str) -> tuple[int, Messa
 def next_state(
     before: CheckState | None, now: ClockReading, work: Sequence[str], marks: dict[str, float]
 ) -> CheckState:
-    """Return the state after a check. After work, a reboot, a gap or a clock change, the idle time is 0 again."""
+    """Return the state after a check. After work, a reboot, a long gap or a clock change, the idle time is 0 again."""
     idle_since_s: float | None = now.passed_s
     if work:
         idle_since_s = None
@@ -326,7 +326,7 @@ def check(
 ) -> tuple[CheckState, str]:
     """Check once, and end the lease after enough idle time. Return the new state and a line for the log."""
     try:
-        work, marks = node.work(), node.marks()
+        work, marks = node.find_work(), node.marks()
     except CheckFailed as problem:
         return next_state(before, now, ["unknown"], {}), f"the check failed, so the node counts as busy: {problem}"
     state = next_state(before, now, work, marks)
@@ -336,18 +336,18 @@ def check(
     if idle_s < settings.idle_s:
         return state, f"idle for {idle_s:.0f} of {settings.idle_s:.0f} s"
     try:
-        return state, _end(node, lease, marks)
+        return state, _end_lease(node, lease, marks)
     except CheckFailed as problem:
         return state, f"idle for {idle_s:.0f} s, but the lease continues: {problem}"
 
 
-def _end(node: Node, lease: Lease, marks: dict[str, float]) -> str:
+def _end_lease(node: Node, lease: Lease, marks: dict[str, float]) -> str:
     """Save the results and end the lease. Raises CheckFailed if that fails, or if the node has work again."""
     status = lease.status()
     if status != "ACTIVE":
         raise CheckFailed(f"its status is {status}" if status else "it no longer exists")
-    node.save()
-    if node.work() or node.marks() != marks:
+    node.save_results()
+    if node.find_work() or node.marks() != marks:
         raise CheckFailed("work began while the results were saved")
     lease.delete()
     return "the results are saved and the lease is ended"
@@ -391,7 +391,7 @@ def main(options: Sequence[str]) -> None:
         except CheckFailed as problem:
             sys.exit(str(problem))
         return
-    state, line = check(settings, node, lease, read_state(STATE), clock())
+    state, line = check(settings, node, lease, read_state(STATE), read_clock())
     write_state(STATE, state)
     print(line)
 

@@ -1,0 +1,1 @@
+"""Replacements of compiled kernels: CUDA graphs, Triton, flash-attn and torchao."""

@@ -52,7 +52,7 @@ class CUDAGraph:
         self.phantom.set_pool(self._pool[1])
 
     def capture_end(self) -> None:
-        """End the use of the graph's pool by new allocations."""
+        """Stop allocating from the graph's pool."""
         CUDAGraph.capturing = False
         self.phantom.set_pool(0)
 

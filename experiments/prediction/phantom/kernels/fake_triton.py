@@ -12,14 +12,14 @@ from typing import Any
 VERSION = "3.6.0"
 SUBMODULES = ("backends", "compiler", "language", "runtime", "testing", "tools")
 """Modules that ``import triton`` also imports."""
-ERRORS = ("Error", "Exception", "OutOfResources")
-"""Ends of names of exceptions."""
+ERROR_SUFFIXES = ("Error", "Exception", "OutOfResources")
+"""Endings of the names of exceptions."""
 
 
 class Placeholder:
     """Value of any name of Triton that only the bodies of kernels use, or that describes a kernel.
 
-    The call of a placeholder decorates a function, or returns a placeholder.
+    A placeholder can be called like a function of Triton, or used as a decorator that changes nothing.
     """
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
@@ -74,17 +74,17 @@ class Config(Placeholder):
 
 
 def jit(fn: Callable[..., Any] | None = None, **_: Any) -> Any:
-    """Return the kernel of a function, or without a function a decorator that makes kernels."""
+    """Return the kernel of a function. Without a function, return a decorator that makes kernels."""
     return JITFunction(fn) if fn else JITFunction
 
 
 def cdiv(x: int, y: int) -> int:
-    """Return the quotient, rounded up."""
+    """Return ``x`` / ``y``, rounded up."""
     return -(-x // y)
 
 
 def next_power_of_2(n: int) -> int:
-    """Return the smallest power of two that is not smaller."""
+    """Return the smallest power of two that is not smaller than ``n``."""
     return 1 << max(n - 1, 0).bit_length()
 
 
@@ -104,7 +104,7 @@ NAMES: dict[str, dict[str, Any]] = {
     "triton.runtime.autotuner": {"Autotuner": Autotuner, "Config": Config, "Heuristics": Heuristics},
     "triton.runtime.jit": {"JITFunction": JITFunction, "KernelInterface": KernelInterface, "jit": jit},
 }
-"""Names by module that are not placeholders."""
+"""By module: the names whose values are not placeholders."""
 
 
 class FakeModule(ModuleType):
@@ -115,14 +115,14 @@ class FakeModule(ModuleType):
             raise AttributeError(name)
         if name in SUBMODULES and self.__name__ == "triton":
             return importlib.import_module(f"triton.{name}")
-        is_error = name.endswith(ERRORS)
+        is_error = name.endswith(ERROR_SUFFIXES)
         value: Any = type(name, (Exception if is_error else Placeholder,), {}) if name[0].isupper() else Placeholder()
         setattr(self, name, value)
         return value
 
 
 class TritonFinder(Loader, MetaPathFinder):
-    """Finder and loader of all modules of the stand-in. As the last finder, it finds what is not installed."""
+    """Finder and loader of all modules of the stand-in. Python asks it last, so an installed Triton is found first."""
 
     def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
         """Return the spec of a module of Triton; None for other modules."""

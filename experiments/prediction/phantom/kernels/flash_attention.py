@@ -14,8 +14,8 @@ from torch.nn.functional import pad
 from experiments.prediction.phantom.kernels.keys import operation_key
 from experiments.prediction.phantom.library import FlashSizes, Phantom
 
-PARTS = {1: (3,), 2: (1, 2), 3: (1, 1, 1)}
-"""Numbers of tensors among queries, keys and values in each argument, for calls with 1, 2 or 3 such arguments."""
+PACKED_COUNTS = {1: (3,), 2: (1, 2), 3: (1, 1, 1)}
+"""By number of tensors in a call: how many of queries, keys and values each tensor contains."""
 WIDTH_MULTIPLE = 8
 MAX_WIDTH = 256
 ROWS_OF_BLOCK = 128
@@ -25,8 +25,8 @@ ROWS_OF_BLOCK = 128
 class AttentionOptions(NamedTuple):
     """Arguments of an attention that decide its allocations.
 
-    starts: of the texts among the tokens of queries and keys; None: texts of equal length. longest: the longest text of
-    both.
+    starts: positions at which texts begin, among the tokens of the queries and of the keys; None: all texts have equal
+    length. longest: tokens of the longest text, among the queries and among the keys.
     """
 
     dropout: float
@@ -65,7 +65,7 @@ class Attention(torch.autograd.Function):
         """Return the gradient of each packed tensor."""
         saved, options = ctx.saved_tensors, ctx.options
         q, k = saved[:2]
-        gradients = _allocate_gradients(saved[:3], PARTS[ctx.packed_count])
+        gradients = _allocate_gradients(saved[:3], PACKED_COUNTS[ctx.packed_count])
         padded = _with_aligned_width(gradient)
         sizes = _sizes(q, k, options)
         scratch = Attention.phantom.flash_backward_scratch(sizes, deterministic=options.deterministic)
@@ -76,15 +76,16 @@ class Attention(torch.autograd.Function):
 
 
 def attend(options: AttentionOptions, *packed: torch.Tensor) -> Any:
-    """Return the attention of packed tensors: of queries, keys and values; or of queries, and both others packed.
+    """Return the attention of queries, keys and values.
 
-    Raises RuntimeError as flash-attn does for tensors that it does not support.
+    packed: a tensor of each; or the queries, and one tensor of keys and values; or one tensor of all three. Raises
+    RuntimeError as flash-attn does for tensors that it does not support.
     """
     return Attention.apply(options, *packed)  # type: ignore[no-untyped-call]
 
 
 def _unpack(packed: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
-    counted = zip(packed, PARTS[len(packed)], strict=True)
+    counted = zip(packed, PACKED_COUNTS[len(packed)], strict=True)
     return [*itertools.chain.from_iterable([one] if count == 1 else one.unbind(-3) for one, count in counted)]
 
 
@@ -97,7 +98,7 @@ def _allocate_gradients(parts: tuple[torch.Tensor, ...], counts: tuple[int, ...]
 
 
 def _with_aligned_width(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor with a width and a memory order that the kernels support; a copy, if its own are others."""
+    """Return the tensor, or a copy if the kernels do not support its width or memory order."""
     if missing := -tensor.shape[-1] % WIDTH_MULTIPLE:
         tensor = pad(tensor, (0, missing))
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

@@ -1,4 +1,4 @@
-"""Keys of operations that are not PyTorch's own, in the form of the keys that the phantom device logs itself."""
+"""Keys of operations of other libraries than PyTorch, in the format of the keys that the phantom device logs."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ TYPE_NAMES = {dtype: name for name, dtype in TYPES.items()}
 
 
 def operation_key(name: str, arguments: Sequence[Any]) -> str:
-    """Return the key of an operation with these arguments; tensors in it have their type, sizes and strides."""
+    """Return the key of an operation: JSON text with its name and arguments. Tensors have a type, sizes and strides."""
     overload = "" if "." in name else ".default"
     return json.dumps([name + overload, *map(_as_loggable, arguments)])
 

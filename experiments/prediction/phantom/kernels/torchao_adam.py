@@ -3,11 +3,11 @@
 torchao compiles the update of each parameter (`single_param_adam` in torchao/optim/adam.py). Without compilation, it
 would allocate a tensor for each of its operations. The compiled code allocates three things for each quantized state:
 the new scales, the new values in 32 bit, and in 4 bit, the code of each value as an integer of 64 bit, before two codes
-are packed into a byte. Sizes and order are those in the code that PyTorch 2.11 generates for torchao 0.18, and those of
-the allocations that were recorded on an H200. States that are not quantized are updated in place.
+are packed into a byte. The sizes and the order match the code that PyTorch 2.11 generates for torchao 0.18, and the
+allocations that were recorded on an H200. States that are not quantized are updated in place.
 
 Not modeled: at the first step, PyTorch times variants of the compiled code, which takes a buffer of the size of the
-card's L2 cache and copies of the parameter. States of other parameters do not exist yet at this time.
+card's L2 cache and copies of the parameter. At this time, the optimizer has no states of the following parameters yet.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-CODES_OF_BITS: dict[str, torch.dtype | None] = {"OptimState4bit": torch.int64, "OptimState8bit": None}
-"""The type of codes that the compiled code keeps in a tensor of their own, by the class of the state; None: none."""
+CODE_TYPES: dict[str, torch.dtype | None] = {"OptimState4bit": torch.int64, "OptimState8bit": None}
+"""By class of state: the data type of the tensor of codes that the compiled code allocates; None: no such tensor."""
 
 
 def is_modeled(*states: Any) -> bool:
     """Return whether the memory of an update with these states is known: each is in 4 bit, 8 bit, or not quantized."""
-    return all(_is_plain(state) or type(state).__name__ in CODES_OF_BITS for state in map(_local, states))
+    return all(_is_unquantized(state) or type(state).__name__ in CODE_TYPES for state in map(_local, states))
 
 
 class CompiledUpdate:
@@ -43,14 +43,14 @@ class CompiledUpdate:
 
 
 def allocate_buffers(states: list[Any]) -> None:
-    """Allocate the buffers of the compiled code for all states at once.
+    """Allocate the buffers of the compiled code for all states at once, then free them.
 
-    In 4 bit, one kernel for each state packs the codes, and the buffers of one state after another are freed.
+    In 4 bit, a kernel for each state packs the codes. After each kernel, the buffers of its state are freed.
     """
-    quantized = [state for state in states if not _is_plain(state)]
+    quantized = [state for state in states if not _is_unquantized(state)]
     scales = [torch.empty_like(state.scale) for state in quantized]
     values = [_empty(state, torch.float32) for state in quantized]
-    codes = [_empty(state, dtype) for state in quantized if (dtype := CODES_OF_BITS[type(state).__name__])]
+    codes = [_empty(state, dtype) for state in quantized if (dtype := CODE_TYPES[type(state).__name__])]
     while codes:
         del values[0], codes[0], scales[0]
     for buffers in (values, scales):
@@ -67,5 +67,5 @@ def _local(state: Any) -> Any:
     return state.to_local() if hasattr(state, "to_local") else state
 
 
-def _is_plain(state: Any) -> bool:
+def _is_unquantized(state: Any) -> bool:
     return type(state) is torch.Tensor

@@ -116,7 +116,7 @@ def _class_name(model: torch.nn.Module) -> str:
 
 
 def _built_class(model: torch.nn.Module) -> type:
-    """Return the class of the model, without the one that fully_shard derives from it."""
+    """Return the class with which the model was built, also if fully_shard has replaced it by a derived class."""
     return type(model).__bases__[1] if isinstance(model, FSDPModule) else type(model)
 
 
@@ -128,6 +128,11 @@ def _card_prediction(
     needed_size: int,
     time: StepTime | None,
 ) -> CardPrediction:
+    """Return the prediction for one card.
+
+    recorded: all phases, if memory that another stream used was released; else empty. In the first case, the needed
+    memory depends on the speed of the card. needed_size: bytes that the training needs in the second case.
+    """
     usable_size = round(card_named(name).usable_gib * GIB)
     if recorded:
         set_clocks_of(name, phantom, recorded)

@@ -17,8 +17,9 @@ def trace_started_programs(is_launcher: Callable[[], bool], run: Callable[[Comma
     """Replace subprocess.Popen, so that ``run`` runs a program that a launcher starts in this process.
 
     This applies to Python files, and to programs that torchrun, accelerate or deepspeed start, unless their output is
-    captured. is_launcher: returns whether the script has used no GPU yet. run: does not return if the program uses the
-    GPU, else returns the program's exit code. Popen then starts a process that only ends with this exit code.
+    captured. is_launcher: returns whether the script may be only a launcher: it has used no GPU yet. run: does not
+    return if the program uses the GPU, else returns the program's exit code. Popen then starts a process that only ends
+    with this exit code.
     """
     start = subprocess.Popen.__init__
 

@@ -19,7 +19,7 @@ QUIET_VARIABLES = {
     "DO_NOT_TRACK": "1",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
-"""Variables that disable compilation, uploads of experiment trackers, telemetry, and PyTorch's warnings of kernels.
+"""Variables that disable compilation, uploads of experiment trackers, telemetry, and PyTorch's warnings about kernels.
 
 NEPTUNE_MODE has a value that both Neptune and Neptune Scale allow.
 """

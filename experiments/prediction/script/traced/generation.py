@@ -31,10 +31,10 @@ def ignore_ends_of_texts() -> None:
 
 
 def split_transcripts_on_host() -> None:
-    """Let Whisper look for its tokens of times in host memory, where their positions are known.
+    """Let Whisper look for its timestamp tokens in host memory, where their positions are known.
 
-    On the simulated GPU, the function nonzero returns as many positions as there can be. Without tokens of times, a
-    transcript is one segment, as with a GPU.
+    On the simulated GPU, the function nonzero returns as many positions as there can be. A transcript without timestamp
+    tokens is one segment, as with a GPU.
     """
     from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 

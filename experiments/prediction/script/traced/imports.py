@@ -144,7 +144,7 @@ def captures_graphs() -> bool:
 
 
 def record_compile_calls() -> None:
-    """Record modules that torch.compile gets, and calls of functions that it got; nothing is compiled.
+    """Record modules that are passed to torch.compile, and calls of functions that were passed; compile nothing.
 
     A library may compile functions that the script never calls. These are not recorded.
     """
@@ -176,7 +176,7 @@ def _record_calls(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _add_flash_attention(phantom: Phantom) -> None:
-    """Make the stand-in for flash-attn importable, before one that is installed: its kernels need a GPU."""
+    """Make the stand-in for flash-attn importable in place of an installed flash-attn, whose kernels need a GPU."""
     from experiments.prediction.phantom.kernels.flash_attention import Attention
 
     Attention.phantom = phantom
@@ -196,10 +196,10 @@ def _prepare_deepspeed(log: Callable[[str], None]) -> None:
 
 
 def _prepare_extensions() -> None:
-    """Name the extension whose CUDA code cannot be compiled, instead of the variable CUDA_HOME."""
+    """Let the error of an extension whose CUDA code cannot be compiled name the extension, not CUDA_HOME."""
     from torch.utils import cpp_extension
 
-    def named(build: Callable[..., Any]) -> Callable[..., Any]:
+    def name_in_error(build: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(build)
         def build_or_name(name: str, *arguments: Any, **options: Any) -> Any:
             try:
@@ -215,7 +215,7 @@ def _prepare_extensions() -> None:
         return build_or_name
 
     for builder in ("_jit_compile", "CUDAExtension"):
-        setattr(cpp_extension, builder, named(getattr(cpp_extension, builder)))
+        setattr(cpp_extension, builder, name_in_error(getattr(cpp_extension, builder)))
 
 
 def _prepare_generation() -> None:
@@ -237,14 +237,14 @@ def _prepare_safetensors() -> None:
 
 
 def _prepare_torchao() -> None:
-    """Import torchao, without warnings of kernels that need a GPU, and of names that PyTorch deprecates."""
+    """Import torchao without its warnings about kernels that need a GPU, and about names that PyTorch deprecates."""
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import torchao  # noqa: F401
 
 
 def _prepare_torchao_optimizers() -> None:
-    """Let the compiled update of a parameter allocate what its compiled code does."""
+    """Replace the compiled update of a parameter by one that allocates what the compiled code allocates."""
     from torchao.optim import adam
 
     adam.single_param_adam = CompiledUpdate(_record_calls(adam.single_param_adam))

@@ -127,7 +127,7 @@ def _prepare_by_accelerate(parsed: Any) -> AccelerateLaunch:
         launched.append(AccelerateLaunch(options, variables, 1))
 
     def reject(*_: Any) -> None:
-        raise InputError("accelerate launch: starts no training on GPUs; predictions are for GPUs")
+        raise InputError("accelerate launch: starts no training on GPUs; only trainings on GPUs can be predicted")
 
     gpus = parsed.num_processes or _gpus_of_node()
     with (
@@ -156,7 +156,7 @@ def _parse_deepspeed(arguments: Sequence[str]) -> Launch:
     used = runner.apply_num_nodes_and_gpus(hosts, options.num_nodes, options.num_gpus)
     counts = {len(slots) for slots in used.values()}
     if len(counts) != 1:
-        raise InputError(f"deepspeed: each node must have as many GPUs as the others; this command uses {dict(used)}")
+        raise InputError(f"deepspeed: all nodes must have the same number of GPUs; this command uses {dict(used)}")
     program = _parse_program(options.module, options.user_script, options.user_args)
     note = _assumption("deepspeed", "--num_gpus") if is_assumed else ""
     return Launch(program, GpusAndNodes(counts.pop(), len(used)), note, passes_local_rank=not options.no_local_rank)
@@ -204,5 +204,5 @@ def _parse_program(is_module: bool, name: str, arguments: Sequence[str]) -> Prog
 
 def _parse_count(value: object, option: str) -> int:
     if not str(value).isdigit() or int(str(value)) < 1:
-        raise InputError(f"{option} {value}: not a number; a prediction cannot count GPUs or nodes, so give a number")
+        raise InputError(f"{option} {value}: allowed: a whole number above 0; no GPUs or nodes can be counted here")
     return int(str(value))

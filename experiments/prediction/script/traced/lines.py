@@ -42,7 +42,7 @@ class LineTracker:
 
     Allocations of a library count for the line that called the library. Allocations of the backward pass count for the
     line that started the pass: autograd allocates in its own threads while the main thread waits at this line. Smaller
-    allocations count for the line of the last larger one.
+    allocations count for the line of the last allocation of at least 1 MiB.
     """
 
     def __init__(self, phantom: Phantom, folder: Path) -> None:

@@ -4,9 +4,9 @@
 
 JOB is a file with the JSON of a TraceJob. OUT gets a list with a ScriptPrediction for each GPU, {"error": LINE} if the
 command cannot run, or {"fault": LINE} if the simulation cannot start. The process ends as soon as the training has
-taken enough steps; the rest of the script does not run. If the script fails, it prints its traceback, OUT gets
-{"failure": LINE, "code": EXIT_CODE}, and this process ends with its exit code. The same applies to a rank or a program
-that the script starts and that fails after it has used the GPU.
+taken enough steps; the rest of the script does not run. If the script fails, this process prints the traceback, OUT
+gets {"failure": LINE, "code": EXIT_CODE}, and the process ends with the script's exit code. The same applies to a rank
+or a program that the script starts, if it fails after it has used the GPU.
 """
 
 import json
@@ -40,10 +40,10 @@ from experiments.system.files import write_atomically
 from experiments.system.signals import die_with_parent
 
 LIMIT_SIGNAL = signal.SIGRTMIN + 7
-MAX_EXIT_CODE = 0xFF
-"""Linux keeps this part of an exit code (exit(3)): -1 becomes 255, and 256 becomes 0."""
+EXIT_CODE_MASK = 0xFF
+"""The bits of an exit code that Linux keeps (exit(3)): -1 becomes 255, and 256 becomes 0."""
 exit_process = os._exit
-"""The function of Python, which is replaced for the script."""
+"""Python's own function os._exit; the script gets another one in its place."""
 END_DESCRIPTIONS: dict[TraceEnd, str] = {
     "stopped": "took its steps",
     "ended": "ended",
@@ -54,8 +54,8 @@ END_DESCRIPTIONS: dict[TraceEnd, str] = {
 class TraceJob(BaseModel):
     """Job of a trace: the command, the cards to predict for (the script sees the first one), and the limits.
 
-    gpus: GPUs of the process, over which it spreads a model. exchange_folder: folder with the values that lower ranks
-    sent.
+    gpus: number of GPUs over which the process spreads a model. exchange_folder: folder with the values that lower
+    ranks sent.
     """
 
     command: tuple[str, ...]
@@ -82,14 +82,14 @@ def main() -> int:
         traceback.print_exception(error)
         _write_fault(out, error)
         return 1
-    code = _exit_code(program, out, phantom)
+    code = _run_to_end(program, out, phantom)
     if code:
         return code
     finish("ended")
     return 0
 
 
-def _exit_code(program: Program, out: Path, phantom: Phantom) -> int:
+def _run_to_end(program: Program, out: Path, phantom: Phantom) -> int:
     """Run the program; return its exit code. If it fails, print its traceback and write the cause to ``out``."""
     try:
         _run_program(program)
@@ -109,7 +109,7 @@ def _report_end(error: BaseException, out: Path, phantom: Phantom) -> int:
         return 1
     if isinstance(error.code, str):
         print(error.code, file=sys.stderr)
-    code = error.code & MAX_EXIT_CODE if isinstance(error.code, int) else int(error.code is not None)
+    code = error.code & EXIT_CODE_MASK if isinstance(error.code, int) else int(error.code is not None)
     if code:
         _write_failure(out, error, code, phantom)
     return code
@@ -156,7 +156,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Phantom, Any]:
             started_program = prepare(command)
         except InputError as error:
             return _report_end(error, out, phantom)
-        code = _exit_code(started_program, out, phantom)
+        code = _run_to_end(started_program, out, phantom)
         if watcher.tags.event_count:
             if code:
                 _exit(code)
@@ -187,7 +187,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Phantom, Any]:
 
 
 def _call_after(limit_s: float, finish: Callable[[], None]) -> None:
-    """Call ``finish`` in the main thread after some seconds, by a signal that scripts do not use, unlike SIGALRM."""
+    """Call ``finish`` in the main thread after ``limit_s``, by a signal that scripts do not use (they use SIGALRM)."""
     signal.signal(LIMIT_SIGNAL, lambda *_: finish())
     timer = threading.Timer(limit_s, os.kill, (os.getpid(), LIMIT_SIGNAL))
     timer.daemon = True
@@ -195,11 +195,11 @@ def _call_after(limit_s: float, finish: Callable[[], None]) -> None:
 
 
 def _finish_at_sudden_end(finish: Callable[[], None]) -> None:
-    """Let a script that calls os._exit(0) finish its trace; processes that it forks end as usual."""
+    """Call ``finish`` if the script calls os._exit(0); processes that the script forks end as usual."""
     traced_process = os.getpid()
 
     def exit_or_finish(code: int) -> NoReturn:
-        if os.getpid() == traced_process and not code & MAX_EXIT_CODE:
+        if os.getpid() == traced_process and not code & EXIT_CODE_MASK:
             finish()
         exit_process(code)
 
@@ -250,7 +250,7 @@ def _cut_traceback(error: BaseException) -> BaseException:
 
 
 def _write_failure(out: Path, error: BaseException, code: int, phantom: Phantom) -> None:
-    """Write the cause of a failure, unless it is that a program failed which has already written its own cause."""
+    """Write the cause of a failure, unless a program that the script started has failed and written its own cause."""
     if not (out.exists() and isinstance(error, SystemExit | subprocess.CalledProcessError)):
         write_atomically(out, json.dumps({"failure": describe_failure(error, code, phantom), "code": code}))
 

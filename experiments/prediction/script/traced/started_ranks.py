@@ -34,8 +34,8 @@ class StartedRanks:
     def watch_script(self) -> None:
         """Simulate ranks as soon as the script starts processes or makes its first process group.
 
-        Processes are started by torch.multiprocessing, or by accelerate's notebook_launcher. Their function runs for
-        this rank, in this process.
+        Scripts start processes with torch.multiprocessing, or with accelerate's notebook_launcher. No process is
+        started: their function runs for this rank, in this process.
         """
         replace_init_process_group(self._init_process_group)
         for module in (multiprocessing, importlib.import_module("torch.multiprocessing.spawn")):
@@ -46,7 +46,9 @@ class StartedRanks:
         """Simulate the ranks of ``nodes`` nodes with ``devices`` GPUs each, unless ranks are simulated already."""
         if self._make_first_group is None:
             if devices * nodes != self.world_size:
-                self.notes.append(f"a later start of {devices * nodes} ranks ran as one of {self.world_size} ranks")
+                self.notes.append(
+                    f"the script started {devices * nodes} ranks later; they were traced as {self.world_size} ranks"
+                )
             return
         replace_init_process_group(self._make_first_group)
         self._make_first_group = None

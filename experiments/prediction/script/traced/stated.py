@@ -1,4 +1,4 @@
-"""What a training program of this package tells its trace: its sample, and folders to remove at a sudden end."""
+"""What a training program of this package tells its trace: what a sample is, and folders to remove at a sudden end."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -18,7 +18,7 @@ MAX_FLOAT32_SHARE = 0.01
 def predict_step_times(
     watcher: TrainingWatcher, cards: Sequence[str], ranks: int
 ) -> tuple[dict[str, StepTime | None], str]:
-    """Return the time of the last step on each card, and why it is unknown if no card has one, else ""."""
+    """Return the time of the last step on each card, and the reason if it is unknown on every card, else ""."""
     recorded = watcher.recorder.last_step()
     if reason := _reason_of_unknown_time(recorded, watcher.steps):
         return dict.fromkeys(cards), reason

@@ -1,8 +1,9 @@
 """Find the phases, modules and categories of tensors of an unchanged training.
 
 Global hooks of PyTorch report when the forward pass of a module and the step of an optimizer begin and end. The
-function `backward` is replaced. A step of an optimizer counts only if a backward pass ran since its previous step.
-Therefore, many steps in a row, one for each parameter or shard, count as one.
+function torch.autograd.backward is replaced by one that reports backward passes. A step of an optimizer counts only if
+a backward pass ran since the optimizer's previous step. Therefore, many steps in a row, one for each parameter or
+shard, count as one.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,15 +21,16 @@ from experiments.results.memory_parts import GRADIENTS, OPTIMIZER, PARAMETERS
 from experiments.results.schema import Phase
 
 MAX_WARM_UP_STEPS = 11
-"""As many steps PyTorch's documentation takes before the capture of a CUDA graph (with DDP; otherwise 3)."""
+"""Number of warm-up steps before the capture of a CUDA graph in PyTorch's documentation, with DDP (without DDP: 3)."""
 
 
 class TrainingWatcher:
     """Watcher of the training in this process, from the call of ``install`` on.
 
     Calls ``on_enough_steps`` when an optimizer is about to take one step more than ``steps``. By then all optimizer
-    state exists, and another forward and backward pass has run with it. Steps on another stream and in a capture may
-    prepare a CUDA graph, so the training goes on until the graph was replayed ``steps`` times.
+    state exists, and another forward and backward pass has run with this state. Steps on another stream than the
+    default one may warm up a CUDA graph, so MAX_WARM_UP_STEPS more of them are allowed. If a step is captured in a
+    graph, the training goes on until the graph has been replayed ``steps`` times.
     """
 
     def __init__(
@@ -110,9 +112,9 @@ class TrainingWatcher:
         return watched_backward
 
     def _on_step_start(self, optimizer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """Begin a step. If it gets a closure, it begins after this closure has run the forward and backward pass.
+        """Begin a step. If ``step`` gets a closure, the step begins after the closure's forward and backward pass.
 
-        arguments: those of the method ``step``; the first is the optimizer.
+        arguments: the arguments of the method ``step``; the first is the optimizer.
         """
         closure = options.get("closure") or (arguments[1] if len(arguments) > 1 else None)
         if not callable(closure):
@@ -156,17 +158,17 @@ class TrainingWatcher:
 
 
 def _extra_steps() -> int:
-    """Return the number of further steps that warm up a CUDA graph: they run on another stream than the default one."""
+    """Return how many more steps are allowed on the current stream, because they may warm up a CUDA graph."""
     return MAX_WARM_UP_STEPS if torch.cuda.current_stream() != torch.cuda.default_stream() else 0
 
 
 def whole_size(parameter: torch.Tensor) -> int:
-    """Return the number of elements of a parameter on all ranks together; DeepSpeed's ZeRO-3 stores it separately."""
+    """Return the number of elements of a parameter on all ranks together; DeepSpeed's ZeRO-3 keeps it in ds_numel."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def _find_tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors in nested dictionaries, lists and quantized states."""
+    """Yield the tensors in nested dictionaries, lists and tuples."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, dict):

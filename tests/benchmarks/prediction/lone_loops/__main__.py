@@ -52,7 +52,7 @@ def read_cases() -> list[Case]:
     listed = yaml.safe_load((HERE / "cases.yaml").read_text())
     cases = []
     for name, case in listed["loops"].items():
-        words = loop_words(case["loop"], case["model"], listed["common"] | case["settings"])
+        words = loop_words(case["loop"], case["model"], listed["common"] | case["settings"], case.get("sizes", {}))
         cases.append(Case(name, case["ranks"], words))
     for name, case in listed["scripts"].items():
         script, *options = case["script"].split()

@@ -74,7 +74,7 @@ def test_the_configuration_of_a_fake_node_shows_the_stored_screen(width, monkeyp
     journal = SimpleNamespace(folder=Path("journal"))
     monkeypatch.setattr(configure, "new_reconciler", lambda: SimpleNamespace(journal=journal))
     monkeypatch.setattr(configure, "active_lease_named", lambda *_: SimpleNamespace(name="llm_you", machines=(NODE,)))
-    monkeypatch.setattr(playbook, "_run_playbook", play_of_fake_node)
+    monkeypatch.setattr(playbook, "_call_ansible", play_of_fake_node)
     monkeypatch.setattr(playbook, "_read_facts", lambda _: FACTS)
     text = session(CONFIGURE, width, {})
     check_screen("configure", width, re.sub(r"\d{8}T\d{6}", "20261128T120000", text))

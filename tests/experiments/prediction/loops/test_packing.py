@@ -82,8 +82,8 @@ def test_packed_texts_do_not_attend_to_each_other(attention):
     ("arguments", "message"),
     [
         (("--packing", "0"), "--packing 0: allowed: a whole number above 0"),
-        (("--packing", "600"), "--packing 600: a row has 512 tokens; allowed: 1 to 512"),
-        (("--packing", "9", "--seq", "8"), "--packing 9: a row has 8 tokens; allowed: 1 to 8"),
+        (("--packing", "600"), "--packing 600: a sequence has 512 tokens; allowed: 1 to 512"),
+        (("--packing", "9", "--seq", "8"), "--packing 9: a sequence has 8 tokens; allowed: 1 to 8"),
         (
             ("--packing", "2", "--seq", "4097"),
             "--seq 4097 --packing 2: tiny-llama-1.1b has 2048 positions; allowed: 1 to 4096",

@@ -297,10 +297,10 @@ def recomputed(phantom: Any) -> Any:
 
     def products(forward: Callable[[], Any]) -> list[int]:
         loss = forward().sum()
-        start = phantom.executed()
+        start = phantom.operation_count()
         loss.backward()
         layer(given)
-        end = phantom.executed()
+        end = phantom.operation_count()
         counts = [phantom.operations(start, end, recomputed=recomputed) for recomputed in (False, True)]
         return [sum(count for key, count in found.items() if "mm" in key) for found in counts]
 
@@ -318,14 +318,14 @@ def waits(phantom: Any) -> Any:
     from experiments.prediction.times.operations import parse
 
     given = torch.empty(4, device="cuda")
-    start = phantom.executed()
+    start = phantom.operation_count()
     given.cpu()
     given.to("cpu", non_blocking=True)
     torch.empty(4).cuda()
     torch.empty(0, device="cuda").cpu()
     given.sum().item()
     torch.cuda.synchronize()
-    operations = map(parse, phantom.keys(start, phantom.executed())[0])
+    operations = map(parse, phantom.keys(start, phantom.operation_count())[0])
     return [[operation.name.partition(".")[0], operation.host_waits] for operation in operations]
 
 

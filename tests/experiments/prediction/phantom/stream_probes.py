@@ -44,7 +44,7 @@ def replays_with_clocks(phantom: Any) -> Any:
     streams = {"other": other, "idle": idle, "waiting": waiting, "own": torch.cuda.current_stream()}
     for use, stream in streams.items():
         phantom.empty_cache()
-        start = phantom.executed()
+        start = phantom.operation_count()
         held = block(20 * MIB)
         held.record_stream(stream)
         with torch.cuda.stream(other):
@@ -54,7 +54,7 @@ def replays_with_clocks(phantom: Any) -> Any:
         for _ in range(10):
             counter.add_(1)
         held = block(20 * MIB)
-        end = phantom.executed()
+        end = phantom.operation_count()
         clocks = {
             "no clocks": [],
             "GPU behind": [(start, 0.0, 0.0), (end, 1.0, 30.0)],
@@ -89,6 +89,23 @@ def gradients_used_on_another_stream(phantom: Any) -> Any:
     return in_use
 
 
+def waits_for_collectives(phantom: Any) -> Any:
+    """Return whether a block was released in use after a wait for its collective operation, and for its future."""
+    import torch
+
+    from experiments.prediction.phantom.ranks import CompletedWork
+
+    in_use = []
+    for future in (False, True):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            gathered = block(512)
+        work = CompletedWork([gathered])
+        (work.get_future() if future else work).wait()
+        del work, gathered
+        in_use.append(phantom.released_in_use())
+    return in_use
+
+
 def waits_for_events(phantom: Any) -> Any:
     """Return how many operations the host had started since the event, and whether it waited for those before it."""
     import torch
@@ -97,7 +114,7 @@ def waits_for_events(phantom: Any) -> Any:
     for wait in (torch.cuda.Event.synchronize, torch.cuda.Event.query):
         event = torch.cuda.Event()
         event.record()
-        recorded_at = phantom.executed()
+        recorded_at = phantom.operation_count()
         counter.add_(1)
         wait(event)
         at, waited_for = phantom.waits[-1]
@@ -105,4 +122,10 @@ def waits_for_events(phantom: Any) -> Any:
     return waits
 
 
-PROBES = (pools, replays_with_clocks, gradients_used_on_another_stream, waits_for_events)
+PROBES = (
+    pools,
+    replays_with_clocks,
+    gradients_used_on_another_stream,
+    waits_for_collectives,
+    waits_for_events,
+)

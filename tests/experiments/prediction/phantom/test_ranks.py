@@ -22,7 +22,7 @@ class FakePhantom:
     def log_operation(self, key: str) -> None:
         self.keys.append(key)
 
-    def executed(self) -> int:
+    def operation_count(self) -> int:
         return len(self.keys)
 
     def operations(self, begin: int, end: int) -> Counter[str]:

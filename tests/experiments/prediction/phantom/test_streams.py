@@ -41,5 +41,9 @@ def test_autograd_uses_a_gradient_on_the_stream_of_the_forward_pass(probe_result
     assert probe_results["gradients_used_on_another_stream"] == [False, True]
 
 
+def test_a_wait_for_a_collective_operation_uses_no_tensors_and_a_wait_for_its_future_does(probe_results):
+    assert probe_results["waits_for_collectives"] == [False, True]
+
+
 def test_a_wait_for_an_event_and_a_query_of_it_are_recorded(probe_results):
     assert probe_results["waits_for_events"] == [[1, True], [1, True]]

@@ -83,7 +83,7 @@ def test_the_table_marks_the_largest_batch_that_fits_and_says_what_is_likely_if_
     (found,) = traces.fit_batches(158, lambda batch: batch)
     console().print(fit_view(found, "--bs"))
     printed = " ".join(capsys.readouterr().out.split())
-    assert "largest batch that fits: --bs 154; borderline, probably fits: up to 157" in printed
+    assert "largest batch that fits: --bs 154; batches up to 157 probably fit (borderline)" in printed
     assert "154 77.00 77.00 +1.60 fits largest that fits" in printed
     assert "157 78.50 78.50 +0.10 borderline probably fits" in printed
     assert "158 79.00 79.00 -0.40 borderline probably does not fit" in printed

@@ -113,7 +113,7 @@ def test_traces_that_disturb_each_other_run_once_more_one_after_the_other(fake_t
     events, found, messages = fake_traces(fails_beside_others=True)
     assert [event.split()[0] for event in events[-4:]] == ["start", "wait"] * 2
     assert found == THREE_KERNELS
-    assert messages[-1] == "a trace failed beside others; tracing one after the other"
+    assert messages[-1] == "a trace failed while others were running; tracing all of them again, one after the other"
 
 
 def test_a_card_on_which_the_script_fails_is_left_out_with_a_line(fake_traces):

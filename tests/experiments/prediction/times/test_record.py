@@ -16,7 +16,7 @@ class FakePhantom:
         self.done: list[str] = []
         self.repeated: set[int] = set()
 
-    def executed(self) -> int:
+    def operation_count(self) -> int:
         return len(self.done)
 
     def keys(self, begin: int, end: int) -> tuple[list[str], list[bool]]:

@@ -30,7 +30,7 @@ from experiments.system.environment import pad_environment
 from experiments.system.files import CODE_FOLDER
 from experiments.system.processes import find_tagged
 from experiments.system.warm_process import READY_SUFFIX
-from experiments.system.warm_start import MODULE, RANK_SOCKET, ROW_SOCKET
+from experiments.system.warm_start import MODULE, RANK_SOCKET_VARIABLE, ROW_SOCKET_VARIABLE
 from tests.support.processes.waiting import wait_for
 from tests.support.runners import fake_worker
 from tests.support.runners import rows as sample_rows
@@ -99,7 +99,7 @@ def test_a_row_starts_again_cold_when_the_warm_process_dies(tmp_path, monkeypatc
 
 
 def test_rows_start_cold_if_the_warm_process_does_not_answer(tmp_path, monkeypatch):
-    imports = {ROW_SOCKET: ["tests.support.processes.starts_thread"]}
+    imports = {ROW_SOCKET_VARIABLE: ["tests.support.processes.starts_thread"]}
     monkeypatch.setattr(warm, "modules_to_import", lambda specs, worker: imports)
     made = FinishedRun(tmp_path, monkeypatch, "ab").run()
     assert made.outcomes() == {"a": "fits", "b": "fits"}
@@ -108,7 +108,7 @@ def test_rows_start_cold_if_the_warm_process_does_not_answer(tmp_path, monkeypat
 
 
 def test_a_stop_signal_ends_the_wait_for_a_warm_process(monkeypatch):
-    imports = {ROW_SOCKET: ["tests.support.processes.hangs"]}
+    imports = {ROW_SOCKET_VARIABLE: ["tests.support.processes.hangs"]}
     monkeypatch.setattr(warm, "modules_to_import", lambda specs, worker: imports)
     asked: list[None] = []
     with warm_processes([], WORKER_MODULE, lambda: asked.append(None) or len(asked) > 1) as (started,):
@@ -120,11 +120,11 @@ def test_if_the_runner_is_killed_the_warm_process_and_its_rows_end(tmp_path):
     program = (
         "import os, time; from experiments.runners.local.warm import WarmProcess;"
         "from experiments.system import warm_start as one;"
-        f"warm = WarmProcess('{ROW_SOCKET}', ['json']);"
+        f"warm = WarmProcess('{ROW_SOCKET_VARIABLE}', ['json']);"
         "environment = {**os.environ, **warm.environment};"
         "[time.sleep(0.05) for _ in iter(lambda: warm.ready, True)];"
         "command = ['tests.support.processes.warm_child', 'child.json', 'hang'];"
-        "row = one.start_process(one.ROW_SOCKET, command, environment, 1);"
+        "row = one.start_process(one.ROW_SOCKET_VARIABLE, command, environment, 1);"
         "time.sleep(600)"
     )
     environment = os.environ | {TAG: str(tmp_path), "PYTHONPATH": str(CODE_FOLDER)}
@@ -136,7 +136,7 @@ def test_if_the_runner_is_killed_the_warm_process_and_its_rows_end(tmp_path):
     wait_for(lambda: not find_tagged(TAG, str(tmp_path)))
 
 
-@pytest.mark.parametrize("socket", [ROW_SOCKET, RANK_SOCKET])
+@pytest.mark.parametrize("socket", [ROW_SOCKET_VARIABLE, RANK_SOCKET_VARIABLE])
 def test_imports_of_a_warm_process_start_no_thread_and_open_no_gpu(socket):
     """The process has one thread, and has not imported modules that initialize CUDA."""
     specs = [sample_rows.spec(size="tiny", engine=engine, devices=2) for engine in ENGINES]
@@ -155,26 +155,26 @@ def test_imports_of_a_warm_process_start_no_thread_and_open_no_gpu(socket):
 
 def test_the_warm_process_imports_only_modules_that_the_rows_need():
     one = modules_to_import([sample_rows.spec("a", engine="lightning")], WORKER_MODULE)
-    assert one[ROW_SOCKET] == [*warm.NOTEBOOK_MODULES, WORKER_MODULE]
-    assert warm.ENGINE_MODULE.format("lightning") in one[RANK_SOCKET]
-    assert warm.ENGINE_MODULE.format("litgpt") not in one[RANK_SOCKET]
-    assert warm.LAUNCHER_MODULE not in one[RANK_SOCKET]
-    assert warm.PROCESSOR_MODULE not in one[RANK_SOCKET]
+    assert one[ROW_SOCKET_VARIABLE] == [*warm.NOTEBOOK_MODULES, WORKER_MODULE]
+    assert warm.ENGINE_MODULE.format("lightning") in one[RANK_SOCKET_VARIABLE]
+    assert warm.ENGINE_MODULE.format("litgpt") not in one[RANK_SOCKET_VARIABLE]
+    assert warm.LAUNCHER_MODULE not in one[RANK_SOCKET_VARIABLE]
+    assert warm.PROCESSOR_MODULE not in one[RANK_SOCKET_VARIABLE]
     offloaded = [sample_rows.spec("a", optimizer="deepspeed_cpu")]
-    assert warm.PROCESSOR_MODULE in modules_to_import(offloaded, WORKER_MODULE)[RANK_SOCKET]
+    assert warm.PROCESSOR_MODULE in modules_to_import(offloaded, WORKER_MODULE)[RANK_SOCKET_VARIABLE]
     assert modules_to_import([sample_rows.spec("a")], "some.other.worker") == {
-        ROW_SOCKET: [*warm.NOTEBOOK_MODULES, "some.other.worker"]
+        ROW_SOCKET_VARIABLE: [*warm.NOTEBOOK_MODULES, "some.other.worker"]
     }
 
 
 @pytest.mark.parametrize("ready", [True, False])
 def test_a_kernel_starts_from_the_warm_process_only_if_that_is_ready(tmp_path, monkeypatch, ready):
-    monkeypatch.setenv(ROW_SOCKET, str(tmp_path / "socket"))
+    monkeypatch.setenv(ROW_SOCKET_VARIABLE, str(tmp_path / "socket"))
     if ready:
         (tmp_path / f"socket{READY_SUFFIX}").touch()
     command = WarmKernelManager(kernel_name="python3").format_kernel_cmd()
     kernel = command[command.index("-m") + 1 : command.index("-f")]
-    assert kernel == [*([MODULE, ROW_SOCKET] if ready else []), "ipykernel_launcher"]
+    assert kernel == [*([MODULE, ROW_SOCKET_VARIABLE] if ready else []), "ipykernel_launcher"]
 
 
 async def kernel_sockets(folder: Path) -> list[Path]:
@@ -196,7 +196,7 @@ async def kernel_sockets(folder: Path) -> list[Path]:
 def test_the_channels_of_a_kernel_are_unix_sockets_unless_their_paths_are_too_long(
     tmp_path_factory, monkeypatch, folder, sockets
 ):
-    monkeypatch.delenv(ROW_SOCKET, raising=False)
+    monkeypatch.delenv(ROW_SOCKET_VARIABLE, raising=False)
     temporary = tmp_path_factory.mktemp(folder)
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     assert len(asyncio.run(kernel_sockets(temporary))) == sockets
@@ -205,7 +205,7 @@ def test_the_channels_of_a_kernel_are_unix_sockets_unless_their_paths_are_too_lo
 
 def test_a_closed_warm_process_leaves_no_file_and_no_process(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    process = WarmProcess(ROW_SOCKET, ["json"])
+    process = WarmProcess(ROW_SOCKET_VARIABLE, ["json"])
     assert process.last_line_if_ended() is None
     wait_for(lambda: process.ready)
     process.close()

@@ -140,16 +140,16 @@ def test_the_load_of_other_gpus_excludes_gpus_that_other_programs_use(fake_nvml,
     fake_nvml.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", processes.__getitem__)
     utilization = {"GPU 1": 0, "GPU 2": 9}
     fake_nvml.setattr(pynvml, "nvmlDeviceGetUtilizationRates", lambda one: SimpleNamespace(gpu=utilization[one]))
-    assert gpus.other_gpus_load()([7]) == load
+    assert gpus.make_load_reader_of_other_gpus()([7]) == load
 
 
 def test_the_load_of_other_gpus_is_unknown_if_the_driver_does_not_report_it(fake_nvml):
-    assert gpus.other_gpus_load()([]) is None  # all GPUs are the row's
+    assert gpus.make_load_reader_of_other_gpus()([]) is None  # all GPUs are the row's
     fake_nvml.setenv("CUDA_VISIBLE_DEVICES", "0")
     fake_nvml.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", not_supported)
-    assert gpus.other_gpus_load()([]) is None
+    assert gpus.make_load_reader_of_other_gpus()([]) is None
     fake_nvml.setattr(pynvml, "nvmlInit", not_supported)
-    assert gpus.other_gpus_load()([]) is None
+    assert gpus.make_load_reader_of_other_gpus()([]) is None
 
 
 def sample_process(path, pid, monkeypatch):

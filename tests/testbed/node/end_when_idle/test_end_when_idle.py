@@ -145,7 +145,7 @@ def test_results_are_copied_by_ssh_to_a_target_only_if_it_has_the_known_host_key
     result = node.root / f"home/{USER}/llm-testbed/run-1/lab/row/result.json"
     result.parent.mkdir(parents=True)
     result.write_text("{}")
-    program = "import json, end_when_idle as c; c.Node(c.Settings(**json.loads(c.SETTINGS.read_text()))).save()"
+    program = "import json, end_when_idle as c; c.Node(c.Settings(**json.loads(c.SETTINGS.read_text()))).save_results()"
     node.run("sh", "-c", f"cd /usr/local/lib/llm-testbed && python3 -c '{program}'")
     assert (node.root / f"home/{USER}/saved/run-1/lab/row/result.json").read_text() == "{}"
     authorized.write_text(before)

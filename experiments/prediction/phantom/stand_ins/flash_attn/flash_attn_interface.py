@@ -127,7 +127,7 @@ def flash_attn_varlen_qkvpacked_func(
 
 
 def flash_attn_with_kvcache(*_: Any, **__: Any) -> Any:
-    """Raise InputError: the attention of a cache, which only serves generation, is not modeled."""
+    """Raise InputError: attention with a KV cache, which only text generation uses, is not modeled."""
     raise InputError(
         "flash_attn_with_kvcache is not modeled on the simulated GPU; generate with attn_implementation='sdpa'"
     )
@@ -139,6 +139,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def not_modeled(*_: Any, **__: Any) -> Any:
-        raise InputError(f"flash_attn_interface.{name} is not modeled on the simulated GPU")
+        raise InputError(f"flash_attn_interface.{name} is not modeled on the simulated GPU; call flash_attn_func")
 
     return not_modeled

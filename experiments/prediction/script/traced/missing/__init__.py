@@ -1,1 +1,1 @@
-"""What a traced script needs and this computer lacks: made up on request, else named when the script fails."""
+"""Files that a traced script needs and this computer lacks: they are made up on request, or an error names them."""

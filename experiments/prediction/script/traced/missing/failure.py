@@ -53,7 +53,10 @@ UNKNOWN_HINT = "values of floating-point tensors read as 0 on the simulated GPU,
 def describe_failure(error: BaseException, code: int, phantom: Phantom) -> str:
     """Return a line that names the cause of the script's failure, and what to do if something is missing."""
     causes = list(_causes(error))
-    explanations = [*map(substitutes.explanation, causes), *(_missing(one) or _limit(one) for one in causes)]
+    explanations = [
+        *map(substitutes.explanation, causes),
+        *(_describe_missing(one) or _describe_limit(one) for one in causes),
+    ]
     if cause := next(filter(None, explanations), ""):
         return cause
     hints = [UNKNOWN_HINT] if _reads_unknown_values(phantom) else []
@@ -61,14 +64,14 @@ def describe_failure(error: BaseException, code: int, phantom: Phantom) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and its causes. The cause of an exit is the error that the script handled by the exit."""
+    """Yield the error and its causes. If the script handled an error by an exit, the cause is this error."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen
         seen = seen.__cause__ or (seen.__context__ if isinstance(seen, SystemExit) else None)
 
 
-def _missing(error: BaseException) -> str:
+def _describe_missing(error: BaseException) -> str:
     """Return what is missing and what to do, "" if the error has another cause."""
     names = {one.__name__ for one in type(error).__mro__}
     if isinstance(error, ModuleNotFoundError) and error.name:
@@ -78,8 +81,8 @@ def _missing(error: BaseException) -> str:
         return f"missing: a Python package: {_first_line(error)}"
     if names & NETWORK_ERRORS:
         if file := _hub_file(error):
-            return f"missing: {file} ({_reason(error)}); download it once with network"
-        return f"missing: a server or the network ({_reason(error)}), which the script needs"
+            return f"missing: {file} ({_network_problem(error)}); download it once with network"
+        return f"missing: a server or the network ({_network_problem(error)}), which the script needs"
     if (file := _missing_file(error)) and Path(file).name not in GPU_PROGRAMS:
         if _raised_in(error) == Path(subprocess.__file__):
             return f"missing: the program {file}; install it"
@@ -104,12 +107,12 @@ def _hub_file(error: BaseException) -> str:
     return f"the files of '{repository}' on the Hugging Face hub" if repository else ""
 
 
-def _reason(error: BaseException) -> str:
-    """Return why the network does not answer: that the hub cannot be reached, else the first line of the error."""
-    return connection.state if connection.unreachable else _first_line(error)
+def _network_problem(error: BaseException) -> str:
+    """Return what is wrong with the network: that the hub cannot be reached, or else the first line of the error."""
+    return connection.state if connection.unreachable_reason else _first_line(error)
 
 
-def _limit(error: BaseException) -> str:
+def _describe_limit(error: BaseException) -> str:
     """Return that the simulated GPU does not support what the script does, "" if the error has another cause."""
     if Path(_missing_file(error)).name in GPU_PROGRAMS or LIMITS.search(str(error)) or _raised_by_simulation(error):
         return f"the simulated GPU does not support this: {type(error).__name__}: {_first_line(error)}"
@@ -132,7 +135,7 @@ def _first_line(error: BaseException) -> str:
 
 def _reads_unknown_values(phantom: Phantom) -> bool:
     """Return whether the host read a value from the GPU that can be unknown."""
-    for key in phantom.operations(0, phantom.executed()):
+    for key in phantom.operations(0, phantom.operation_count()):
         operation = parse(key)
         reads = HOST_READS.match(operation.name) or operation.copies_between_host_and_gpu
         if reads and operation.host_waits and any(one["type"] in UNKNOWN_TYPES for one in operation.tensors):

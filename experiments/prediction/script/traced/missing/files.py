@@ -12,11 +12,11 @@ from torch.optim import lr_scheduler
 
 from experiments.prediction.script.traced.missing import substitutes
 
-LOOKS_INSIDE = (
+READING_METHODS = (
     *("__iter__", "__len__", "__bool__", "__contains__", "__int__", "__index__", "__float__"),
     *("__add__", "__radd__", "__sub__", "__mul__", "__lt__", "__gt__", "__le__", "__ge__"),
 )
-"""Methods with which Python looks inside an object."""
+"""Methods that Python calls to read the value or the items of an object."""
 
 
 class UnknownContents:
@@ -47,7 +47,7 @@ class UnknownContents:
         raise error
 
 
-for _name in LOOKS_INSIDE:
+for _name in READING_METHODS:
     setattr(UnknownContents, _name, UnknownContents._raise_unknown)
 
 
@@ -62,7 +62,7 @@ def replace_missing_files() -> None:
 
 
 def replace_missing_safetensors() -> None:
-    """Replace safetensors' functions that load a file of weights in the same way."""
+    """Replace safetensors' functions that load a file of weights, as ``replace_missing_files`` replaces torch.load."""
     import safetensors.torch as library
 
     load_model = library.load_model
@@ -79,7 +79,10 @@ def replace_missing_safetensors() -> None:
 
 
 def _replace_loading(load: Callable[..., Any]) -> Any:
-    """Return the function ``load`` of a file or URL, with unknown contents in place of its error if that is allowed."""
+    """Return a function that loads a file or URL with ``load``. If the file is missing, it returns UnknownContents.
+
+    It raises the error of ``load`` instead if nothing may be made up.
+    """
     file_argument = next(iter(signature(load).parameters))
 
     @wraps(load)

@@ -18,7 +18,7 @@ def skip_uploads() -> None:
     from huggingface_hub import hf_api
 
     for name in filter(CHANGES.match, dir(hf_api.HfApi)):
-        setattr(hf_api.HfApi, name, _created_repository if name == "create_repo" else _skipped_change)
+        setattr(hf_api.HfApi, name, _skip_creation if name == "create_repo" else _skip_change)
         setattr(hf_api, name, getattr(hf_api.api, name))
 
 
@@ -26,11 +26,11 @@ def skip_uploads_of_models() -> None:
     """Let the method push_to_hub of transformers' models, tokenizers and configurations do nothing."""
     from transformers.utils.hub import PushToHubMixin
 
-    PushToHubMixin.push_to_hub = _skipped_change  # type: ignore[method-assign]
+    PushToHubMixin.push_to_hub = _skip_change  # type: ignore[method-assign]
 
 
 def prepare_datasets() -> None:
-    """Let the method push_to_hub of data sets do nothing, and let the error of a missing data set name it."""
+    """Let the method push_to_hub of data sets do nothing, and let the error of a missing data set name the data set."""
     import datasets.load
     from datasets import arrow_dataset, dataset_dict, iterable_dataset
 
@@ -40,7 +40,7 @@ def prepare_datasets() -> None:
         dataset_dict.IterableDatasetDict,
         iterable_dataset.IterableDataset,
     ):
-        owner.push_to_hub = _skipped_change
+        owner.push_to_hub = _skip_change
     load = datasets.load.load_dataset
 
     @wraps(load)
@@ -60,7 +60,7 @@ def prepare_datasets() -> None:
     datasets.load.load_dataset = load_dataset
 
 
-def _created_repository(_: Any, repo_id: str, **options: Any) -> Any:
+def _skip_creation(_: Any, repo_id: str, **options: Any) -> Any:
     from huggingface_hub.hf_api import RepoUrl
 
     substitutes.add_note(UPLOAD_NOTE)
@@ -68,7 +68,7 @@ def _created_repository(_: Any, repo_id: str, **options: Any) -> Any:
     return RepoUrl(f"https://huggingface.co/{kind}{repo_id if '/' in repo_id else f'user/{repo_id}'}")
 
 
-def _skipped_change(*_: Any, run_as_future: bool = False, **__: Any) -> Any:
+def _skip_change(*_: Any, run_as_future: bool = False, **__: Any) -> Any:
     from huggingface_hub.hf_api import CommitInfo
 
     substitutes.add_note(UPLOAD_NOTE)

@@ -15,7 +15,9 @@ CHAT_TEMPLATE = (
 NO_FILES = "Couldn't instantiate the backend tokenizer"
 """What the ValueError of transformers says if no file of a tokenizer was found. Other errors are of type OSError."""
 PLACE_OPTIONS = ("cache_dir", "revision", "subfolder", "token")
+"""Options of from_pretrained that state where the files of the model are."""
 PASSED_OPTIONS = ("padding_side", "truncation_side", "model_max_length", *(f"{name}_token" for name in SPECIAL_TOKENS))
+"""Options of from_pretrained that are passed on to a tokenizer that is made up."""
 
 
 def replace_missing_tokenizers() -> None:
@@ -26,7 +28,7 @@ def replace_missing_tokenizers() -> None:
 
 
 def replace_missing_auto_tokenizers() -> None:
-    """Replace AutoTokenizer.from_pretrained in the same way."""
+    """Replace AutoTokenizer.from_pretrained, so that a missing tokenizer can be made up."""
     from transformers.models.auto.tokenization_auto import AutoTokenizer
 
     _replace_from_pretrained(AutoTokenizer)
@@ -48,7 +50,7 @@ def _replace_from_pretrained(owner: Any) -> None:
                 raise
             made_up = _make_tokenizer(name, options) if substitutes.allowed() else None
             if made_up is None:
-                why = f" ({connection.state})" if connection.unreachable else ""
+                why = f" ({connection.state})" if connection.unreachable_reason else ""
                 substitutes.explain(
                     error,
                     f"the tokenizer of '{name}'{why}; download it once with network (hf download {name}), or let "
@@ -65,14 +67,14 @@ def _replace_from_pretrained(owner: Any) -> None:
 
 
 def _has_only_special_tokens(tokenizer: Any) -> bool:
-    """Return whether the vocabulary is missing: Transformers then returns a tokenizer without one and no error."""
+    """Return whether the vocabulary is missing: Transformers then raises no error, but returns an empty tokenizer."""
     return (
         isinstance(getattr(tokenizer, "vocab_size", None), int) and len(tokenizer) <= len(tokenizer.all_special_ids) + 1
     )
 
 
 def _make_tokenizer(name: Any, options: Mapping[str, Any]) -> Any:
-    """Return a tokenizer of bytes with the vocabulary size of the model; None if a smaller vocabulary is known.
+    """Return a tokenizer of bytes with the vocabulary size of the model; None if this size is too small for all bytes.
 
     The special tokens have the ids that the configuration of the model states, if it is on this computer.
     """

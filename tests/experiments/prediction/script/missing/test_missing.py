@@ -285,7 +285,7 @@ AutoTokenizer.from_pretrained("tiny")
 class NoReads:
     """A device from which the host has read nothing."""
 
-    def executed(self):
+    def operation_count(self):
         return 0
 
     def operations(self, begin, end):

@@ -107,7 +107,7 @@ def test_a_slow_answer_and_a_failure_after_an_answer_are_no_missing_network(onli
         with pytest.raises(httpx.ConnectError):
             client.get(closed_port)
     assert not constants.HF_HUB_OFFLINE
-    assert connection.unreachable == ""
+    assert connection.unreachable_reason == ""
 
 
 def test_a_script_loads_from_a_slow_hub(trace_in_new_process, online, hub, monkeypatch, tmp_path):

@@ -97,8 +97,8 @@ def test_a_launcher_that_counts_gpus_finds_one_or_those_that_are_visible_and_a_n
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("torchrun --nproc-per-node cpu train.py", "--nproc-per-node cpu: not a number"),
-        ("torchrun --nproc-per-node 0 train.py", "--nproc-per-node 0: not a number"),
+        ("torchrun --nproc-per-node cpu train.py", "--nproc-per-node cpu: allowed: a whole number above 0"),
+        ("torchrun --nproc-per-node 0 train.py", "--nproc-per-node 0: allowed: a whole number above 0"),
         (
             "accelerate launch --multi_gpu --num_processes 1 train.py",
             "accelerate: You need to use at least 2",
@@ -107,7 +107,7 @@ def test_a_launcher_that_counts_gpus_finds_one_or_those_that_are_visible_and_a_n
         ("accelerate launch --tpu --num_processes 1 train.py", "accelerate launch: starts no training on GPUs"),
         ("deepspeed --num_gpus 2 nowhere.py", "nowhere.py: no such file or command"),
         ("deepspeed --hostfile hosts --include c:1 train.py", "deepspeed: Hostname 'c' not found in hostfile"),
-        ("deepspeed --hostfile hosts --exclude b:1 train.py", "deepspeed: each node must have as many GPUs"),
+        ("deepspeed --hostfile hosts --exclude b:1 train.py", "deepspeed: all nodes must have the same number of GPUs"),
     ],
 )
 def test_arguments_that_a_launcher_rejects_are_an_error_in_one_line(line, message):

@@ -30,7 +30,7 @@ def apply_rotary_emb(
     cu_seqlens: torch.Tensor | None = None,
     max_seqlen: int | None = None,
 ) -> torch.Tensor:
-    """Return ``x`` with rotated positions: in a new tensor, or in ``x`` itself with ``inplace``."""
+    """Return ``x`` with rotary position embedding: in a new tensor, or in ``x`` itself with ``inplace``."""
     rotated: torch.Tensor = _ApplyRotary.apply(x, cos, sin, inplace)  # type: ignore[no-untyped-call]
     return rotated
 
