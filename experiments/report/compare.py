@@ -43,11 +43,14 @@ class Change(Record):
     ratio: float | None = Field(
         description="after divided by before; None if either is missing, before is 0, or the sizes of the runs differ"
     )
-    changed: bool = Field(description="the value changed beyond its noise")
+    changed: bool = Field(description="the value changed by more than its noise, the variation between repeated runs")
 
 
 class Difference(Record):
-    """An option, setting, device or version that differs between the runs; empty if a run has none."""
+    """An option, setting, device or version that differs between the runs.
+
+    what: its name. before, after: its values as text; empty if the run has no value.
+    """
 
     what: str
     before: str
@@ -72,7 +75,8 @@ class RowComparison(Record):
     def worsening(self) -> float:
         """Return a sort key: positive if the row is worse in the second run, negative if it is better, else 0.
 
-        100 for each step in OUTCOMES_BEST_FIRST. For equal outcomes: the larger relative change of speed or peak.
+        If the outcomes differ: 100 times the difference of their positions in OUTCOMES_BEST_FIRST. If they are equal:
+        the relative change of speed or of peak memory, whichever is larger.
         """
         if self.outcome_before is None or self.outcome_after is None:
             return 0.0
@@ -92,7 +96,7 @@ class Comparison(Record):
     after: Run
     names: tuple[str, str] = Field(description="labels of the runs: name and date, with the folder if needed")
     incomparable: tuple[Difference, ...] = Field(
-        description="size and card, if they differ, because then few values can be compared"
+        description="size and card of the runs if they differ; few values of such runs can be compared"
     )
     differences: tuple[Difference, ...]
     packages: tuple[str, ...] = Field(default=(), description="names of the libraries of either run")
@@ -118,8 +122,10 @@ class Comparison(Record):
         )
 
 
-def compare(a: RunFolder, b: RunFolder, recorded: Sequence[MeasuredValues] = ()) -> Comparison:
-    """Compare the runs in ``a`` and ``b``. recorded: values of earlier runs like ``a``, to measure the noise.
+def compare(a: RunFolder, b: RunFolder, earlier_values: Sequence[MeasuredValues] = ()) -> Comparison:
+    """Compare the runs in the folders ``a`` (before) and ``b`` (after).
+
+    earlier_values: measured values of earlier runs with the options of ``a``. They show how much each value varies.
 
     Raises InputError if ``a`` or ``b`` is not a run, or if their suites differ.
     """
@@ -133,7 +139,7 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[MeasuredValues] = ())
     incomparable = tuple(_differences(_option_texts(run_a, WARNED_OPTIONS), _option_texts(run_b, WARNED_OPTIONS)))
     ids = [row.id for row in suite.rows if row.id in {*run_a.rows, *run_b.rows}]
     same_size = run_a.size == run_b.size
-    values = _changed_values(results_a, results_b, recorded) if same_size else {}
+    values = _changed_values(results_a, results_b, earlier_values) if same_size else {}
     facts = _changed_facts(results_a, results_b) if same_size else []
     rows = [_compare_row(row, results_a.get(row), results_b.get(row), values, same_size) for row in ids]
     changes = verdict_changes(evaluate_run(suite, a).best.verdicts, evaluate_run(suite, b).best.verdicts)
@@ -145,21 +151,21 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[MeasuredValues] = ())
         differences=tuple(_differences(_comparable_values(run_a, results_a), _comparable_values(run_b, results_b))),
         packages=tuple(sorted({name for one in (*results_a.values(), *results_b.values()) for name in one.versions})),
         rows=tuple(rows),
-        changed=tuple(_changed_value_difference(one) for one in [*facts, *values.values()]),
+        changed=tuple(_as_difference(one) for one in [*facts, *values.values()]),
         verdicts=tuple(sorted(changes, key=lambda change: -change.worsening)),
     )
 
 
-def _changed_values(a: Results, b: Results, recorded: Sequence[MeasuredValues]) -> dict[ValueKey, RunChange]:
-    """Return the measured values that changed beyond their noise, by row and quantity."""
+def _changed_values(a: Results, b: Results, earlier_values: Sequence[MeasuredValues]) -> dict[ValueKey, RunChange]:
+    """Return the measured values that changed by more than their noise, by row and quantity."""
     before, now = (values_of_rows(results) for results in (a, b))
     steps = {(row, name): deviation for row, one in a.items() for name, deviation in step_deviations(one).items()}
-    changed = change_points([before, now], recorded, steps)
+    changed = change_points([before, now], earlier_values, steps)
     return {key: value_change(key, before[key].value, now[key].value) for key, indices in changed.items() if indices}
 
 
 def _changed_facts(a: Results, b: Results) -> list[RunChange]:
-    """Return the facts that changed, without settings, which RowComparison contains."""
+    """Return the facts about rows that changed. Settings are left out, because RowComparison contains them."""
     before, now = (
         {(row, name): value for row, one in results.items() for name, value in outcome_facts(one).items()}
         for results in (a, b)
@@ -167,7 +173,7 @@ def _changed_facts(a: Results, b: Results) -> list[RunChange]:
     return [one for one in differing_facts(before, now) if one.what not in Settings.model_fields]
 
 
-def _changed_value_difference(change: RunChange) -> Difference:
+def _as_difference(change: RunChange) -> Difference:
     before, now = change.values_in_words
     return Difference(what=f"{change.row}: {change.what}", before=before, after=now)
 

@@ -1,4 +1,4 @@
-"""The content of a report: report.json, from which the page is rendered."""
+"""Build the content of a report. It is stored as report.json; report.html is rendered from it."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -41,6 +41,7 @@ ROW_FILES = {
     "result": RESULT_FILE,
     "telemetry": TELEMETRY_FILE,
 }
+"""The files in a row's folder that a report links to, by the text of the link."""
 
 
 class Statement(Verdict):
@@ -59,20 +60,23 @@ class RowReport(Record):
     settings: Settings
     expected: str = Field(description="empty if no outcome is stated")
     measured: str = Field(description="empty if the row was not run")
-    status: Status | None = Field(description="status of the outcome's statement; None if the lab states no outcome")
-    grade: Grade | None = Field(description="grade of evidence for the outcome; None without a verdict")
+    status: Status | None = Field(
+        description="status of the statement about the row's outcome; None if the lab states no outcome"
+    )
+    grade: Grade | None = Field(description="grade of the evidence for the outcome; None if there is no verdict")
     reason: str
     ran_on: str
     emulated: bool
     fewer_ranks_note: str = Field(description="'2 of 4 ranks' if the row ran on fewer ranks than it states; else empty")
     twin_note: str = Field(
-        default="", description="'scaled to 12 GB' for the smaller twin of the lab's row; else empty"
+        default="",
+        description="'scaled to 12 GB' if a twin ran, a copy of the row with a smaller model or batch; else empty",
     )
     ranks: tuple[RankReport, ...]
     reference_values: tuple[Statement, ...] = ()
     quantities: dict[Quantity, float | None]
     log_tail: tuple[str, ...] = Field(description="last lines of the log of a row with an error; else empty")
-    files: dict[str, str] = Field(description="existing files: kind -> path from the run's folder")
+    files: dict[str, str] = Field(description="paths of existing files, relative to the run's folder, by kind")
     telemetry: Telemetry | None
     result: Result | None
 
@@ -103,7 +107,7 @@ class Report(Record):
     headline: str
     identity: tuple[Fact, ...] = Field(description="when, where, versions, time and cost")
     previous: PreviousRun | None = Field(default=None, description="the previous run with the same options")
-    setting: str
+    setting: str = Field(description="sentence about the size of the run and its machines")
     remarks: tuple[str, ...]
     counts: dict[Status, int]
     statements: tuple[Statement, ...]
@@ -111,13 +115,13 @@ class Report(Record):
     rows: tuple[RowReport, ...]
     scaling: tuple[Scaling, ...]
     usable_gib: float | None = Field(
-        description="memory that one process can allocate on the card; None for a miniature"
+        description="memory that one process can allocate on the card; None for tiny models"
     )
     predicted: PredictedReport | None = None
     devices: tuple[DeviceReport, ...]
     versions: dict[str, tuple[ValueWithRows, ...]]
     git_commits: tuple[ValueWithRows, ...]
-    code: tuple[ValueWithRows, ...]
+    code: tuple[ValueWithRows, ...] = Field(description="SHA-256 of the training code")
 
 
 def build_report(
@@ -125,16 +129,16 @@ def build_report(
     suite: Suite,
     graded: EvaluationsByEvidence,
     results: Mapping[str, Result],
-    before: PreviousRun | None = None,
+    previous: PreviousRun | None = None,
 ) -> Report:
     """Return the report of the run in ``folder``.
 
-    results: by row. before: the previous run with the same options, for the comparison.
+    graded: the run's evaluations. results: by row. previous: the previous run with the same options; None: no such run.
     """
     evaluation = graded.best
     run = evaluation.run
     card = cards().get(run.card)
-    statements = tuple(_report_statement(verdict, results, before) for verdict in evaluation.verdicts)
+    statements = tuple(_report_statement(verdict, results, previous) for verdict in evaluation.verdicts)
     return Report(
         run=run,
         title=suite.title,
@@ -142,7 +146,7 @@ def build_report(
         suite_version=suite.version,
         headline=headline(evaluation),
         identity=identity_facts(run, results),
-        previous=before,
+        previous=previous,
         setting=size_and_machines_sentence(run, results),
         remarks=remarks(run, suite, evaluation, results),
         counts={status: evaluation.count(status) for status in STATUSES},
@@ -159,11 +163,11 @@ def build_report(
     )
 
 
-def _report_statement(verdict: Verdict, results: Mapping[str, Result], before: PreviousRun | None) -> Statement:
+def _report_statement(verdict: Verdict, results: Mapping[str, Result], previous: PreviousRun | None) -> Statement:
     rows = () if verdict.grade == "predicted" else verdict.rows
-    places = dict.fromkeys(machine_in_words(results[row]) for row in rows if row in results)
-    status = before.statuses.get(verdict.id) if before else None
-    return Statement(**verdict.model_dump(), ran_on=tuple(places), before=status)
+    machines = dict.fromkeys(machine_in_words(results[row]) for row in rows if row in results)
+    status_before = previous.statuses.get(verdict.id) if previous else None
+    return Statement(**verdict.model_dump(), ran_on=tuple(machines), before=status_before)
 
 
 def _report_row(
@@ -227,7 +231,7 @@ def _group_by_value(pairs: Iterable[tuple[str, str]]) -> tuple[ValueWithRows, ..
         rows.setdefault(value, []).append(row)
     return tuple(
         ValueWithRows(value=value, rows=tuple(value_rows))
-        for value, value_rows in sorted(rows.items(), key=lambda i: -len(i[1]))
+        for value, value_rows in sorted(rows.items(), key=lambda group: -len(group[1]))
     )
 
 

@@ -15,7 +15,7 @@ from provision.words import number_with_noun
 
 SHOWN_LIBRARIES = ("torch", "transformers", "lightning", "deepspeed", "litgpt")
 MATCHING_OPTIONS = ("suite", "card", "size", "length", "weights")
-"""Options that a run and its previous run have in common."""
+"""Options that must be the same in a run and in its previous run."""
 
 
 class Fact(Record):
@@ -34,14 +34,14 @@ class PreviousRun(Record):
 
 
 def identity_facts(run: Run, results: Mapping[str, Result]) -> tuple[Fact, ...]:
-    """Return the facts at the top of a report; without results, only those that run.json has."""
+    """Return the facts at the top of a report; without results, only the facts that run.json has."""
     facts = {
         "run": run.run_id,
         "date": format_date(run.started_at),
-        "machine": "; ".join(dict.fromkeys(map(_machine, results.values()))) or run.host,
-        "versions": _versions(results),
-        "time": _total_time(results),
-        "cost": _gpu_hours(results),
+        "machine": "; ".join(dict.fromkeys(map(_describe_machine, results.values()))) or run.host,
+        "versions": _describe_versions(results),
+        "time": _describe_total_time(results),
+        "cost": _describe_gpu_hours(results),
         "commit": (run.git_commit or "")[:COMMIT_DIGITS],
     }
     return tuple(Fact(name=name, value=value) for name, value in facts.items() if value)
@@ -82,7 +82,7 @@ def find_previous_run(folder: Path, run: Run) -> PreviousRun | None:
     return PreviousRun(run_id=last.run.run_id, date=format_date(last.run.started_at), statuses=statuses)
 
 
-def _machine(result: Result) -> str:
+def _describe_machine(result: Result) -> str:
     device = result.device
     count = f"{device.count} x " if device.count > 1 else ""
     memory = f", {format_number(device.memory_gib)} GiB" if device.memory_gib else ""
@@ -90,7 +90,7 @@ def _machine(result: Result) -> str:
     return f"{count}{device.name}{memory}; {device.host_cpus} cores, {host_memory}"
 
 
-def _versions(results: Mapping[str, Result]) -> str:
+def _describe_versions(results: Mapping[str, Result]) -> str:
     version_texts = {}
     for name in SHOWN_LIBRARIES:
         versions = dict.fromkeys(result.versions[name] for result in results.values() if name in result.versions)
@@ -102,15 +102,15 @@ def _versions(results: Mapping[str, Result]) -> str:
     return ", ".join(f"{name} {version}" for name, version in version_texts.items())
 
 
-def _total_time(results: Mapping[str, Result]) -> str:
+def _describe_total_time(results: Mapping[str, Result]) -> str:
     if not results:
         return ""
     rows = number_with_noun(len(results), "row")
     return f"{duration_in_words(sum(result.elapsed_s for result in results.values()))} for {rows}"
 
 
-def _gpu_hours(results: Mapping[str, Result]) -> str:
-    """Return the time for which all ranks used GPUs; "" if rows shared a GPU, because their times overlap."""
+def _describe_gpu_hours(results: Mapping[str, Result]) -> str:
+    """Return the GPU-hours of all ranks as text; "" if rows shared a GPU, because their times overlap."""
     on_gpu = [one for one in results.values() if one.device.kind == "cuda"]
     used = sum(one.gpu_s or 0.0 for one in on_gpu)
     return f"{format_number(used / 3600)} GPU-hours" if used and not any(one.device.shared for one in on_gpu) else ""

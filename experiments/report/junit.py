@@ -1,4 +1,4 @@
-"""junit.xml: one test case per verdict, for build servers."""
+"""Write junit.xml for build servers: one test case per verdict."""
 
 import re
 import xml.etree.ElementTree as ET

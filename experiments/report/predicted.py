@@ -1,4 +1,4 @@
-"""Predictions of a run's rows at full size, compared with the lab's statements and with measurements."""
+"""Compare predictions of a run's rows at full size with the lab's statements and with measurements."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
@@ -17,16 +17,16 @@ from experiments.suites.suite import Suite
 
 
 class PredictedRow(Record):
-    """One row with its prediction, and with measurements if it ran at full size on all ranks and fit. GiB on one GPU.
+    """One row with its prediction. It also has measurements if it ran at full size, on all ranks, and fit.
 
-    Errors are relative to the measured values.
+    Memory is in GiB on one GPU. Errors are relative to the measured values: predicted / measured - 1.
     """
 
-    stated: str
+    stated: str = Field(description="the outcome that the lab states; empty if it states none")
     agrees: bool | None = Field(
-        description="whether the predicted outcome is the one that the lab states; None: the lab states none"
+        description="whether the predicted outcome is the outcome that the lab states; None: the lab states no outcome"
     )
-    words: str
+    words: str = Field(description="the predicted outcome as text")
     prediction: Prediction
     measured_peak_gib: float | None = None
     measured_reserved_gib: float | None = None
@@ -41,11 +41,11 @@ class PredictedRow(Record):
 
     @property
     def optimizer_cpu_gib(self) -> float:
-        """Return the optimizer state in host memory, rounded to 0.01 GiB, so that less than 0.005 GiB is not shown."""
+        """Return the optimizer state in host memory, GiB, rounded to 0.01 GiB; the report leaves out zero."""
         return round(self.prediction.optimizer_cpu_gib, 2)
 
     def part_gib(self, part: MemoryPart) -> float | None:
-        """Return one part of the peak; None for optimizer state in host memory if there is none to show."""
+        """Return the size of one part of the peak, GiB; None for optimizer state in host memory that rounds to zero."""
         if part == OPTIMIZER_CPU:
             return self.optimizer_cpu_gib or None
         return float(getattr(self.prediction.at_peak, part.field))
@@ -79,8 +79,8 @@ class PredictedReport(Record):
     usable_gib: float
     headline: str
     rows: tuple[PredictedRow, ...]
-    statements: tuple[ComparedStatement, ...] = Field(description="those that a prediction can evaluate")
-    not_evaluated: int
+    statements: tuple[ComparedStatement, ...] = Field(description="the statements that predictions can evaluate")
+    not_evaluated: int = Field(description="number of statements that predictions cannot evaluate")
     errors: tuple[ErrorSummary, ...] = Field(description="empty if nothing was measured at full size")
 
 
@@ -153,13 +153,13 @@ def _predicted_statements(predicted: Evaluation, measured: Evaluation) -> tuple[
 
 
 def _error_summaries(rows: Sequence[PredictedRow]) -> tuple[ErrorSummary, ...]:
-    error_readers: dict[str, Callable[[PredictedRow], float | None]] = {
+    error_of_row: dict[str, Callable[[PredictedRow], float | None]] = {
         "predicted peak": lambda row: row.peak_error,
         "predicted reserved memory": lambda row: row.reserved_error,
         "rule of thumb": lambda row: row.rule_of_thumb_error,
     }
     summaries = []
-    for what, read in error_readers.items():
-        if sizes := [abs(error) for row in rows if (error := read(row)) is not None]:
-            summaries.append(ErrorSummary(what=what, rows=len(sizes), median=median(sizes), worst=max(sizes)))
+    for what, read_error in error_of_row.items():
+        if errors := [abs(error) for row in rows if (error := read_error(row)) is not None]:
+            summaries.append(ErrorSummary(what=what, rows=len(errors), median=median(errors), worst=max(errors)))
     return tuple(summaries)

@@ -1,4 +1,4 @@
-"""Rows with several ranks: the measurements of each rank, and the speedup over one device."""
+"""Report on rows with several ranks: the measurements of each rank, and the speedup over one device."""
 
 from collections.abc import Mapping
 
@@ -12,14 +12,14 @@ from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity, Row, Suite
 
 MATCHING_SETTINGS = ("engine", "model", "task", "dataset", "precision", "lora", "quantization")
-"""Settings that a row and its base row, the most similar row on one device, have in common."""
+"""Settings that must be the same in a row and in its base row, the most similar row on one device."""
 
 
 class RankReport(Record):
     """One rank of a row. Memory in GiB; samples_per_s: speed of all ranks together, as this rank measured it."""
 
     measured: Measured = Field(description="the rank's measurements without snapshots")
-    ended: str
+    ended: str = Field(description="outcome of the rank as text")
     failed_first: bool = Field(description="this rank's failure is the failure of the row")
     quantities: dict[Quantity, float | None]
 
@@ -56,7 +56,7 @@ class Scaling(Record):
 
 
 def rank_reports(result: Result) -> tuple[RankReport, ...]:
-    """Return the ranks of a row by number; empty for a row with one process."""
+    """Return the ranks of a row, sorted by number; empty for a row with one process."""
     failed = result.failure.rank if result.failure else None
     return tuple(
         RankReport(
@@ -70,7 +70,7 @@ def rank_reports(result: Result) -> tuple[RankReport, ...]:
 
 
 def scalings(suite: Suite, run: Run, results: Mapping[str, Result]) -> tuple[Scaling, ...]:
-    """Return the speedup of each row of the run with several ranks and a result."""
+    """Return the speedup of each of the run's rows that has several ranks and a result."""
     rows_with_ranks = [row for row in run.rows if row in results and stated_settings(suite, run, row).ranks > 1]
     return tuple(_scaling(suite, run, suite.row(row), results) for row in rows_with_ranks)
 
@@ -87,7 +87,7 @@ def base_row(suite: Suite, run: Run, row: Row) -> Row | None:
     """
     row_settings = stated_settings(suite, run, row.id).model_dump()
 
-    def shared_settings(other: Row) -> int:
+    def count_shared_settings(other: Row) -> int:
         settings = stated_settings(suite, run, other.id).model_dump()
         if settings["devices"] * settings["nodes"] > 1 or any(
             settings[name] != row_settings[name] for name in MATCHING_SETTINGS
@@ -95,8 +95,8 @@ def base_row(suite: Suite, run: Run, row: Row) -> Row | None:
             return 0
         return sum(settings[name] == row_settings[name] for name in row_settings)
 
-    best = max(suite.rows_for(run.card), key=shared_settings)
-    return best if shared_settings(best) else None
+    best = max(suite.rows_for(run.card), key=count_shared_settings)
+    return best if count_shared_settings(best) else None
 
 
 def _scaling(suite: Suite, run: Run, row: Row, results: Mapping[str, Result]) -> Scaling:
@@ -129,7 +129,7 @@ def _stated_times(base: Row, base_result: Result, row: Row, result: Result) -> S
 
 
 def _stated_train_s(row: Row) -> float | None:
-    """Return the training time that the lab states, seconds: the middle between its bounds; None if it states none."""
+    """Return the middle of the training times that the lab states for the row, s; None if the lab states no time."""
     values = [value for value in row.expect.reference_values if value.quantity == "train_s"]
     return (values[0].low + values[0].high) / 2 if values else None
 

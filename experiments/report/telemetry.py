@@ -9,7 +9,7 @@ MAX_SAMPLES = 400
 
 
 class Telemetry(Record):
-    """Samples over time. Each column is as long as t_s (seconds); None if a sample lacks the value.
+    """Samples over time, by column. The column t_s has the seconds. A value of None: the sample lacks this value.
 
     every_nth: 1 if the columns have all samples of telemetry.csv; n if they have every n-th sample only.
     """
@@ -19,14 +19,14 @@ class Telemetry(Record):
 
 
 def read_telemetry(path: Path | None) -> Telemetry | None:
-    """Return the samples in ``path``, thinned to ``MAX_SAMPLES``, without empty columns; None if there are none."""
+    """Return every n-th sample in ``path``, at most MAX_SAMPLES, without empty columns; None without samples."""
     samples = read_samples(path) if path else []
-    every = max(1, -(-len(samples) // MAX_SAMPLES))
+    every_nth = max(1, -(-len(samples) // MAX_SAMPLES))
     names = [name for name in dict.fromkeys(name for sample in samples for name in sample) if name != "phase"]
     if not names:
         return None
-    columns = {name: tuple(_number(sample.get(name)) for sample in samples[::every]) for name in names}
-    return Telemetry(every_nth=every, columns=columns)
+    columns = {name: tuple(_number(sample.get(name)) for sample in samples[::every_nth]) for name in names}
+    return Telemetry(every_nth=every_nth, columns=columns)
 
 
 def _number(value: float | str | None) -> float | None:

@@ -1,4 +1,4 @@
-"""Plain sentences about a run: its verdicts, its machine, and what its options mean for the reader."""
+"""Describe a run in sentences: its verdicts, its machine, and how its options affect the meaning of its numbers."""
 
 from collections.abc import Iterator, Mapping
 
@@ -18,8 +18,8 @@ ICONS: dict[Status, str] = {"fail": "✕", "error": "!", "pass": "✓", "not eva
 def headline(evaluation: Evaluation) -> str:
     """Return the evaluation in one sentence, failures first.
 
-    Examples: '3 of 41 statements fail; 38 pass: 29 predicted, 9 measured in miniature; 9 were not evaluated.', and for
-    smaller twins of the lab's rows 'Scaled to 12 GB: 3 of 41 statements fail; ...'.
+    Example: '3 of 41 statements fail; 38 pass: 29 predicted, 9 measured in miniature; 9 were not evaluated.' If twins
+    ran, which are smaller copies of the lab's rows, the sentence begins 'Scaled to 12 GB: 3 of 41 statements fail; '.
     """
     if not evaluation.verdicts:
         return "The lab states nothing about these rows."
@@ -86,7 +86,7 @@ def _known_failures_note(evaluation: Evaluation) -> str:
 
 
 def _grades_of_passed(evaluation: Evaluation) -> str:
-    """Return how the statements that pass were evaluated: ', predicted', or ': 29 predicted, 9 measured'."""
+    """Return the grades of the statements that pass, such as ': 29 predicted, 9 measured'; ', predicted' if all are."""
     counts = evaluation.passed_by_grade()
     if len(counts) == 1:
         return f", {GRADE_NAMES[next(iter(counts))]}"
@@ -130,7 +130,7 @@ def size_and_machines_sentence(run: Run, results: Mapping[str, Result]) -> str:
     if not where:
         return f"No row has a result yet. Requested: {run.card}, size {run.size}."
     if run.size == "tiny":
-        return f"This is a miniature on {where}: each row has its own settings, with a tiny model."
+        return f"This is a miniature on {where}: each row ran with its settings, but with a tiny model."
     return f"At full size on {where}."
 
 
@@ -176,18 +176,18 @@ def _limits_of_a_miniature(evaluation: Evaluation) -> str:
         "In miniature, two kinds of statements are evaluated: comparisons between rows, and statements that a value is "
         "zero. Whether a row fits a card, and sizes in GiB, are predicted at full size. "
         f"{evaluated} of {len(evaluation.verdicts)} statements have a verdict; times need a GPU. "
-        "Of the losses of tiny models, only the fall and the first values are compared."
+        "Of the losses of tiny models, only two things are compared: whether they fall, and their first values."
     )
 
 
 def format_gib(value: float) -> str:
-    """Format GiB with two decimals; below half of one, in a smaller unit: '78.60 GiB', '38.1 MiB'."""
+    """Format a size in GiB as text: '78.60 GiB'. A smaller size is in a smaller unit: '38.1 MiB'."""
     unit, per_gib = choose_memory_unit(value)
     return f"{format_memory(value, per_gib)} {unit}"
 
 
 def format_memory(gib: float, per_gib: int = 1) -> str:
-    """Format a size as a number without its unit, which the column names. per_gib: number of units in a GiB."""
+    """Format a size in GiB as a number without a unit, for a column that names the unit. per_gib: units in a GiB."""
     size = gib * per_gib
     return f"{size:.2f}" if abs(size) >= 1 and per_gib == 1 else f"{size:.3g}"
 

@@ -1,4 +1,4 @@
-"""Write the verdicts and reports of a run into its folder; evaluate stored runs again."""
+"""Write the verdicts and the report of a run into its folder. Evaluate stored runs again."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -35,7 +35,11 @@ from provision.files import read_bytes, read_text
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """The files of a report: the path of report.html, the evaluation that it shows, and changes since verdict.json."""
+    """A report that has been written.
+
+    page: path of report.html. evaluation: the verdicts in the report. changes: statements whose status differs from the
+    previous verdict.json.
+    """
 
     page: Path
     evaluation: Evaluation
@@ -46,7 +50,7 @@ class Reevaluation(Record):
     """A stored run, evaluated with the current suites.
 
     changes: statements whose status differs from the run's verdict.json, if there is one. files_changed: files that are
-    missing or differ from the run's SHA256SUMS; None without SHA256SUMS.
+    missing or differ from the run's SHA256SUMS; None if there is no SHA256SUMS.
     """
 
     folder: Path
@@ -111,7 +115,7 @@ def reevaluate_together(folders: Sequence[Path]) -> Reevaluation:
         if (run.suite, run.card) != (first.suite, first.card):
             raise InputError(
                 f"{folder.path}: a run of {run.suite} on {run.card};"
-                f" allowed together with {runs[0].path}: {first.suite} on {first.card}"
+                f" allowed together with {runs[0].path}: runs of {first.suite} on {first.card}"
             )
     changed = [changed_files(folder) for folder in folders]
     return Reevaluation(
@@ -139,7 +143,7 @@ def _changes(stored: Evaluation | None, evaluation: Evaluation) -> tuple[Verdict
 
 
 def stored_evaluation(path: Path) -> Evaluation | None:
-    """Return the verdicts in ``path``, None without the file. Raises InputError for another schema version."""
+    """Return the verdicts in ``path``; None if there is no file. Raises InputError for another schema version."""
     if not path.is_file():
         return None
     try:
@@ -155,16 +159,16 @@ def stored_evaluation(path: Path) -> Evaluation | None:
 def folder_checksums(folder: Path) -> str:
     """Return the SHA-256 of every file in ``folder`` except SHA256SUMS, in the format of ``sha256sum -c``.
 
-    A link out of the folder is left out.
+    A symbolic link to a file outside the folder is left out.
     """
-    place = folder.resolve()
+    resolved = folder.resolve()
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS_FILE)
-    inside = [path for path in paths if path.resolve().is_relative_to(place)]
+    inside = [path for path in paths if path.resolve().is_relative_to(resolved)]
     return "".join(_checksum_line(file_sha256(path), path.relative_to(folder).as_posix()) for path in inside)
 
 
 def _checksum_line(checksum: str, name: str) -> str:
-    """Return a line as sha256sum prints it: a backslash at its beginning means that the name contains escapes."""
+    """Return a line as sha256sum prints it. If the name contains escapes, the line begins with a backslash."""
     escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
     return f"{'' if escaped == name else chr(92)}{checksum}  {escaped}\n"
 
@@ -178,7 +182,7 @@ def _checksum_and_name(line: str) -> tuple[str, str]:
 
 
 def changed_files(folder: Path) -> tuple[str, ...] | None:
-    """Return the files of SHA256SUMS under ``folder`` that are missing or have other content; None without the file.
+    """Return the files in SHA256SUMS that are missing or have other content now; None if there is no SHA256SUMS.
 
     Raises InputError if a line does not have the format of ``sha256sum``, or names a file outside of ``folder``.
     """

@@ -29,8 +29,8 @@ FIRST_BITSANDBYTES_FOR_CPU = (0, 50)
 def rejection_reason(spec: RowSpec, node: Node, host_memory_gib: float, is_local: bool = True, nodes: int = 1) -> str:
     """Return in one line why ``nodes`` nodes like ``node`` cannot run the row; '' if they can.
 
-    host_memory_gib: memory of a node's host. is_local: whether the row would use this machine's packages and
-    compilers, not those of a container or of another machine.
+    host_memory_gib: host memory of each node. is_local: whether the row would use the packages and compilers that are
+    installed on this machine. A row in a container or on another machine does not use them.
     """
     settings = spec.settings
     if is_local and settings.optimizer == "deepspeed_cpu" and (missing := missing_build_tool()):
@@ -41,10 +41,11 @@ def rejection_reason(spec: RowSpec, node: Node, host_memory_gib: float, is_local
         return _host_memory_shortage(spec, host_memory_gib, "the model on the CPU") if spec.size == "full" else ""
     if not node.gpus:
         return "no GPU: full size needs one; size tiny runs anywhere" if spec.size == "full" else ""
-    needed_gpus = settings.world_size // (spread := settings.nodes_to_use(nodes))
+    nodes_used = settings.nodes_to_use(nodes)
+    needed_gpus = settings.world_size // nodes_used
     if needed_gpus > len(node.gpus):
         found = f"there {'is' if len(node.gpus) == 1 else 'are'} {len(node.gpus)}"
-        of_each = f" on each of {spread} nodes" if spread > 1 else ""
+        of_each = f" on each of {nodes_used} nodes" if nodes_used > 1 else ""
         return f"{needed_gpus} GPUs{of_each} are needed, {found}; --gpus-per-node runs the row on fewer"
     if spec.size == "tiny":
         return ""
@@ -74,14 +75,14 @@ def _bitsandbytes_rejection_reason(settings: Settings) -> str:
 
 
 def missing_build_tool() -> str:
-    """Return the missing tool for compiling a C++ extension, and its package; '' if all tools are installed."""
+    """Return the tool that is missing to compile a C++ extension, and its package; '' if all tools are installed."""
     if not shutil.which("c++"):
         return "C++ compiler (package g++)"
     return "" if Path(sysconfig.get_path("include"), "Python.h").exists() else "Python.h (package python3-dev)"
 
 
 def too_small_reason(gpu: Gpu, card_name: str) -> str:
-    """Return why ``gpu`` is not the card and cannot emulate it; '' if it is the card or can emulate it."""
+    """Return why ``gpu`` cannot run rows for a card; '' if it is a GPU of this model or can emulate the card."""
     card = card_named(card_name)
     if card_of_device(gpu.name, gpu.memory_gib) == card_name or card.device_is_large_enough(gpu.memory_gib):
         return ""
@@ -94,8 +95,8 @@ def host_memory_needed_gib(spec: RowSpec) -> float:
     DeepSpeed's offload takes for each parameter 4 bytes for the master weight, 8 for Adam's moments, 4 for the
     gradient, 2 for the accumulated gradient and 2 for the updated weight that is copied back (stage_1_and_2.py;
     measured with 12.2e9 parameters: 231 GiB). AdamW on the host takes two values of the weight's type for each
-    parameter. For offloaded activations, as much memory as the card has is reserved. A model on the CPU takes
-    1.2 times its weights, as the guide estimates for inference, in addition to the libraries.
+    parameter. For offloaded activations, the size of the card's memory is reserved. A model on the CPU takes 1.2
+    times the size of its weights, as CSC's guide estimates for inference, and the libraries take 1.5 GiB.
     """
     settings, parameters = spec.settings, spec.base_model.parameters
     weights_gib = parameters * BYTES_PER_WEIGHT[settings.precision] / GIB

@@ -31,7 +31,7 @@ class Runner(Protocol):
 class RunnerOptions:
     """Options of a runner that are the same at every target.
 
-    worker: module that runs one row. grace_s: a row is killed this many seconds after its own time limit.
+    worker: module that runs one row. grace_s: seconds from a row's time limit until the runner kills the row.
     host_memory_gib: host memory that all running rows may use together. expected: expected times of rows, by row.
     """
 
@@ -47,7 +47,7 @@ class Target(ABC):
     max_nodes: int = 1
     """Nodes that one row may use."""
     starts_warm: bool = False
-    """Whether rows start from warm processes, which have imported the libraries. Otherwise each row imports them."""
+    """Whether rows are forked from warm processes, which have imported the libraries. Else each row imports them."""
     has_queue: bool = False
     """Whether rows are submitted as jobs, which outlive the command and can be cancelled."""
 
@@ -70,10 +70,10 @@ class Target(ABC):
 
     @abstractmethod
     def rejection_reason(self, spec: RowSpec, host_memory_gib: float) -> str:
-        """Return why the row cannot run at this target, where a host has ``host_memory_gib`` GiB; "" if it can."""
+        """Return why the row cannot run at this target, "" if it can. host_memory_gib: host memory of each machine."""
 
     def rows_per_gpu(self, run: Run, suite: Suite) -> int:
-        """Return how many of the run's rows use a GPU at the same time. Raises InputError if they cannot share one."""
+        """Return how many rows use one GPU at a time: 1 without --share-gpus. Raises InputError for invalid sharing."""
         if run.share_gpus:
             raise InputError(
                 "--share-gpus: jobs and containers get whole GPUs; allowed with --site local, not with --in-container"
@@ -91,7 +91,7 @@ class Target(ABC):
         """
 
     def software(self) -> Software | None:
-        """Return the target's current versions, GPUs and driver, which results depend on; None if unknown."""
+        """Return the package versions, GPUs and driver of the target, which affect results; None if unknown."""
         return None
 
     def in_start_order(self, rows: Sequence[PlannedRow], suite: Suite) -> Sequence[PlannedRow]:

@@ -41,8 +41,8 @@ def write_failed_result(
 ) -> Result:
     """Write and return the result of a row whose processes ended without one.
 
-    The result has the row's last progress report and the end of its log. device: recorded if the row has not reported
-    its device. elapsed_s: seconds from the row's start to its end.
+    The result has the row's last progress report and the end of its log. device: the device to record if the row did
+    not report one. elapsed_s: seconds from the row's start to its end.
     """
     progress = read_progress(row_folder)
     failure = Failure(
@@ -66,7 +66,7 @@ def write_failed_result(
 
 
 def most_informative_line(row_folder: Path) -> str:
-    """Return the most informative line that the row, or else its notebook, printed; 'no output' if there is none."""
+    """Return the most informative line of log.txt, or of notebook.log if log.txt is empty; else 'no output'."""
     return error_line(_log_text(row_folder), "no output")
 
 

@@ -1,4 +1,4 @@
-"""Jupyter on this machine, bound to the loopback interface, with a token that is passed in the environment only."""
+"""Run Jupyter on this machine, bound to the loopback interface. The token is passed in the environment only."""
 
 import os
 import secrets

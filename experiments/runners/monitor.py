@@ -31,7 +31,7 @@ done"""
 class MonitoredGpu:
     """A GPU at one moment: utilization in percent, memory in GiB, temperature in degrees Celsius; None if unknown.
 
-    users: rows whose processes compute on it, as SUITE/ROW, and ids of other processes.
+    users: the processes that compute on the GPU: SUITE/ROW for a row's processes, 'process PID' for others.
     """
 
     node: str
@@ -46,7 +46,7 @@ class MonitoredGpu:
 
 @dataclass(frozen=True)
 class MonitoredRow:
-    """A row's job: its name RUN/SUITE/ROW, Slurm's state and reason, and the row's own progress report."""
+    """A row's job: its name RUN/SUITE/ROW, Slurm's state and reason, and the progress that the row has reported."""
 
     name: str
     state: str
@@ -65,8 +65,8 @@ class Observation:
 
 def observe(target: MonitorTarget) -> Observation:
     """Query the current GPUs and rows of ``target``. Raises NotReached if the machine with Slurm does not answer."""
-    tagged = f"{queue.COMMENT_PREFIX} "
-    jobs = [job for job in queue.list_jobs(target.shell) if job.comment.startswith(tagged) and not job.has_ended]
+    prefix = f"{queue.COMMENT_PREFIX} "
+    jobs = [job for job in queue.list_jobs(target.shell) if job.comment.startswith(prefix) and not job.has_ended]
     gpus: list[MonitoredGpu] = []
     unreachable: list[str] = []
     for node, shell, command in _gpu_queries(target, jobs):
@@ -83,7 +83,10 @@ def observe(target: MonitorTarget) -> Observation:
 
 
 def _gpu_queries(target: MonitorTarget, jobs: list[queue.Job]) -> Iterator[tuple[str, Shell, str]]:
-    """Yield node, shell and command of each GPU query, which runs on the nodes or inside running jobs."""
+    """Yield label, shell and command of each query of GPUs.
+
+    The queries run on the nodes that ``target`` names. Without such nodes, they run inside the running jobs.
+    """
     if target.nodes:
         yield from ((name, shell, GPU_QUERY) for name, shell in target.nodes)
         return

@@ -1,4 +1,6 @@
-"""Jupyter on a leased machine: in a container of the image, bound to the loopback interface, reached through a tunnel.
+"""Run Jupyter on a leased machine, in a container of the image, and reach it through an SSH tunnel.
+
+Jupyter is bound to the loopback interface of the leased machine.
 
 The token never appears on a command line. A command reads it from its input and writes it to a file that only its
 owner may read. The container gets it as an environment variable. The file is removed once Jupyter runs.
@@ -20,7 +22,10 @@ from provision.ssh.shell import Shell
 CONTAINER = "testbed-notebook"
 NOTEBOOK_FOLDER = "llm-testbed/notebooks"
 NOTEBOOKS_FETCHED = "llm-testbed/notebooks-fetched"
-"""File that is written after each download. If it is newer than all notebooks, the user's computer has them too."""
+"""File that is written after each download of the notebooks to the user's computer.
+
+If the file is newer than all notebooks, the user's computer has the current version of each notebook.
+"""
 CACHE_FOLDER = "llm-testbed/cache"
 COLAB = "https://colab.research.google.com"
 START_TIMEOUT_S = 60.0
@@ -40,9 +45,9 @@ def serve_notebooks(
     token, port = secrets.token_hex(24), secrets.choice(PORTS)
     try:
         shell.run(_start_command(image_name(image_variant), port), input=f"JUPYTER_TOKEN={token}\n".encode())
-        with shell.forward(port) as local:
-            _wait_until_ready(shell, local)
-            yield notebook_url(local, notebook_file, token)
+        with shell.forward(port) as local_port:
+            _wait_until_ready(shell, local_port)
+            yield notebook_url(local_port, notebook_file, token)
     finally:
         shell.run(f"docker rm --force {CONTAINER}", check=False, repeatable=True)
 
@@ -95,9 +100,9 @@ def wait_for_answer(port: int, is_running: Callable[[], bool]) -> bool:
     return False
 
 
-def _wait_until_ready(shell: Shell, local: int) -> None:
+def _wait_until_ready(shell: Shell, local_port: int) -> None:
     state = f"docker container inspect --format '{{{{.State.Running}}}}' {CONTAINER}"
-    if wait_for_answer(local, lambda: shell.run(state, check=False).out.strip() == "true"):
+    if wait_for_answer(local_port, lambda: shell.run(state, check=False).out.strip() == "true"):
         return
     log = shell.run(f"docker logs --tail 1 {CONTAINER} 2>&1", check=False).out.strip()
     raise CommandFailed(f"{shell.where}: Jupyter does not start: {log or 'its log is empty'}", 1)

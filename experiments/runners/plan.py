@@ -38,11 +38,11 @@ def plan(
     software: Callable[[], Software | None] = lambda: None,
     keep_outdated: bool = False,
 ) -> list[PlannedRow]:
-    """Return the plan of every row of ``run`` in ``folder``. rerun: run finished rows again.
+    """Return the plan of every row of ``run``, whose results are in ``folder``.
 
-    Rows whose results come from other software also run again, unless ``keep_outdated``. software: returns the
-    target's software, None if unknown; called only if there is a valid result. Raises InputError if a result has
-    another schema version.
+    rerun: whether to run finished rows again. software: returns the target's software, None if unknown; called only if
+    there is a valid result. keep_outdated: whether to keep results that were measured with other software; otherwise
+    their rows run again. Raises InputError if a result has another schema version.
     """
     planned = [_plan_row(run.spec(suite, row), folder, rerun) for row in run.rows]
     now = software() if any(not row.must_run for row in planned) else None
@@ -85,7 +85,7 @@ def _plan_row(spec: RowSpec, folder: RunFolder, rerun: bool) -> PlannedRow:
 
 
 def _check_software(row: PlannedRow, folder: RunFolder, now: Software, keep_outdated: bool) -> PlannedRow:
-    """Return the plan of a row with a valid result: to run it again if the software has changed since."""
+    """Return the new plan of a row with a valid result. The row runs again if the software has changed since."""
     found = ", ".join(software_changes(read_result(folder.row_folder(row.spec) / RESULT_FILE), now))
     if not found:
         return row

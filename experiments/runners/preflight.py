@@ -1,4 +1,4 @@
-"""Preflight checks of this machine, of a Slurm cluster, or of a site that leases machines."""
+"""Run the preflight checks of this machine, of a Slurm cluster, or of a site that leases machines."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from provision.leasing.reconciler import Reconciler
 def preflight(
     options: RunOptions, site: str | None, key: Path, reconciler: Reconciler, image: str | None = None
 ) -> list[Check]:
-    """Return the checks of ``site``, or of this machine if it is None.
+    """Run all checks of ``site``, or of this machine if ``site`` is None, and return them.
 
     The checks of this machine use the results folder in ``options``; the checks of the site slurm use the profile and
     the account. image: disk image of the nodes that a site leases; None for the default. Raises InputError for a

@@ -1,4 +1,4 @@
-"""Show the progress of a run: as a live table on a terminal, else one line when a row starts and when it ends."""
+"""Show the progress of a run: one line when a row starts and when it ends, and on a terminal also a live table."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ OUTCOME_STYLES = {"fits": "green", "oom": "yellow", "rejected": "dim"}
 class RowState:
     """A row that has not ended, its time so far and its progress report.
 
-    status: shown in place of the progress report, such as 'queued (Resources)' or 'ending'; empty while it trains.
+    status: shown in place of the progress report, such as 'queued (Resources)' or 'ending'; empty while the row trains.
     """
 
     spec: RowSpec
@@ -67,9 +67,9 @@ class View:
         self._print(f"{spec.row}: starts ({why})" + (f", expected to take {expected}" if expected else ""))
 
     def report_end(self, spec: RowSpec, result: Result) -> None:
-        """Print the row's outcome, peak memory and time, and the reason unless it fits.
+        """Print the row's outcome, peak memory and time. If the row does not fit, also print the reason.
 
-        For a tiny model, the prediction at full size is added, because a tiny model does not show what fits the card.
+        For a tiny model, also print the prediction at full size, because a tiny model does not show what fits the card.
         """
         miniature = is_miniature_that_ran(result)
         peak = result.memory.peak_gib
@@ -91,9 +91,9 @@ class View:
         self._print(text, "red")
 
     def show_rows(self, states: Sequence[RowState], done: int, total: int, left_s: float | None) -> None:
-        """Show the running rows, the number of done rows, and the remaining time if ``left_s`` is known.
+        """Show the running rows, and how many of ``total`` rows are done. Only a view on a terminal does so: LiveView.
 
-        Only a view on a terminal shows them, see LiveView.
+        left_s: remaining time of the run in seconds; None: unknown.
         """
 
     def show_download(self, spec: RowSpec, transfer: "TransferProgress") -> None:
@@ -110,7 +110,7 @@ class LiveView(View):
         super().__init__(console)
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._table = progress_table([], 0, 0, None)
-        self._shown = 0.0
+        self._download_shown_at = 0.0
 
     def live(self) -> AbstractContextManager[object]:
         return self._live
@@ -120,9 +120,9 @@ class LiveView(View):
         self._live.update(self._table, refresh=True)
 
     def show_download(self, spec: RowSpec, transfer: "TransferProgress") -> None:
-        if time.monotonic() - self._shown > REFRESH_INTERVAL_S:
+        if time.monotonic() - self._download_shown_at > REFRESH_INTERVAL_S:
             self._live.update(Group(self._table, download_progress(spec, transfer)), refresh=True)
-            self._shown = time.monotonic()
+            self._download_shown_at = time.monotonic()
 
 
 def view_on(console: Console) -> View:
@@ -133,7 +133,7 @@ def view_on(console: Console) -> View:
 def progress_table(
     states: Sequence[RowState], done: int, total: int, left_s: float | None, expected: Mapping[str, str] | None = None
 ) -> Table:
-    """Return a table of the rows that have not ended. The title has the numbers of done and of waiting rows.
+    """Return a table of rows that have started and not ended. The title has the numbers of done and of waiting rows.
 
     left_s: remaining seconds of the run; None: unknown. expected: the expected time of each row, in words.
     """
@@ -166,7 +166,7 @@ def _duration_range(low_s: float, high_s: float) -> str:
 
 
 def steps_in_words(progress: Progress) -> str:
-    """Return the done and planned micro-steps, such as '3 of 8'; empty before the plan is known."""
+    """Return the completed and the planned micro-steps, such as '3 of 8'; empty while the plan is unknown."""
     planned = progress.planned_micro_steps
     return f"{progress.micro_steps} of {planned}" if planned else ""
 

@@ -37,7 +37,7 @@ def resolve(options: RunOptions, suite: Suite, node: Node) -> RunOptions:
 
 
 def datasets_of(options: RunOptions, suite: Suite) -> Collection[str]:
-    """Return the data sets of the rows in ``options``, which are resolved options (see ``resolve``).
+    """Return the names of the data sets of the rows in ``options``, the return value of ``resolve``.
 
     Raises InputError if a row would have too few ranks with --gpus-per-node.
     """
@@ -57,7 +57,8 @@ def datasets_of(options: RunOptions, suite: Suite) -> Collection[str]:
 def resolve_card(suite: Suite, requested: str, node: Node) -> str:
     """Return the requested card.
 
-    For 'auto', return the card of the node's GPU, else the first card that the GPU can emulate, else the suite's first.
+    For 'auto', return the card of the node's GPU if the suite has rows for it. Otherwise, return the suite's first card
+    that the GPU can emulate, or the suite's first card if there is none.
     """
     if requested != AUTO:
         suite.rows_for(requested)
@@ -88,7 +89,7 @@ def _resolve_rows(suite: Suite, requested: Sequence[str], card: str) -> tuple[st
 
 
 def _reject_unpublished(suite: Suite, rows: Sequence[str], card: str) -> None:
-    """Raise InputError if a row's smaller twin has a model without published weights."""
+    """Raise InputError if a row's twin for this card has a smaller model without published weights."""
     for row in rows:
         settings = suite.settings(suite.row(row), card)
         scale, model = suite.twin_note(row, card), suite.model_in_suite(settings)

@@ -1,4 +1,4 @@
-"""The software that results depend on: versions of packages, driver and GPU."""
+"""Determine the software that results depend on: the versions of packages, the GPU driver and the GPU model."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from provision.models import Node
 RELEVANT_LIBRARIES = tuple(name for name in LIBRARIES if name not in ("papermill", "nvidia-ml-py"))
 """The packages whose versions can change a result."""
 LOCKS: dict[str, tuple[str, ...]] = {"current": ("current",), "as-taught": ("as-taught", "jupyter")}
-"""Lock files in containers/locks whose packages make up an environment, by its set of versions."""
+"""Names of the lock files in containers/locks that define an environment, by the environment's set of versions."""
 PIN = re.compile(r"^([\w.-]+)==(\S+)$", re.MULTILINE)
 PRINT_VERSIONS = f"""
 import json
@@ -30,7 +30,7 @@ print(json.dumps({{name: found[name] for name in {RELEVANT_LIBRARIES!r} if name 
 class Software:
     """The packages, GPUs and GPU driver of a target.
 
-    versions: the version of each package, by name. gpus, driver: None if unknown.
+    versions: the version of each package, by name. gpus: names of the GPUs; None if unknown. driver: None if unknown.
     """
 
     versions: Mapping[str, str]
@@ -44,7 +44,7 @@ def local_software(node: Node) -> Software:
 
 
 def software_of_image(variant: ImageVariant) -> Software:
-    """Return the software of the image of that variant, from the version list that the image is built from."""
+    """Return the software of an image variant, from the list of versions with which the image is built."""
     pins = dict(PIN.findall((packaged_folder("containers") / f"{variant}.txt").read_text()))
     return Software({name: pins[name] for name in RELEVANT_LIBRARIES if name in pins})
 
@@ -60,9 +60,9 @@ def parse_software(output: str) -> Software:
 
 
 def software_changes(result: Result, now: Software) -> list[str]:
-    """Return the changes since the result, such as 'torch 2.11.0 -> 2.13.0'; empty if no change is known.
+    """Return the changes since the result was measured, such as 'torch 2.11.0 -> 2.13.0'; empty if none is known.
 
-    The label of a build (2.13.0+cpu) is not compared. A result on a CPU does not depend on the GPUs.
+    The build label of a version, such as +cpu, is not compared. For a result on a CPU, the GPU is not compared.
     """
     if not result.versions:
         return ["the result does not record its versions"]

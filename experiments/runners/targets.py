@@ -1,4 +1,4 @@
-"""Targets: this machine, a cluster that a profile describes, or leased machines."""
+"""Define the targets, where rows run: this machine, a cluster that a profile describes, or leased machines."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ PARTITION = "gpu"
 POLL_S = 0.5
 REMOTE_FOLDER: str = Profile.model_fields["folder"].default
 MEMORY_SHARE = 0.94
-"""Share of a leased node's memory that jobs may request: slurm_memory_share (ansible/roles/slurm), rounded down."""
+"""Share of a leased node's host memory that jobs may request; slightly less than slurm_memory_share in ansible/."""
 
 
 class LocalTarget(Target):
@@ -81,15 +81,15 @@ class LocalTarget(Target):
         return shared_rows_per_gpu([run.spec(suite, row) for row in run.rows], suite, self.node, used_gib)
 
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
-        machine = self.node, options.host_memory_gib, view, options.worker, options.grace_s
+        arguments = self.node, options.host_memory_gib, view, options.worker, options.grace_s
         rows_per_gpu = self.rows_per_gpu(folder.read_run(), folder.suite())
-        return LocalRunner(folder, *machine, rows_per_gpu=rows_per_gpu, expected=options.expected)
+        return LocalRunner(folder, *arguments, rows_per_gpu=rows_per_gpu, expected=options.expected)
 
 
 class ContainerTarget(LocalTarget):
-    """Target that runs each row on this machine in a container of the project's image.
+    """The target that runs each row on this machine, in a separate container of the project's image.
 
-    ``image_variant``: library versions of the image.
+    image_variant: library versions of the image, 'current' or 'as-taught'.
     """
 
     starts_warm = False
@@ -123,15 +123,15 @@ class ContainerTarget(LocalTarget):
         from experiments.runners.container.runner import ContainerRunner
 
         assert self._client is not None
-        machine = self._client, self._image, folder, self.node, options.host_memory_gib
-        return ContainerRunner(*machine, view, options.worker, options.grace_s, expected=options.expected)
+        arguments = self._client, self._image, folder, self.node, options.host_memory_gib
+        return ContainerRunner(*arguments, view, options.worker, options.grace_s, expected=options.expected)
 
 
 class ExpectedTarget(Target):
-    """Nodes that are known only by a description, without a connection. Runs can be prepared for them but not started.
+    """Nodes without a connection, such as nodes that will be leased. Runs for them can be prepared but not started.
 
-    shared_folder: whether the nodes share the folder of the runs. title: the nodes' name in messages. image: variant of
-    the image in which rows will run; None: unknown.
+    node: description of one node. shared_folder: whether the nodes share the folder of the runs. title: name of the
+    nodes in messages. image: variant of the image in which rows will run; None: unknown.
     """
 
     def __init__(
@@ -170,8 +170,8 @@ class ExpectedTarget(Target):
 class ClusterTarget(ExpectedTarget):
     """A Slurm cluster.
 
-    ends_at: returns the end of the lease of its nodes; None: without a lease. is_leased: returns whether the site
-    reports the nodes as leased.
+    ends_at: returns the end of the nodes' lease, None without a lease. is_leased: returns whether the site reports the
+    nodes as leased.
     """
 
     has_queue = True
@@ -215,13 +215,13 @@ class ClusterTarget(ExpectedTarget):
 
 
 def expected_node(host: Host) -> Node:
-    """Return the node that ``host`` becomes when it is leased, as its site describes it."""
+    """Return the node that a lease of ``host`` will give, as the site describes it; unknown cores and memory are 0."""
     gpus = tuple(Gpu(index, host.gpu_model, host.gpu_memory_gib, "") for index in range(host.gpus))
     return Node(f"a node {host.node_type} at {host.site}", gpus, 0, 0.0, "")
 
 
 def expected_target(node: Node, nodes: int, image: ImageVariant = "current") -> Target:
-    """Return the target for ``nodes`` nodes like ``node`` that will be leased. image: variant that rows will run in."""
+    """Return the target of ``nodes`` future leased nodes like ``node``. image: image variant in which rows will run."""
     return ExpectedTarget(node, nodes, LEASED_SHARED_FOLDER, LEASED_TITLE, image)
 
 
@@ -233,11 +233,13 @@ def target_named(
     image_variant: ImageVariant = "current",
     in_container: bool = False,
 ) -> Target:
-    """Return the target at ``site``; for site slurm, the cluster of ``profile``, charged to ``account`` if given.
+    """Return the target at ``site``.
 
-    journal: records of the active leases; None: the user's journal. image_variant: variant of the image in which rows
-    run on a leased machine, or here with ``in_container``. Raises InputError for a profile that is missing or cannot be
-    read, and if there is no lease at the site. Raises SiteError if a leased machine does not answer.
+    profile, account: for site slurm only, the cluster's profile and the project that is charged. journal: records of
+    the active leases; None: the user's journal. image_variant: variant of the image in which rows run, on a leased
+    machine or with ``in_container``. in_container: whether rows run in containers on this machine. Raises InputError
+    for options that are not allowed together, for a profile that is missing or cannot be read, and if there is no lease
+    at the site. Raises SiteError if a leased machine does not answer.
     """
     if site != SLURM and (profile or account):
         flag = "--profile" if profile else "--account"
@@ -272,9 +274,10 @@ class MonitorTarget:
 
 
 def monitor_target(site: str, profile: str | None, journal: Journal | None = None) -> MonitorTarget:
-    """Connect to the machines that can be monitored at ``site``. journal: of the active leases; None: the user's.
+    """Connect to the machines at ``site`` that can be monitored: the cluster of ``profile``, or leased machines.
 
-    Raises InputError if there is no lease at ``site``, or if ``site`` is this machine.
+    journal: records of the active leases; None: the user's journal. Raises InputError if there is no lease at ``site``,
+    or if ``site`` cannot be monitored, such as this machine.
     """
     if site == SLURM and profile:
         known = profile_named(profile)
@@ -317,24 +320,24 @@ def _cluster_target(name: str | None, account: str | None) -> Target:
 
 
 def _leased_target(site: str, journal: Journal, image_variant: ImageVariant) -> Target:
-    """Return the first machine of the only lease at ``site`` as a cluster; the other machines are its other nodes."""
+    """Return the machines of the only lease at ``site`` as a cluster. Commands run on the first machine."""
     active_lease = _only_active_lease(site, journal)
     shell = _ssh_shell(active_lease.machines[0].login)
-    query = Reconciler(journal, Clock(), lambda _: None), active_lease
+    lease = Reconciler(journal, Clock(), lambda _: None), active_lease
     try:
         node = remote_node(shell)
     except NotReached:
-        if why := lease_deletion_message(*query):
+        if why := lease_deletion_message(*lease):
             raise InputError(
                 f"lease {active_lease.name} {why}; `testbed release {active_lease.name}` ends it"
             ) from None
         raise
     cluster = Cluster(shell, leased_profile(node, len(active_lease.machines), image_variant))
-    return ClusterTarget(node, cluster, partial(current_end, *query), partial(is_leased, *query))
+    return ClusterTarget(node, cluster, partial(current_end, *lease), partial(is_leased, *lease))
 
 
 def leases_hint(site: str, journal: Journal | None = None) -> str:
-    """Return a hint to run on active leases, for a run on this machine; '' for other sites and without a lease."""
+    """Return a hint that leases are active, for a run on this machine; '' for other sites and without a lease."""
     active = (journal or Journal()).active_leases().values() if site == LOCAL else ()
     if not active:
         return ""
@@ -358,7 +361,7 @@ def _only_active_lease(site: str, journal: Journal) -> ActiveLease:
 
 
 def _unreachable_reason(active_lease: ActiveLease, journal: Journal) -> str:
-    """Return why no machine of a lease can be reached, according to the journal, and which command to run."""
+    """Return why, according to the journal, no machine of a lease can be reached, and which command to run next."""
     start, end, now = journal.recorded_start(active_lease), journal.recorded_end(active_lease), Clock().now()
     if start is None or end is None:
         return "is not reserved yet; `testbed lease` resumes the reservation"

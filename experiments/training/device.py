@@ -25,9 +25,9 @@ C_COMPILERS = ("gcc", "clang")
 
 
 def open_device(spec: RowSpec) -> Device:
-    """Limit the memory allocator of this process's device to the memory of the row's card; return the device.
+    """Limit this process's memory on its GPU to the memory of the row's card; return a description of the device.
 
-    Call this function before any allocation. A row with a tiny model gets one thread on a CPU, because rows run in
+    Call this function before any allocation. On a CPU, a row with a tiny model gets one thread, because rows run in
     parallel and times of tiny models are not evaluated. Raises InputError if the device has less memory than the card,
     or if the row is compiled and the machine has no C compiler.
     """
@@ -40,14 +40,14 @@ def open_device(spec: RowSpec) -> Device:
         require_c_compiler()
     torch.cuda.set_device(process_gpus(spec.settings)[0])
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    total = properties.total_memory / GIB
+    total_gib = properties.total_memory / GIB
     return Device(
         kind="cuda",
         name=properties.name,
         count=spec.settings.devices,
-        memory_gib=total,
-        card=card_of_device(properties.name, total),
-        cap_gib=_emulate(spec, total),
+        memory_gib=total_gib,
+        card=card_of_device(properties.name, total_gib),
+        cap_gib=_emulate(spec, total_gib),
         shared=SHARED_GPU_VARIABLE in os.environ,
         driver=gpus.driver_version(),
         cuda=f"ROCm {torch.version.hip}" if torch.version.hip else torch.version.cuda,
@@ -58,7 +58,7 @@ def open_device(spec: RowSpec) -> Device:
 
 
 def require_c_compiler() -> None:
-    """Raise InputError if Triton lacks what it needs to start the compiled kernels: a C compiler, Python's headers."""
+    """Raise InputError if there is no C compiler or no Python header, which Triton needs to start compiled kernels."""
     stated = os.environ.get("CC")
     if not any(shutil.which(one) for one in (stated.split()[:1] if stated else C_COMPILERS)):
         raise InputError(
@@ -71,12 +71,13 @@ def require_c_compiler() -> None:
 
 
 def process_gpus(settings: Settings) -> range:
-    """Return the indices of this process's GPUs.
+    """Return the indices of the GPUs that this process uses.
 
-    If the row has several ranks, the index is LOCAL_RANK. Otherwise, the process has all GPUs of the row.
+    With several ranks, each process uses one GPU, whose index is LOCAL_RANK. Otherwise, the process uses all GPUs of
+    the row.
     """
-    rank = int(os.environ.get("LOCAL_RANK", 0))
-    return range(rank, rank + 1) if settings.ranks > 1 else range(settings.devices)
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    return range(local_rank, local_rank + 1) if settings.ranks > 1 else range(settings.devices)
 
 
 def memory_cap_gib(card: Card, total_gib: float) -> float | None:
@@ -94,8 +95,8 @@ def memory_cap_gib(card: Card, total_gib: float) -> float | None:
 def _emulate(spec: RowSpec, total_gib: float) -> float | None:
     """Make the device emulate the row's card: limit its memory and its attention kernels.
 
-    Returns the memory limit in GiB; None if the device has as much memory as the card. Such a device may still be
-    another GPU model with other attention kernels.
+    Returns the memory limit in GiB; None for a tiny model, or if the device has as much memory as the card. A device
+    with as much memory may be another GPU model, so its attention kernels are limited, too.
     """
     if spec.size == "tiny":
         return None
@@ -109,15 +110,15 @@ def _emulate(spec: RowSpec, total_gib: float) -> float | None:
 
 
 def _match_attention_kernels(kernels: KernelProperties, precision: Precision) -> None:
-    """Disable the attention kernels that the card lacks, because they need less memory than the card's kernels."""
+    """Enable only the attention kernels that the card has. The other kernels would need less memory."""
     torch.backends.cuda.enable_flash_sdp(kernels.flash)
-    efficient = kernels.memory_efficient if precision == "32-true" else kernels.memory_efficient_bfloat16
-    torch.backends.cuda.enable_mem_efficient_sdp(efficient)
+    memory_efficient = kernels.memory_efficient if precision == "32-true" else kernels.memory_efficient_bfloat16
+    torch.backends.cuda.enable_mem_efficient_sdp(memory_efficient)
     torch.backends.cuda.enable_cudnn_sdp(kernels.cudnn_width > 0)
 
 
 def _gpu_architecture(properties: Any) -> str:
-    """Return the compute capability or architecture as in cards.yaml, such as 8.0 or gfx90a."""
+    """Return the compute capability (such as 8.0) or for AMD the architecture (such as gfx90a), as in cards.yaml."""
     if torch.version.hip:
         return str(properties.gcnArchName).partition(":")[0]
     return f"{properties.major}.{properties.minor}"

@@ -7,7 +7,10 @@ from experiments.results.wording import format_size
 from experiments.system.files import GIB
 
 LIMIT_TOLERANCE_GIB = 0.05
-"""The allocator reserves up to 20 MiB more than is requested, and its message rounds the size."""
+"""Tolerance of a comparison with the memory limit.
+
+The allocator reserves up to 20 MiB more than is requested, and its message rounds the size.
+"""
 PHASE_TEXTS: dict[Phase, str] = {
     "load": "while loading",
     "forward": "in the forward pass of",
@@ -32,9 +35,9 @@ REQUESTED_SIZE = re.compile(r"[Tt]ried to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB)
 def classify_error(error: BaseException) -> Outcome:
     """Return 'oom' if GPU memory ran out, 'host_oom' if host memory ran out, else 'error'.
 
-    If ``error`` itself is neither, the exception that caused it is classified.
+    If ``error`` is no out-of-memory error, the exception that caused it (__cause__) is classified.
     """
-    import torch  # imported here: the worker only classifies text, and starts seconds faster without torch
+    import torch  # not at the top: the worker, which only classifies text, starts seconds faster without torch
 
     if isinstance(error, torch.OutOfMemoryError):
         return "oom"

@@ -2,8 +2,8 @@
 
     python -m experiments.training.rank SPEC OUT
 
-The worker starts the only rank of a row. For a row of several ranks, a launcher starts this process with torchrun's
-environment variables.
+If the row has one rank, the worker starts this process. If the row has several ranks, a launcher starts this process,
+with torchrun's environment variables.
 """
 
 import faulthandler

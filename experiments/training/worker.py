@@ -66,21 +66,21 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
 
     If a rank rejected its input, raises InputError with the rank's message, and writes no result.
     """
-    began, start = time.time(), time.monotonic()
+    started_at, start_s = time.time(), time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     _remove_intermediate_files(out, RESULT_FILE)
     (out / SPEC_FILE).write_text(spec.model_dump_json(indent=2))
     kills_before = _count_oom_kills()
     with (out / LOG_FILE).open("wb") as log:
         ranks = Ranks(spec, out, log.fileno())
-        with TelemetrySampler(out / TELEMETRY_FILE, lambda: ranks.pids().values(), start) as telemetry:
-            limit = _wait_for_ranks(ranks, out, spec.settings.time_limit_s, telemetry)
+        with TelemetrySampler(out / TELEMETRY_FILE, lambda: ranks.pids().values(), start_s) as telemetry:
+            timeout_reason = _wait_for_ranks(ranks, out, spec.settings.time_limit_s, telemetry)
         ranks.end()
     shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
-    measurements = _collect_measurements(ranks, limit, oom_killed=_count_oom_kills() > kills_before)
+    measurements = _collect_measurements(ranks, timeout_reason, oom_killed=_count_oom_kills() > kills_before)
     row = _add_log_lines(merge_ranks(measurements) if ranks.count > 1 else measurements[0], ranks)
-    elapsed_s = time.monotonic() - start
-    steady_s = steady_interval_s(row.timestamps, began) if row.timestamps else None
+    elapsed_s = time.monotonic() - start_s
+    steady_s = steady_interval_s(row.timestamps, started_at) if row.timestamps else None
     result = Result(
         **row.model_dump(),
         ranks=tuple(sorted(measurements, key=lambda measured: measured.rank)) if ranks.count > 1 else (),
@@ -91,9 +91,9 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
         git_commit=git_commit(),
         image=image(),
         command=command,
-        started_at=datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
+        started_at=datetime.fromtimestamp(started_at, UTC).isoformat(timespec="seconds"),
         elapsed_s=elapsed_s,
-        times=stage_times(row.timestamps, began, elapsed_s) if row.timestamps else None,
+        times=stage_times(row.timestamps, started_at, elapsed_s) if row.timestamps else None,
         steady_interval_s=steady_s,
         telemetry=telemetry.summary(row.speed, steady_s),
     )
@@ -103,7 +103,7 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
 
 
 def _add_log_lines(row: Measured, ranks: Ranks) -> Measured:
-    """Return ``row``, the row's measurements; after an error, with the last log lines of the failed rank in them."""
+    """Return the row's measurements; after an error, add the last log lines of the failed rank to them."""
     if row.failure is None or row.outcome not in ERROR_OUTCOMES:
         return row
     log = last_lines(_read_log_end(ranks.log_path(row.failure.rank)))
@@ -142,24 +142,24 @@ def steady_interval_s(timestamps: StageTimestamps, row_started_at: float) -> tup
 
 
 def _wait_for_ranks(ranks: Ranks, out: Path, limit_s: float, telemetry: TelemetrySampler) -> str:
-    """Wait until the ranks end, and print their progress; return the exceeded time limit in words, or ''.
+    """Wait until the ranks end, and print their progress. Return the time limit that they exceeded, in words, or ''.
 
-    The time limit begins when a rank has started and completed its imports. At the limit the ranks write their stacks
-    into their logs. After one rank has failed, the others get a few seconds to report their own failures.
+    The time limit begins when a rank has started and completed its imports. At the limit, the ranks write the stacks of
+    their threads into their logs. After one rank has failed, the others get PEER_FAILURE_GRACE_S to report failures.
     """
-    deadline, limit = time.monotonic() + START_LIMIT_S, f"did not start within {START_LIMIT_S:.0f} s"
+    deadline, timeout_reason = time.monotonic() + START_LIMIT_S, f"did not start within {START_LIMIT_S:.0f} s"
     failed = started = False
     printed_micro_steps = None
     while not ranks.all_ended() and (time.monotonic() < deadline or not failed):
         if time.monotonic() > deadline:
             ranks.dump_stacks()
-            return limit
+            return timeout_reason
         if not failed and ranks.any_failed():
             failed, deadline = True, time.monotonic() + PEER_FAILURE_GRACE_S
         progress = _read_row_progress(ranks, out)
         if progress and not started and not failed:
             started, deadline = True, time.monotonic() + limit_s
-            limit = f"reached its time limit of {limit_s:g} s"
+            timeout_reason = f"reached its time limit of {limit_s:g} s"
         if progress:
             telemetry.phase = progress.phase
         if progress and progress.micro_steps != printed_micro_steps:
@@ -215,7 +215,7 @@ def _collect_measurements(ranks: Ranks, timeout_reason: str, *, oom_killed: bool
 
 
 def _read_reported_measurements(ranks: Ranks, rank: int, timed_out: bool) -> Measured | None:
-    """Return the measurements that a rank wrote; None if it wrote none, or if it failed after the time limit."""
+    """Return the measurements that a rank wrote; None if it wrote none, or if it failed when its time was over."""
     measured = ranks.measurements(rank)
     return None if timed_out and measured and measured.failure else measured
 
@@ -225,7 +225,7 @@ def _infer_measurements(
 ) -> Measured:
     """Return measurements for a rank that wrote none, derived from its exit code, log and progress.
 
-    If a rank has no exit code, this process killed it.
+    codes: exit codes by rank. A rank without an exit code was killed by this process.
     """
     code = codes.get(rank, -signal.SIGTERM)
     progress = read_progress(ranks.folder(rank))
@@ -296,7 +296,7 @@ def _count_oom_kills() -> int:
 
 
 def main() -> int:
-    """Run the command; return its exit code."""
+    """Run the row that the arguments specify; return 0 if result.json was written, 2 after a user error."""
     parser = argparse.ArgumentParser(prog="worker", description="Run one row on this machine.")
     parser.add_argument("--spec", required=True, type=Path, help="JSON file with the specification of the row")
     parser.add_argument("--out", required=True, type=Path, help="folder for the files of the row")

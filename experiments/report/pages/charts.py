@@ -1,4 +1,4 @@
-"""The charts of a report."""
+"""Draw the charts of a report."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,6 +13,7 @@ from experiments.results.schema import Memory, Snapshot
 from experiments.results.wording import choose_memory_unit
 
 BETWEEN_POINTS = "peak memory that exists only between two points of the step"
+"""The part of the peak that no snapshot shows. Snapshots are taken at four points of a step (see STEP_POINTS)."""
 BUFFERS_OF_LIBRARIES = f"{BUFFERS.name} of libraries"
 PANELS = (
     ("busy", "%", {"gpu_util_percent": "GPU", "host_cpu_percent": "processor"}),
@@ -22,7 +23,7 @@ PANELS = (
     ("GPU temperature", "°C", {"gpu_temperature_c": ""}),
     ("processes on the GPU", "", {"gpu_processes": ""}),
 )
-"""Panels of the telemetry chart: title, unit, and the name of the line of each column of telemetry.csv."""
+"""Panels of the telemetry chart: title, unit, and the label of the line by the column of telemetry.csv."""
 STEP_PARTS = {
     "matrix products": ("matrix products",),
     "attention": ("attention",),
@@ -33,7 +34,7 @@ STEP_PARTS = {
 """The parts of a step in the chart, and the families of operations in each part."""
 WAITING = "waiting for the host or for other GPUs"
 PANELS_BY_GPU = (("busy by GPU", "%", "util_percent"), ("memory by GPU", "GiB", "memory_gib"))
-"""Panels with a line for each GPU: title, unit, and the end of the names of the columns in telemetry.csv."""
+"""Panels with a line for each GPU: title, unit, and field. The columns in telemetry.csv are gpu0_<field> and so on."""
 MAX_GPUS = 16
 
 
@@ -62,7 +63,11 @@ def report_charts(report: Report) -> dict[str, Chart]:
 
 
 def _memory_chart(bars: Sequence[Bar], alt: str, limit: Limit | None) -> Chart:
-    """Draw bars of memory, given in GiB, in the unit that suits the largest bar; with a limit always in GiB."""
+    """Return a chart of bars whose sizes are in GiB.
+
+    limit: memory that a process can allocate, drawn as a line; None: no line. With a limit, the axis is in GiB. Without
+    one, the axis is in the unit that suits the largest bar.
+    """
     unit, per_gib = ("GiB", 1) if limit else choose_memory_unit(max(sum(bar.parts.values()) for bar in bars))
     return bar_chart([_scaled_bar(bar, per_gib) for bar in bars], unit, alt, limit)
 
@@ -78,7 +83,7 @@ def highest_snapshot(memory: Memory) -> Snapshot | None:
 
 
 def snapshots_to_show(memory: Memory) -> list[Snapshot]:
-    """Return the snapshots of the first step and of the step with the peak, one for each point of a step.
+    """Return the snapshots of the first step and of the step with the peak: one for each of the step's four points.
 
     If a step has several micro-steps, the snapshot is of the micro-step with the most allocated memory.
     """
@@ -99,7 +104,7 @@ def _snapshot_parts(shot: Snapshot) -> dict[str, float]:
 
 
 def _peak_bar(row: RowReport) -> Bar | None:
-    """Return the bar of a row's peak: the parts of its highest snapshot, and the rest, allocated between snapshots."""
+    """Return the bar of a row's peak: the parts of the snapshot with the most memory, and memory that it lacks."""
     if row.result is None or (peak := row.result.memory.peak_gib) is None:
         return None
     memory = row.result.memory
@@ -132,7 +137,7 @@ def _predicted_bar(row: PredictedRow) -> Bar:
 
 
 def _step_bar(row: PredictedRow) -> Bar | None:
-    """Return the bar of a row's step; None without a time, or if the row does not fit."""
+    """Return the bar of a row's step; None if no time is predicted for the row, or if the row does not fit."""
     time = row.prediction.time
     if time is None or row.prediction.likely_outcome != "fits":
         return None
@@ -140,7 +145,7 @@ def _step_bar(row: PredictedRow) -> Bar | None:
 
 
 def step_bar(name: str, time: StepTime) -> Bar:
-    """Return the bar of a step: shares of its time, in percent."""
+    """Return the bar of a step: the shares of the step's time in percent, by what the GPU does."""
     parts = {part: sum(time.device_s.get(one, 0.0) for one in families) for part, families in STEP_PARTS.items()}
     parts[WAITING] = max(0.0, time.step_s - sum(parts.values()))
     percent = {part: 100 * part_s / time.step_s for part, part_s in parts.items()}
@@ -176,14 +181,14 @@ def _telemetry_chart(telemetry: Telemetry) -> Chart:
 
 
 def _panels(columns: Iterable[str]) -> list[tuple[str, str, dict[str, str]]]:
-    """Return title, unit and lines (column: name) of each panel with data. Each of several GPUs has its own line."""
-    each = [
+    """Return title, unit and lines (label by column) of each panel with data. Each of several GPUs has its own line."""
+    panels_by_gpu = [
         (title, unit, {f"gpu{number}_{field}": f"GPU {number}" for number in range(MAX_GPUS)})
         for title, unit, field in PANELS_BY_GPU
     ]
     available = set(columns) - ({"gpu_util_percent", "gpu_memory_gib"} if "gpu1_util_percent" in columns else set())
     shown = [
         (title, unit, {name: words for name, words in lines.items() if name in available})
-        for title, unit, lines in (*each, *PANELS)
+        for title, unit, lines in (*panels_by_gpu, *PANELS)
     ]
     return [panel for panel in shown if panel[2]]

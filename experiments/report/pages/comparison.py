@@ -1,4 +1,4 @@
-"""A page on two runs of one suite: what differed, which verdicts changed, and each row before and after."""
+"""Write a page that compares two runs of one suite: differing options, changed verdicts, each row before and after."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,7 +56,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def differences(comparison: Comparison) -> dict[str, list[Difference]]:
-    """Return the differences between the runs and between settings of rows, by kind. A kind may have none."""
+    """Return the differences between the runs and between settings of rows, by kind; a kind's list may be empty."""
     by_kind: dict[str, list[Difference]] = {"Settings": [], "Packages": [], "Card, driver and machine": [], "Code": []}
     packages = {*comparison.packages}
     for difference in comparison.differences:
@@ -113,10 +113,10 @@ def _css_class_of_change(change: Change, more_is_worse: bool) -> str:
 def _chart(
     rows: list[RowComparison], change_of: Callable[[RowComparison], Change], unit: str, name: str, more_is_worse: bool
 ) -> Chart | None:
-    """Draw the rows that have a value in both runs, and how much it changed; None if no row has.
+    """Return a chart of the rows that have a value in both runs, and of its changes; None if there is no such row.
 
     change_of: returns the change of a row's value. name: the value's name in the chart's description. more_is_worse:
-    whether an increase is bad.
+    whether an increase of the value is bad.
     """
     bars = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""The templates of all pages."""
+"""Load the templates of all pages, render them, and save pages."""
 
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,11 @@ TEMPLATES.globals |= {
 
 
 def render_template(template: str, **values: Any) -> str:
-    """Return the page that the template gives with ``values``. All values are escaped."""
+    """Render the template with ``values`` and return the page. All values are escaped."""
     return TEMPLATES.get_template(template).render(**values)
 
 
 def save_page(path: Path, page: str) -> None:
-    """Write a page to the path of --page. Raises InputError if it cannot be written."""
+    """Write a page to ``path``, the value of the option --page. Raises InputError if the file cannot be written."""
     with open_output(path, "--page") as file:
         file.write(page)

@@ -17,7 +17,11 @@ INDEX_FILE = "index.html"
 
 
 class RunEntry(NamedTuple):
-    """One run of the index. counts: number of statements by status; None: not evaluated. link: empty without a page."""
+    """One run of the index.
+
+    link: address of the run's report; empty if there is no report. counts: number of statements by status; None if the
+    run has not been evaluated.
+    """
 
     run: Run
     date: str

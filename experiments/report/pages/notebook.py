@@ -1,7 +1,7 @@
-"""notebook.html: an executed notebook as a page without scripts.
+"""Write notebook.html: an executed notebook as a page without scripts.
 
-Outputs are untrusted: text is escaped, Markdown cannot contain HTML, pictures are images; HTML and scripts are left
-out.
+The outputs of cells are untrusted. Text, and HTML in Markdown, is escaped. Pictures become <img> elements. Outputs in
+HTML and JavaScript are left out.
 """
 
 import base64
@@ -31,7 +31,10 @@ TABLE_REGION = '<div class="scroll" tabindex="0" role="group" aria-label="Table"
 
 
 class CellPart(NamedTuple):
-    """A cell or an output. kind: 'code', 'text', 'error', 'markdown' (content is safe HTML), 'picture' (a data URL)."""
+    """The source of a cell, or one output.
+
+    kind: 'code', 'text', 'error', 'markdown' (then content is safe HTML) or 'picture' (then content is a data URL).
+    """
 
     kind: str
     content: str
@@ -69,7 +72,7 @@ def _parts_of_output(output: dict[str, Any]) -> Iterator[CellPart]:
 
 
 def _safe_representation(data: dict[str, Any]) -> Iterator[CellPart]:
-    """Return the best representation that is safe: a picture, Markdown or text."""
+    """Yield the first safe representation that the output has: a picture, Markdown or text; nothing without one."""
     for kind in PICTURES:
         if kind in data:
             yield CellPart("picture", f"data:{kind};base64,{_base64(_joined_text(data[kind]), kind)}")
@@ -81,7 +84,7 @@ def _safe_representation(data: dict[str, Any]) -> Iterator[CellPart]:
 
 
 def _render_markdown(text: str) -> str:
-    """Return Markdown as HTML. A table or code that is wider than the page scrolls on its own, also by the keyboard."""
+    """Return Markdown as HTML. Wide tables and code can be scrolled sideways, also with the keyboard."""
     html = DETAILS.sub(r"<details><summary>\g<summary></summary>\g<body></details>", MARKDOWN.render(text))
     html = html.replace("<table>", f"{TABLE_REGION}<table>").replace("</table>", "</table></div>")
     return html.replace("<pre>", '<pre tabindex="0">')
@@ -101,5 +104,5 @@ def _plain_text(text: Any) -> str:
 
 
 def _joined_text(text: Any) -> str:
-    """Return a multi-line string of a notebook: a string, or a list of lines."""
+    """Return the text of a multi-line string of a notebook, which is stored as a string or as a list of lines."""
     return text if isinstance(text, str) else "".join(text)

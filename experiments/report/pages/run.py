@@ -1,4 +1,4 @@
-"""report.html: one self-contained file, rendered from a Report."""
+"""Render report.html, one self-contained file, from a Report."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""The page about the prediction of a training script: cards, memory over time, parts of the peak and of a step."""
+"""Write the page of a training script's prediction: cards, memory over time, parts of the peak, shares of a step."""
 
 import shlex
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from experiments.results.memory_parts import ACTIVATIONS, PARTS_OF_SCRIPT
 
 HEIGHT_PX = 360
 MIN_TILE_SHARE = 0.002
-"""A block gets its own tile if its share of the peak is at least this."""
+"""Minimum share of the peak for which an allocated block gets its own tile."""
 
 
 def write_script_page(path: Path, command: Sequence[str], predictions: Sequence[ScriptPrediction]) -> None:
@@ -43,7 +43,7 @@ def write_script_page(path: Path, command: Sequence[str], predictions: Sequence[
 
 
 def _timeline_chart(prediction: ScriptPrediction) -> Chart:
-    """Return the chart of allocated memory over the allocation log, from 0 (start) to 1 (end), shaded by phase."""
+    """Return the chart of allocated memory, shaded by phase. The x axis is the position in the log of allocations."""
     sizes = prediction.timeline_gib
     starts = [*(phase.at for phase in prediction.phases), 1.0]
     bands = [Band(phase.phase, phase.at, end) for phase, end in zip(prediction.phases, starts[1:], strict=True)]

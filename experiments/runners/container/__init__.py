@@ -1,1 +1,1 @@
-"""Rows of this machine in containers of the project's image, as on leased nodes."""
+"""Run rows on this machine in containers of the project's image, as on leased nodes."""

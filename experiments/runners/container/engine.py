@@ -1,4 +1,4 @@
-"""This machine's Docker: connect to it, choose how containers get GPUs, and check that no other container has them."""
+"""Connect to this machine's Docker, choose how containers get GPUs, and check that no other container has GPUs."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ REMEDIES = {
 
 
 def connect() -> "DockerClient":
-    """Connect to Docker, at DOCKER_HOST if it is set. Raises InputError, with the remedy, if it does not answer."""
+    """Connect to Docker, at DOCKER_HOST if it is set. If Docker does not answer, raises InputError with the remedy."""
     require_packages("docker")
     import docker
 
@@ -39,9 +39,10 @@ def connect() -> "DockerClient":
 
 
 def gpu_requests(info: dict[str, Any], gpus: Sequence[int]) -> "list[DeviceRequest]":
-    """Return Docker's request for the GPUs with these indices: as devices of CDI, or else from NVIDIA's runtime.
+    """Return the requests to Docker that give a container the GPUs with these indices; none without GPUs.
 
-    Leased nodes have CDI. info: what Docker reports about itself. Raises InputError if Docker gives containers no GPU.
+    The requests use CDI (Container Device Interface) if Docker knows CDI devices, as on leased nodes, else NVIDIA's
+    container runtime. info: what Docker reports about itself. Raises InputError if Docker gives containers no GPU.
     """
     from docker.types import DeviceRequest
 
@@ -55,14 +56,14 @@ def gpu_requests(info: dict[str, Any], gpus: Sequence[int]) -> "list[DeviceReque
 
 
 def require_free_gpus(client: "DockerClient") -> None:
-    """Raise InputError if running containers have GPUs. The message names them and the command that stops them."""
+    """Raise InputError if running containers have GPUs. The message has the command that stops these containers."""
     running = client.containers.list(ignore_removed=True)
     if found := [container.name for container in running if has_gpus(container.attrs["HostConfig"])]:
         raise InputError(f"{FLAG}: other containers have GPUs; stop them first: docker stop {' '.join(sorted(found))}")
 
 
 def has_gpus(host_config: dict[str, Any]) -> bool:
-    """Return whether a container with this configuration has GPUs: by a request, a device file, or its runtime."""
+    """Return whether a container has GPUs: through a device request, a device file, or NVIDIA's container runtime."""
     requests = host_config.get("DeviceRequests") or ()
     devices = [device["PathInContainer"] for device in host_config.get("Devices") or ()]
     return (

@@ -1,4 +1,7 @@
-"""The project's image on this machine: found by its name and label, as the role ansible/roles/images does, or built."""
+"""Find the project's container image on this machine by its name and label, or build it.
+
+The Ansible role ansible/roles/images uses the same name and label on leased nodes.
+"""
 
 import hashlib
 import os
@@ -28,7 +31,7 @@ STEP = re.compile(r"#\d+ (\[ *(?:stage-)?\d.*)")
 UNINFORMATIVE_PREFIX = re.compile(
     r"^([\d.]+ |ERROR: |failed to build: |failed to solve: |rpc error: code = Unknown desc = )+"
 )
-"""Prefix of an error line; the cause follows it."""
+"""Beginning of an error line that says nothing about the cause. The cause follows."""
 FAILED_STEP, END_OF_OUTPUT = " > [", "------"
 """What BuildKit prints before and after the output of a failed step."""
 
@@ -39,7 +42,7 @@ def image_name(variant: ImageVariant) -> str:
 
 
 def ensure_image(client: "DockerClient", variant: ImageVariant, print_line: Callable[[str], None]) -> str:
-    """Return the ID of the image of this code, built now if it is missing or was built from other code.
+    """Return the ID of the image with this code. If it is missing or was built from other code, build it first.
 
     print_line: gets a line for each step of the build. Raises InputError with the most informative line if the build
     fails.
@@ -50,15 +53,15 @@ def ensure_image(client: "DockerClient", variant: ImageVariant, print_line: Call
     with TemporaryFolder("image") as scratch:
         context = scratch / "context.tar.gz"
         write_build_context(context)
-        made_from = origin_label(variant, context)
+        label_value = origin_label(variant, context)
         try:
             image = client.images.get(name)
-            if image.labels.get(label) == made_from:
+            if image.labels.get(label) == label_value:
                 return str(image.id)
             print_line(f"building {name}, because the image has different code")
         except ImageNotFound:
             print_line(f"building {name}: the first time, this downloads some gigabytes")
-        _build(context, build_options(variant, f"{label}={made_from}", scratch), print_line)
+        _build(context, build_options(variant, f"{label}={label_value}", scratch), print_line)
     return str(client.images.get(name).id)
 
 
@@ -69,7 +72,7 @@ def origin_label(variant: ImageVariant, context: Path) -> str:
 
 
 def base_image(variant: ImageVariant) -> str:
-    """Return the name of the image with Python and PyTorch that the variant is built on."""
+    """Return the name of the image with Python and PyTorch from which the image of the variant is built."""
     return str(role_variables("defaults")["images_bases"][variant])
 
 
@@ -94,7 +97,10 @@ def build_options(variant: ImageVariant, label: str, scratch: Path) -> list[str]
 
 
 def _build(context: Path, options: Iterable[str], print_line: Callable[[str], None]) -> None:
-    """Build with BuildKit, which Docker's Python package does not support: the Dockerfile mounts caches and secrets."""
+    """Build the image with ``docker buildx``. Raises InputError if the build fails.
+
+    The Dockerfile mounts caches and secrets, which needs BuildKit. Docker's Python package does not support BuildKit.
+    """
     if not has_buildx():
         raise InputError(f"{FLAG}: {BUILDX_MISSING}")
     command = ["docker", "buildx", "build", "--progress", "plain", "--load", *options, "-"]
@@ -122,7 +128,7 @@ def has_buildx() -> bool:
 def failure_in(lines: list[str]) -> str:
     """Return the most informative line of a failed build: the last output of the failed step, else the last line."""
     starts = [number for number, line in enumerate(lines) if line.startswith(FAILED_STEP)]
-    after = lines[starts[-1] + 1 :] if starts else []
-    output = after[: after.index(END_OF_OUTPUT)] if END_OF_OUTPUT in after else []
-    found = [line for line in (output or lines) if line.strip()]
-    return UNINFORMATIVE_PREFIX.sub("", found[-1]) if found else "no output"
+    after_start = lines[starts[-1] + 1 :] if starts else []
+    output = after_start[: after_start.index(END_OF_OUTPUT)] if END_OF_OUTPUT in after_start else []
+    printed = [line for line in (output or lines) if line.strip()]
+    return UNINFORMATIVE_PREFIX.sub("", printed[-1]) if printed else "no output"

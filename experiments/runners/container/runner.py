@@ -1,4 +1,4 @@
-"""The runner that runs each row in a separate container, with the same program as a job on a leased node."""
+"""Run each row in a separate container on this machine, with the same program as in a job on a leased node."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ ROW_LABEL = "llm-testbed.row"
 
 @dataclass
 class ContainerProcess:
-    """The program in a container, with methods of subprocess.Popen."""
+    """The program in a container, with the methods of subprocess.Popen that LocalRunner calls."""
 
     container: "Container"
 
@@ -63,7 +63,10 @@ class ContainerProcess:
 
 
 class ContainerRunner(LocalRunner):
-    """Runs rows in containers. The program in each container enforces the row's time limit. image: the image's ID."""
+    """Runs rows in containers. The program in each container enforces the row's time limit.
+
+    image: ID of the image. local, options: arguments of LocalRunner.
+    """
 
     def __init__(self, client: "DockerClient", image: str, folder: RunFolder, *local: Any, **options: Any) -> None:
         super().__init__(folder, *local, **options)
@@ -72,7 +75,8 @@ class ContainerRunner(LocalRunner):
         self._grace_s += STARTUP_LIMIT_S
 
     @cached_property
-    def _info(self) -> dict[str, Any]:
+    def _docker_info(self) -> dict[str, Any]:
+        """What Docker reports about itself."""
         return dict(self._client.info())
 
     @contextmanager
@@ -94,7 +98,7 @@ class ContainerRunner(LocalRunner):
         return ContainerProcess(created)
 
     def _options(self, spec: RowSpec, folder: Path, allocation: Allocation) -> dict[str, Any]:
-        """Return the options of a row's container. Folders have the same paths inside it."""
+        """Return the options of a row's container. Folders have the same paths inside and outside of the container."""
         cache = cache_folder().resolve()
         cache.mkdir(parents=True, exist_ok=True)
         volumes = {str(path): {"bind": str(path), "mode": "rw"} for path in (cache, self._folder.path.resolve())}
@@ -113,14 +117,16 @@ class ContainerRunner(LocalRunner):
             "environment": environment if offline else environment | {"HF_HUB_OFFLINE": "0"},
             "volumes": volumes,
             "cpuset_cpus": ",".join(map(str, self._cores(allocation))),
-            "device_requests": gpu_requests(self._info, [gpu.index for gpu in allocation.gpus]),
+            "device_requests": gpu_requests(self._docker_info, [gpu.index for gpu in allocation.gpus]),
         }
 
     def _cores(self, allocation: Allocation) -> list[int]:
-        """Return the numbers of the cores that are the row's share."""
+        """Return the numbers of the CPU cores that the row may use."""
         cores = sorted(os.sched_getaffinity(0))
-        each = allocation.cores // len(allocation.part_numbers)
-        return [core for number in allocation.part_numbers for core in cores[number * each : (number + 1) * each]]
+        per_part = allocation.cores // len(allocation.part_numbers)
+        return [
+            core for number in allocation.part_numbers for core in cores[number * per_part : (number + 1) * per_part]
+        ]
 
     def _end_processes(self, folder: Path) -> list[int]:
         """Remove the row's container; if the row has no result, first write the container's output to notebook.log.

@@ -1,4 +1,4 @@
-"""Checks of this machine: what it can run, and what to install for the rest."""
+"""Check what this machine can run, and what to install so that it can run the rest."""
 
 import json
 import platform
@@ -114,7 +114,7 @@ def _check_host_memory() -> str:
 
 
 def _check_gpu() -> Check:
-    """Check for a GPU with a driver that answers; a machine without any GPU is a warning."""
+    """Check for a GPU with a driver that answers. Without a GPU, the result of the check is a warning."""
 
     def describe_gpus() -> str:
         gpus = this_machine().gpus
@@ -128,9 +128,9 @@ def _check_gpu() -> Check:
         if not gpus:
             return ""
         names = ", ".join(f"{gpu.name} ({gpu.memory_gib:.0f} GiB)" for gpu in gpus)
-        if not (runs := [card for card in cards_of_suites() if not too_small_reason(gpus[0], card)]):
+        if not (usable_cards := [card for card in cards_of_suites() if not too_small_reason(gpus[0], card)]):
             raise PreflightCheckFailed(f"{names}: less memory than any GPU of the labs; rows run with tiny models")
-        return f"{names}, driver {driver_version()}, runs rows for {', '.join(runs)}"
+        return f"{names}, driver {driver_version()}, runs rows for {', '.join(usable_cards)}"
 
     check = run_check("GPU", describe_gpus, (FULL_SIZE,))
     if check.text:
@@ -164,7 +164,7 @@ def _check_docker() -> str:
     if response.returncode or not (info := _parse_json_object(response.stdout)).get("ServerVersion"):
         message = (response.stderr.strip().splitlines() or ["the daemon does not answer"])[-1]
         raise PreflightCheckFailed(
-            f"{message}; start it (systemctl start docker), or join its group (usermod -aG docker $USER)"
+            f"{message}; start Docker (systemctl start docker), or join the group docker (usermod -aG docker $USER)"
         )
     version = info["ServerVersion"]
     if has_nvidia_gpu() and not _docker_has_gpus(info):
@@ -192,7 +192,7 @@ def _parse_json_object(text: str) -> dict[str, object]:
 
 
 def _check_ports() -> str:
-    """Listen on a port and connect to it, as the kernels of notebooks and ranks do."""
+    """Listen on a port of this machine and connect to it, as ranks and the kernels of notebooks do."""
     try:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]

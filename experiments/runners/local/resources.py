@@ -1,4 +1,4 @@
-"""Resources of a machine that rows share: its GPUs, or its cores if it has none, and its memory."""
+"""Allocate the resources of a machine to rows: GPUs, or CPU cores on a machine without GPUs, and host memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ MAX_CPU_SHARES = 4
 
 @dataclass(frozen=True, eq=False)
 class Allocation:
-    """Resources of one row: GPUs (none for a row on the CPU), and its share of the cores.
+    """Resources of one row: its GPUs (none for a row on the CPU) and the number of its CPU cores.
 
-    part_numbers: the parts of the machine that the row occupies, one for each GPU. shared: whether other rows may use
-    its GPU at the same time.
+    part_numbers: numbers of the parts of the machine that the row occupies (see ResourcePool). shared: whether other
+    rows may use the row's GPU at the same time.
     """
 
     part_numbers: tuple[int, ...]
@@ -28,7 +28,7 @@ class ResourcePool:
     """The free resources of a machine, in ``size`` equal parts.
 
     A part is a GPU, or one row's share of a shared GPU. Without GPUs, a part is a share of the cores. host_memory_gib:
-    memory that rows may use at the same time. nodes: number of machines that a row's ranks run on, including this one.
+    host memory that all running rows may use together. nodes: number of machines that a row's ranks run on.
     rows_per_gpu: number of rows that share a GPU; if it is above 1, each row needs exactly one GPU.
     """
 
@@ -44,10 +44,10 @@ class ResourcePool:
         self._used: dict[Allocation, float] = {}
 
     def allocate(self, spec: RowSpec) -> Allocation | None:
-        """Return resources for the row, None while other rows use them.
+        """Return resources for the row; None while other rows use them.
 
-        A row that needs more memory than the machine has runs alone. So does a row on the CPU of a machine with GPUs:
-        it would slow down the rows on the GPUs, whose kernels the cores launch.
+        A row that needs more host memory than the pool has runs alone. A row on the CPU of a machine with GPUs also
+        runs alone, because it would slow down the threads that launch the GPU kernels of other rows.
         """
         count = self.part_count(spec)
         needed_gib = host_memory_needed_gib(spec)
@@ -79,7 +79,7 @@ class ResourcePool:
         self._free = [number for number in parts if self._gpu_index_of_part(number) not in self._withdrawn]
         self.size -= len(parts) - len(self._free)
 
-    def retire(self, allocation: Allocation) -> None:
+    def withdraw(self, allocation: Allocation) -> None:
         """Withdraw the GPUs of a row that has ended: no later row gets a part of them.
 
         Rows that already run on the same GPUs continue.

@@ -1,4 +1,4 @@
-"""Executes the notebook of one row with papermill; this process ends with the runner that started it.
+"""Execute the notebook of one row with papermill. This process ends when the runner that started it ends.
 
 python -m experiments.runners.local.row_notebook ROW_FOLDER RUNNER_PID
 """
@@ -15,10 +15,10 @@ KERNEL_START_LIMIT_S = 600
 
 
 def execute(row_folder: Path) -> int:
-    """Execute the row's notebook; return 0 if every cell succeeded, which requires that the row fits.
+    """Execute the row's notebook; return 0 if every cell succeeded, else 1. A cell fails if the row does not fit.
 
-    The parameters of the notebook come from spec.json. The kernel is killed after the last cell, when it has nothing
-    left to write. An orderly shutdown would take 0.2 s, and sometimes Jupyter's whole time limit of 2.5 s.
+    The parameters of the notebook come from spec.json. The kernel is killed after the last cell, when its output is
+    complete. An orderly shutdown would take 0.2 s, and sometimes Jupyter's whole time limit of 2.5 s.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -48,7 +48,7 @@ def execute(row_folder: Path) -> int:
 
 
 def make_parameters_default(notebook: Path) -> None:
-    """Replace the default parameters of ``notebook`` by those that it was executed with.
+    """Replace the default parameters of ``notebook`` by the parameters with which it was executed.
 
     papermill can then run the notebook again with other values for some parameters.
     """

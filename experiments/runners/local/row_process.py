@@ -1,7 +1,7 @@
-"""The processes of one row: started together and killed together, whatever sessions they have moved to.
+"""Start the processes of one row, find them, and kill them, even those that have moved to other sessions.
 
-Every process of a row inherits the environment variable TESTBED_ROW with the row's folder. Even a later runner, after
-this one was killed, finds the processes by this variable.
+Every process of a row inherits the environment variable TESTBED_ROW with the row's folder. If a runner is killed, a
+later runner finds the processes by this variable.
 """
 
 import os
@@ -24,7 +24,10 @@ HUGE_PAGES_VARIABLE = "THP_MEM_ALLOC_ENABLE"
 
 
 def start(row_folder: Path, worker: str, environment: Mapping[str, str]) -> warm_start.Process:
-    """Start the row's notebook in a session of its own; the output of papermill and Jupyter goes to notebook.log."""
+    """Start the row's notebook in a new session. The output of papermill and Jupyter goes to notebook.log.
+
+    worker: module that runs the row. environment: additional environment variables.
+    """
     variables = {
         **environment_of_child_processes(),
         **environment,
@@ -38,12 +41,12 @@ def start(row_folder: Path, worker: str, environment: Mapping[str, str]) -> warm
 
 
 def environment_of_child_processes() -> dict[str, str]:
-    """Return this process's environment for programs that run modules of this checkout from any folder.
+    """Return this process's environment, changed so that programs can import modules of this checkout in any folder.
 
-    Programs of the Python environment are first on PATH, even if the environment is not activated: PyTorch compiles
-    extensions with the ninja on PATH, and another version of ninja would compile all of them again. PyTorch requests
+    Programs of the Python environment are first on PATH, even if the environment is not activated. PyTorch compiles
+    extensions with the ninja on PATH, and another version of ninja would compile all of them again. PyTorch also uses
     huge pages for large tensors in host memory, because an optimizer on the host fills more than 100 GiB. If the user
-    has set THP_MEM_ALLOC_ENABLE, its value stays.
+    has set THP_MEM_ALLOC_ENABLE, the variable keeps its value.
     """
     return {
         HUGE_PAGES_VARIABLE: "1",

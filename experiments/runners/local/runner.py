@@ -1,4 +1,4 @@
-"""The runner of this machine: as many rows in parallel as its resources allow, each in processes of its own."""
+"""Run rows on this machine: as many at a time as its resources allow, each row in separate processes."""
 
 import shutil
 import signal
@@ -51,7 +51,11 @@ class NoFreeGpu(RuntimeError):
 
 @dataclass(eq=False)
 class RunningRow:
-    """A running row. started: a value of time.monotonic. limit_from_s: elapsed time when the row's time limit began."""
+    """A running row. started: a value of time.monotonic.
+
+    limit_from_s: when the row's time limit begins, in seconds after the row's start: at the first progress report, or
+    at the latest after START_LIMIT_S.
+    """
 
     spec: RowSpec
     folder: Path
@@ -102,8 +106,8 @@ class LocalRunner:
     def run(self, rows: Sequence[PlannedRow]) -> None:
         """Run the rows until each has a result.
 
-        Raises Interrupted after SIGINT, SIGTERM or SIGHUP, and NoFreeGpu if no GPU becomes free; no process of a row is
-        left then.
+        Raises Interrupted after SIGINT, SIGTERM or SIGHUP, and NoFreeGpu if no GPU becomes free. Before that, all
+        processes of rows are killed.
         """
         with gpus.open_driver():
             self._run_until_done(rows)
@@ -125,8 +129,8 @@ class LocalRunner:
                     if received:
                         raise Interrupted(signal.Signals(received[0]).name)
                     for row in self._rows_lost_with_warm_process():
-                        waiting.append(self._withdraw(row, idle_gib))
-                    for row in [row for row in self._running if self._has_ended(row)]:
+                        waiting.append(self._reset(row, idle_gib))
+                    for row in [row for row in self._running if self._has_ended_or_timed_out(row)]:
                         self._finish(row, idle_gib)
             finally:
                 for row in self._running:
@@ -174,15 +178,19 @@ class LocalRunner:
         }
 
     def _rows_lost_with_warm_process(self) -> list[RunningRow]:
-        """Return the rows that have ended only because a warm process that started them has ended."""
+        """Return the running rows that were killed because the warm process that forked them has ended.
+
+        Warm processes that have ended are removed, with a message. If one of them had forked rows, every running row
+        without a valid result counts as killed.
+        """
         ended = {warm: why for warm in self._warm if (why := warm.last_line_if_ended()) is not None}
         self._warm = [warm for warm in self._warm if warm not in ended]
         for why in ended.values():
             self._view.print_line(f"rows start more slowly from now on: a warm process has ended ({why})")
-        started_rows = any(warm.ready for warm in ended)
-        return [row for row in self._running if started_rows and not _has_valid_result(row)]
+        had_forked_rows = any(warm.ready for warm in ended)
+        return [row for row in self._running if had_forked_rows and not _has_valid_result(row)]
 
-    def _withdraw(self, row: RunningRow, idle_gib: dict[int, float]) -> RowSpec:
+    def _reset(self, row: RunningRow, idle_gib: dict[int, float]) -> RowSpec:
         """Kill a row and remove its result, so that it can start again; return its specification.
 
         idle_gib: memory in use on each GPU before any row ran.
@@ -190,18 +198,18 @@ class LocalRunner:
         (row.folder / RESULT_FILE).unlink(missing_ok=True)
         self._kill(row)
         self._running.remove(row)
-        self._free(row, [], idle_gib)
+        self._release_resources(row, [], idle_gib)
         return row.spec
 
     def _kill(self, row: RunningRow) -> None:
-        """Kill the row's processes; a result that appears only because they were killed is removed."""
+        """Kill the row's processes. If they write a result because they are killed, remove the result."""
         had_result = (row.folder / RESULT_FILE).exists()
         self._end_processes(row.folder)
         row.process.wait()
         if not had_result:
             (row.folder / RESULT_FILE).unlink(missing_ok=True)
 
-    def _has_ended(self, row: RunningRow) -> bool:
+    def _has_ended_or_timed_out(self, row: RunningRow) -> bool:
         limit_s = row.limit_from_s + row.spec.settings.time_limit_s + self._grace_s
         return row.process.poll() is not None or row.elapsed_s > limit_s
 
@@ -213,36 +221,36 @@ class LocalRunner:
         row.process.wait()
         if not had_result:
             (row.folder / RESULT_FILE).unlink(missing_ok=True)
-        result = self._result(row, timed_out, elapsed_s)
+        result = self._read_or_write_result(row, timed_out, elapsed_s)
         self._running.remove(row)
         self._remaining.add_ended(row.spec.row, elapsed_s, result)
         self._view.report_end(row.spec, result)
-        self._free(row, alive, idle_gib)
+        self._release_resources(row, alive, idle_gib)
 
-    def _free(self, row: RunningRow, alive: Sequence[int], idle_gib: dict[int, float]) -> None:
+    def _release_resources(self, row: RunningRow, alive: Sequence[int], idle_gib: dict[int, float]) -> None:
         """Release the resources of a row that has ended, unless it left processes or memory in use.
 
-        alive: ids of the processes that the row left. idle_gib: memory in use on each GPU before any row ran. On a
-        shared GPU, memory that this row leaves cannot always be told from the memory of its neighbors, the rows on the
-        same GPU. It is found now if the driver reports the memory of each process, or if it is more than the neighbors
-        may use. Otherwise it is found when the last neighbor has ended.
+        alive: ids of processes of the row that are still alive. idle_gib: memory in use on each GPU before any row ran,
+        GiB. On a shared GPU, leftover memory of this row may look like memory of its neighbors, the rows on the same
+        GPU. The leftover memory is detected now if the driver reports the memory of each process, or if more memory is
+        in use than the neighbors may take. Otherwise it is detected when the last neighbor has ended.
         """
-        before = {gpu.index: idle_gib[gpu.index] for gpu in row.allocation.gpus}
-        used_gib = gpu_memory.gpus_still_in_use(before, self._neighbors_gib)
+        idle_gib_of_row = {gpu.index: idle_gib[gpu.index] for gpu in row.allocation.gpus}
+        used_gib = gpu_memory.gpus_still_in_use(idle_gib_of_row, self._neighbors_gib)
         if alive or used_gib:
-            self._pool.retire(row.allocation)
+            self._pool.withdraw(row.allocation)
             whose = f"{row.spec.row}, or a row that shared its GPU" if row.allocation.shared else row.spec.row
             self._view.print_warning(f"{whose}: later rows do not use its GPUs: {_describe_leftovers(alive, used_gib)}")
         else:
             self._pool.release(row.allocation)
 
     def _neighbors_gib(self, index: int) -> float:
-        """Return the memory of the running rows on a GPU."""
+        """Return the memory that running rows use on the GPU with this index, GiB."""
         rows = [row.folder for row in self._running if index in {gpu.index for gpu in row.allocation.gpus}]
         return gpu_memory.memory_of_rows(index, rows, max_row_gib(self._card))
 
-    def _result(self, row: RunningRow, timed_out: bool, elapsed_s: float) -> Result:
-        """Return the result that the row's worker wrote, else write one."""
+    def _read_or_write_result(self, row: RunningRow, timed_out: bool, elapsed_s: float) -> Result:
+        """Return the result that the row's worker wrote. If there is none, or it is invalid, write and return one."""
         outcome: Outcome = "timeout" if timed_out else "error"
         try:
             if (row.folder / RESULT_FILE).exists():
@@ -283,7 +291,7 @@ def clear_row_folder(folder: Path) -> Path:
     interrupted = not (folder / RESULT_FILE).exists()
     if not interrupted:
         (folder / EARLIER_FOLDER).mkdir(exist_ok=True)
-        (folder / RESULT_FILE).rename(folder / EARLIER_FOLDER / f"{_name_of_time(folder / RESULT_FILE)}.json")
+        (folder / RESULT_FILE).rename(folder / EARLIER_FOLDER / f"{_time_as_file_name(folder / RESULT_FILE)}.json")
     for path in folder.iterdir():
         if path.name == EARLIER_FOLDER or (interrupted and path.name == CHECKPOINTS_FOLDER):
             continue
@@ -321,6 +329,6 @@ def collect_stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _name_of_time(file: Path) -> str:
-    """Return when a file was written, as a name that sorts by time: 20261128T014501.123456Z."""
+def _time_as_file_name(file: Path) -> str:
+    """Return the time at which a file was written, as a file name that sorts by time: 20261128T014501.123456Z."""
     return datetime.fromtimestamp(file.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%S.%fZ")

@@ -1,4 +1,4 @@
-"""Decide which rows may share a GPU, and how many at a time: each under the memory limit of the card that it is for."""
+"""Decide which rows may share a GPU, and how many at a time. Each row has the memory limit of its card."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil
@@ -23,11 +23,11 @@ def max_row_gib(card: str) -> float:
 
 
 def shared_rows_per_gpu(specs: Sequence[RowSpec], suite: Suite, node: Node, used_gib: Mapping[int, float]) -> int:
-    """Return how many of the rows, which are for one card, use each GPU of ``node`` at the same time.
+    """Return how many rows may use each GPU of ``node`` at the same time.
 
-    used_gib: memory that other programs use, by GPU. Each row counts with the most that it may use, because a row that
-    runs out of memory reaches its limit. Each row needs a core. Raises InputError if a row must not share a GPU, or if
-    there is no memory or no core for two rows.
+    specs: rows for one card. used_gib: memory that other programs use, by index of the GPU. Each row counts with the
+    most memory that it may use, because a row that runs out of memory reaches its limit. Each row needs a CPU core.
+    Raises InputError if a row must not share a GPU, or if a GPU lacks the memory or the cores for two rows.
     """
     if not node.gpus:
         raise InputError(f"{FLAG}: this machine has no GPU; omit {FLAG}: without GPUs, rows always share the cores")
@@ -51,7 +51,7 @@ def shared_rows_per_gpu(specs: Sequence[RowSpec], suite: Suite, node: Node, used
 
 
 def _require_shareable(specs: Sequence[RowSpec], suite: Suite, gpus: Sequence[Gpu]) -> None:
-    """Raise InputError, which names the rows and what is allowed, if a row must not share a GPU."""
+    """Raise InputError if a row must not share a GPU. The message names these rows and the allowed ones."""
     reasons = {spec.row: _whole_gpu_reason(spec, suite, gpus) for spec in specs}
     rejected: dict[str, list[str]] = {}
     for row, reason in reasons.items():
@@ -65,7 +65,7 @@ def _require_shareable(specs: Sequence[RowSpec], suite: Suite, gpus: Sequence[Gp
 
 
 def _require_emulation(gpu: Gpu, card: str) -> None:
-    """Raise InputError if rows for ``card`` have no memory limit on the GPU, because it is as large as the card."""
+    """Raise InputError if the GPU has no more memory than ``card``, because then a row for the card uses all of it."""
     if card_of_device(gpu.name, gpu.memory_gib) == card or card_named(card).device_has_same_memory(gpu.memory_gib):
         raise InputError(
             f"{FLAG}: GPU {gpu.index} ({gpu.name}) has the memory of {card}, and a row for {card} uses all of it;"

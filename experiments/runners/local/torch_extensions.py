@@ -1,4 +1,4 @@
-"""Cache for PyTorch extensions (DeepSpeed's): compiled before rows run, with removal of stale build locks."""
+"""Compile DeepSpeed's PyTorch extensions before rows run, cache them, and remove stale build locks."""
 
 import hashlib
 import subprocess
@@ -17,25 +17,28 @@ from experiments.system.processes import process_group
 LOCK_FILE = "lock"
 BUILT_MARKER = "deepspeed.built"
 BUILD_LOG = "deepspeed.log"
-COMPILE = """
+COMPILE_PROGRAM = """
 from deepspeed.comm.torch import build_shm_op
 from deepspeed.ops.op_builder import CPUAdamBuilder
 CPUAdamBuilder().load()
 build_shm_op()
 """
-"""What DeepSpeed compiles for a row: its Adam, and on a machine without a GPU the communication between ranks."""
+"""Compiles what a row with DeepSpeed needs: the CPU Adam, and communication between ranks for machines without GPU."""
 POLL_S = 0.25
 
 
 def extensions_folder(processor: str) -> Path:
-    """Return the cache of this environment, its versions and this processor: the value of TORCH_EXTENSIONS_DIR."""
+    """Return the folder for compiled extensions, the value of TORCH_EXTENSIONS_DIR.
+
+    Each combination of Python environment, library versions and processor has a separate folder.
+    """
     libraries = [*(versions().get(library) for library in ("torch", "deepspeed")), _ninja_version()]
     digest = hashlib.sha256(f"{sys.prefix}\0{sys.version}\0{libraries}\0{processor}".encode()).hexdigest()
     return cache_folder() / "extensions" / digest[:12]
 
 
 def _ninja_version() -> str:
-    """Return the version of the environment's ninja, '' without one. Another version compiles everything again."""
+    """Return the version of the installed ninja, '' if none is installed. Another version compiles everything again."""
     try:
         return version("ninja")
     except PackageNotFoundError:
@@ -43,7 +46,7 @@ def _ninja_version() -> str:
 
 
 def drop_stale_locks(folder: Path) -> None:
-    """Remove the locks of killed builds. While any row is alive on this machine, nothing is removed."""
+    """Remove the locks of killed builds. Nothing is removed while any row runs on this machine: it may be building."""
     if row_process.any_row_alive():
         return
     for lock in folder.glob(f"*/{LOCK_FILE}"):
@@ -53,10 +56,10 @@ def drop_stale_locks(folder: Path) -> None:
 def compile_extensions(
     specs: Sequence[RowSpec], folder: Path, print_line: Callable[[str], None], stopped: Callable[[], object]
 ) -> None:
-    """Compile what the rows' libraries would compile at their first use, unless ``folder`` has it.
+    """Compile the extensions that the rows need, unless ``folder`` already has them.
 
-    print_line: gets a line at the beginning and one at the end. Gives up when ``stopped`` returns true. Raises no
-    error: a row that needs an extension that was not compiled fails with the reason.
+    print_line: gets a line at the beginning and a line at the end. stopped: returns whether to stop the compilation.
+    Raises no error: if an extension was not compiled, the row that needs it fails with the reason.
     """
     if (folder / BUILT_MARKER).exists() or not any(spec.settings.optimizer == "deepspeed_cpu" for spec in specs):
         return
@@ -65,7 +68,7 @@ def compile_extensions(
         "compiling DeepSpeed's CPU Adam, once for these versions and this processor: two to three minutes on two cores"
     )
     started_s = time.monotonic()
-    code = _run([sys.executable, "-c", COMPILE], folder, {"TORCH_EXTENSIONS_DIR": str(folder)}, stopped)
+    code = _run([sys.executable, "-c", COMPILE_PROGRAM], folder, {"TORCH_EXTENSIONS_DIR": str(folder)}, stopped)
     if code == 0:
         (folder / BUILT_MARKER).touch()
         print_line(f"compiled DeepSpeed's CPU Adam in {time.monotonic() - started_s:.0f} s")
@@ -76,9 +79,9 @@ def compile_extensions(
 def _run(
     command: Sequence[str], folder: Path, environment: Mapping[str, str], stopped: Callable[[], object]
 ) -> int | None:
-    """Run a command with its output in ``folder``; return its exit code, or None if ``stopped`` returned true.
+    """Run a command and write its output into ``folder``; return its exit code.
 
-    The command and all compilers that it has started are then killed.
+    If ``stopped`` returns true, the command and all compilers that it has started are killed, and None is returned.
     """
     options = {
         "env": {**row_process.environment_of_child_processes(), **environment},

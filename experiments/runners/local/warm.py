@@ -1,8 +1,8 @@
-"""The warm processes of a run, from which the processes of rows start.
+"""Start the warm processes of a run, which import libraries once and then fork the processes of rows.
 
-One has the modules of notebooks, kernels and workers, and is ready in about a second: rows wait for it. The other has
-the libraries of launchers and ranks. With TESTBED_COLD_START=1, every row starts new interpreters instead. Rows also do
-so if a warm process has ended.
+The first warm process imports the modules of notebooks, kernels and workers. It is ready in about a second, and rows
+wait for it. The second one imports the libraries of launchers and ranks. With TESTBED_COLD_START=1, or after a warm
+process has ended, rows start new interpreters instead.
 """
 
 import os
@@ -33,7 +33,7 @@ TRAINER_WITHOUT_PEFT = (
     "experiments.training.data.loaders",
     "experiments.training.models.device_map",
 )
-"""What the engine hf_trainer imports, except transformers' Trainer: its import of peft also imports bitsandbytes."""
+"""What the engine hf_trainer imports, without transformers' Trainer, which imports peft and thereby bitsandbytes."""
 NOTEBOOK_MODULES = (
     "papermill",
     NOTEBOOK_MODULE,
@@ -49,12 +49,13 @@ NOTEBOOK_MODULES = (
 )
 LOG_FILE = "log.txt"
 POLL_INTERVAL_S = 0.02
-SINGLE_THREADED = {
+SINGLE_THREAD_VARIABLES = {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asks the driver's library for GPUs, without opening one
     "OPENBLAS_NUM_THREADS": "1",  # NumPy's library starts its threads when it is loaded
-    "NUMEXPR_NUM_THREADS": "1",  # so does numexpr, which pandas imports with the versions as taught
+    "NUMEXPR_NUM_THREADS": "1",  # so does numexpr, which pandas imports in the labs' versions (as-taught)
     "JE_ARROW_MALLOC_CONF": "background_thread:false",  # so does pyarrow's allocator
 }
+"""Variables that keep imports from starting threads or opening GPUs, because neither survives a fork."""
 
 
 class WarmProcess:
@@ -67,7 +68,7 @@ class WarmProcess:
         with (self._folder.path / LOG_FILE).open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-u", "-m", MODULE, address, *modules],
-                env=pad_environment(environment_of_child_processes() | SINGLE_THREADED),
+                env=pad_environment(environment_of_child_processes() | SINGLE_THREAD_VARIABLES),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -97,7 +98,7 @@ class WarmProcess:
         return next((line for line in reversed(lines) if line.strip()), f"exit code {self._process.returncode}")
 
     def close(self) -> None:
-        """End the process, and the processes that it has started."""
+        """End the warm process, and thereby the processes that it has forked."""
         self._process.kill()
         self._process.wait()
         self._folder.remove()
@@ -105,7 +106,7 @@ class WarmProcess:
 
 @contextmanager
 def warm_processes(specs: Sequence[RowSpec], worker: str, stopped: Callable[[], object]) -> Iterator[list[WarmProcess]]:
-    """Start and yield the warm processes of rows; end them afterwards. Notebooks can start from the first one at once.
+    """Start the warm processes of rows, wait until the first one is ready, and yield them; end them afterwards.
 
     Yields an empty list if TESTBED_COLD_START is set: then each row starts new interpreters. stopped: returns whether
     to stop waiting.
@@ -119,7 +120,7 @@ def warm_processes(specs: Sequence[RowSpec], worker: str, stopped: Callable[[], 
 
 
 def modules_to_import(specs: Sequence[RowSpec], worker: str) -> dict[str, list[str]]:
-    """Return the modules of each warm process, by the variable that has its socket."""
+    """Return the modules that each warm process imports, by the environment variable with the process's socket."""
     rows = {ROW_SOCKET_VARIABLE: [*NOTEBOOK_MODULES, worker]}
     return rows | {RANK_SOCKET_VARIABLE: rank_modules(specs)} if worker == WORKER_MODULE else rows
 

@@ -1,4 +1,4 @@
-"""Kernels of notebooks that start from the warm process, if there is one."""
+"""Start the kernels of notebooks: forked from the warm process if there is one."""
 
 import os
 import time
@@ -27,7 +27,7 @@ IDLE_WITHIN_S = 0.2
 
 
 def prepare_notebooks() -> None:
-    """Do once what every notebook needs, for the forks of this process.
+    """Prepare once what every notebook needs, so that forks of this process inherit it.
 
     Reads the entry points of all installed packages, and compiles the schema of notebooks.
     """
@@ -36,15 +36,15 @@ def prepare_notebooks() -> None:
 
 
 class NoDelayKernelClient(AsyncKernelClient):
-    """Client that is ready as soon as the kernel has answered a request on its shell and its IOPub channel.
+    """Client that is ready as soon as the kernel has answered a request on its shell channel and its IOPub channel.
 
-    jupyter_client's own client then waits another 0.2 s for messages on the IOPub channel.
+    The client of jupyter_client waits another 0.2 s for messages on the IOPub channel.
     """
 
     async def wait_for_ready(self, timeout: float | None = None) -> None:
-        """Wait until the kernel answers. Raises RuntimeError if it has ended, or after ``timeout`` seconds.
+        """Wait until the kernel answers. Raises RuntimeError if the kernel has ended, or after ``timeout`` seconds.
 
-        A request that the kernel receives before this client is connected to its IOPub channel is sent again.
+        The request is repeated, because the answer is lost while this client is not yet connected to the IOPub channel.
         """
         deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
         while not await self._answers(self.kernel_info()):
@@ -54,7 +54,7 @@ class NoDelayKernelClient(AsyncKernelClient):
                 raise RuntimeError(f"the kernel did not answer within {timeout} s")
 
     async def _answers(self, request: str) -> bool:
-        """Return whether the reply to the request arrives, and after it the message that the kernel is idle again."""
+        """Return whether the kernel replies to the request and then reports that it is idle again."""
         try:
             reply = await self.get_shell_msg(timeout=REPLY_WITHIN_S)
             while not _is_idle_after(request, await self.get_iopub_msg(timeout=IDLE_WITHIN_S)):
@@ -82,13 +82,13 @@ class WarmKernelManager(AsyncKernelManager):
 
     @default("transport")
     def _transport_default(self) -> str:
-        """Return ``tcp`` if the folder of temporary files has a path too long for names of sockets."""
+        """Return 'ipc' for Unix sockets, or 'tcp' if the path of the temporary folder is too long for their names."""
         longest = f"{os.path.splitext(self.connection_file)[0]}-ipc-{len(port_names)}"
         return "ipc" if len(os.fsencode(longest)) <= SOCKET_NAME_BYTES else "tcp"
 
     @default("connection_file")
     def _connection_file_default(self) -> str:
-        """Return a file in the warm process's folder. The runner removes this folder, even if it kills the row."""
+        """Return a file in the folder of the warm process, if there is one. The runner removes this folder."""
         warm = os.environ.get(warm_start.ROW_SOCKET_VARIABLE)
         self._folder = TemporaryFolder("kernel", Path(warm).parent if warm else None)
         return str(self._folder.path / "kernel.json")

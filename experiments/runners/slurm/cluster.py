@@ -1,4 +1,4 @@
-"""A cluster on which rows run: its folder, upload of the project's code, and a check that its Python can run rows."""
+"""Prepare a cluster for rows: create its folder, upload the project's code, and check that its Python can run rows."""
 
 import hashlib
 import shlex
@@ -35,7 +35,7 @@ class Cluster:
         self._code = ""
 
     def connect(self) -> None:
-        """Connect to the cluster. Raises NotReached, and CommandFailed if a tool is missing there."""
+        """Connect to the cluster. Raises NotReached if it does not answer, and CommandFailed if it lacks a tool."""
         self.shell.run(f"command -v {shlex.join(TOOLS)}", repeatable=True)
 
     def prepare(self, run: RunFolder) -> None:
@@ -57,7 +57,7 @@ class Cluster:
         return None
 
     def python_output(self, code: str) -> str:
-        """Return what the profile's Python prints when it runs ``code``. Raises CommandFailed with its last line."""
+        """Run ``code`` with the profile's Python; return the output. Raises CommandFailed with the last output line."""
         runtime = self.runtime
         lines = [*runtime.setup(), *runtime.script_lines(f"python -c {shlex.quote(code)}")]
         script = "\n".join(["SLURM_JOB_ID=check-$$", *lines])
@@ -82,12 +82,12 @@ class Cluster:
 
     @property
     def runtime(self) -> Runtime:
-        """Return the runtime of the profile; once ``prepare`` has been called, it uses the uploaded code."""
+        """Return the runtime of the profile. After a call of ``prepare``, the runtime uses the uploaded code."""
         return RUNTIMES[self.profile.runtime](self.profile, self.layout, self._code)
 
     @property
     def scripts(self) -> JobScripts:
-        """Return the writer of batch scripts. Call ``prepare`` before it writes scripts of rows."""
+        """Return the object that writes batch scripts. Call ``prepare`` before it writes scripts of rows."""
         return JobScripts(self.profile, self.layout, self.runtime)
 
     def _upload_code(self) -> str:

@@ -1,7 +1,8 @@
-"""Download of folders: files that are missing or differ, in one stream, verified by SHA-256 on both ends.
+"""Download folders from a cluster: all files that are missing or differ, in one tar stream.
 
-Checksums are computed during the transfer. A file is FILE.part until it has been verified. The download of a large file
-is resumed after an interruption; a file with a checksum mismatch is downloaded again.
+During the transfer, SHA-256 checksums are computed on both machines and then compared. A file has the name FILE.part
+until it has been verified. The download of a large file is resumed after an interruption. A file with a checksum
+mismatch is downloaded again.
 """
 
 import hashlib
@@ -22,12 +23,15 @@ from experiments.system.files import file_sha256
 from provision.errors import NotReached
 from provision.ssh.shell import Shell
 
-TRIES = 3
+MAX_TRIES = 3
 CHUNK_BYTES = 1 << 18
 MIN_RESUMED_BYTES = 1 << 23
-"""Size of files whose interrupted downloads are resumed; smaller files are downloaded again."""
-SMALL_BYTES = 1 << 18
-"""Size of files that are downloaded through the open connection, because a new one takes longer than they do."""
+"""Minimum size of a file whose interrupted download is resumed. A smaller file is downloaded again from its start."""
+MAX_BYTES_WITHOUT_NEW_CONNECTION = 1 << 18
+"""Files of at most this size in total are downloaded through the open connection.
+
+To open a new connection would take longer than to download them.
+"""
 DOWNLOAD_TIMEOUT_S = 3600.0
 PROGRESS_INTERVAL_S = 0.25
 LIST_COMMAND = (
@@ -37,12 +41,12 @@ CHECKSUM_COMMAND = (
     "if command -v openssl > /dev/null; then xargs -0r openssl dgst -sha256 -r; else xargs -0r sha256sum; fi"
 )
 TAR_COMMAND = "{ tar --create --null --no-recursion --files-from=- --ignore-failed-read || test $? = 1; }"
-"""Exit code 1 means that a file changed meanwhile; the checksums show which."""
+"""tar's exit code 1 means that a file changed while tar read it. The checksums show which file."""
 ESCAPED = re.compile(r"\\(.)")
 
 
 class ChecksumMismatch(NotReached):
-    """Every download of a file has a wrong checksum."""
+    """All attempts to download a file gave a wrong checksum."""
 
 
 class BadListing(ChecksumMismatch):
@@ -72,9 +76,9 @@ TransferCallback = Callable[[TransferProgress], None]
 
 
 def download_folder(
-    shell: Shell, folder: str, into: Path, on_progress: TransferCallback = lambda progress: None
+    shell: Shell, folder: str, local_folder: Path, on_progress: TransferCallback = lambda progress: None
 ) -> int:
-    """Download the remote folder ``folder`` into the local folder ``into``; return the number of downloaded files.
+    """Download the remote folder ``folder`` into ``local_folder``; return the number of downloaded files.
 
     The file result.json is downloaded last. on_progress: called after each part of a download. Checkpoints and files
     that are still being written are left out. Raises ChecksumMismatch if a file cannot be downloaded intact, and
@@ -82,33 +86,33 @@ def download_folder(
     """
     downloaded: set[str] = set()
     damaged: set[str] | None = None
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         remote = [file for file in _list_files(shell, folder) if damaged is None or file.path in damaged]
-        missing = remote if damaged else [file for file in remote if not _local_copy(into, file)]
-        expected, actual = _download_and_sum(shell, folder, into, remote, missing, on_progress)
+        missing = remote if damaged else [file for file in remote if not _local_copy(local_folder, file)]
+        expected, actual = _download_and_sum(shell, folder, local_folder, remote, missing, on_progress)
         damaged = {file.path for file in remote if actual.get(file.path) != expected.get(file.path)}
         downloaded |= {file.path for file in missing} - damaged
-        _finish_parts(into, [file for file in remote if file.path != RESULT_FILE], damaged)
+        _finish_parts(local_folder, [file for file in remote if file.path != RESULT_FILE], damaged)
         if not damaged:
-            _finish_parts(into, [RemoteFile(RESULT_FILE, 0)], damaged)
+            _finish_parts(local_folder, [RemoteFile(RESULT_FILE, 0)], damaged)
             return len(downloaded)
     raise ChecksumMismatch(f"{shell.where}: checksum mismatch in each download of {min(damaged or '?')} from {folder}")
 
 
-def download_growing(shell: Shell, folders: Iterable[tuple[str, Path]], names: Sequence[str]) -> None:
-    """Download files with these names that have grown. Checksums are not compared, as rows still write to these files.
+def download_growing_files(shell: Shell, folders: Iterable[tuple[str, Path]], names: Sequence[str]) -> None:
+    """Download the files with these names whose size has changed since the last download.
 
-    folders: pairs of a remote and a local folder.
+    Checksums are not compared, because rows still write to these files. folders: pairs of a remote and a local folder.
     """
-    for folder, into in folders:
+    for folder, local_folder in folders:
         tests = " ".join(f"-name {shlex.quote(name)} -o" for name in names).removesuffix(" -o")
         listing = f"cd {shlex.quote(folder)} && find . -maxdepth 1 -type f \\( {tests} \\) -printf '%s %P\\0'"
         remote = _parse_listing(shell, folder, shell.run(listing, check=False, repeatable=True).out)
-        if grown := {file.path for file in remote if _file_size(into / file.path) != file.size}:
+        if grown := {file.path for file in remote if _file_size(local_folder / file.path) != file.size}:
             with suppress(tarfile.ReadError):
                 for name, content in _members(_download_tar(shell, folder, grown), grown):
-                    _write_part(content, into / name)
-                    _part_file(into / name).replace(into / name)
+                    _write_part(content, local_folder / name)
+                    _part_file(local_folder / name).replace(local_folder / name)
 
 
 def _list_files(shell: Shell, folder: str) -> list[RemoteFile]:
@@ -122,12 +126,14 @@ def _parse_listing(shell: Shell, folder: str, listing: str) -> list[RemoteFile]:
     entries = [entry.partition(" ") for entry in listing.split("\0") if entry]
     for size, _, path in entries:
         if not (size.isdecimal() and path) or path.startswith("/") or ".." in path.split("/"):
-            raise BadListing(f"{shell.where}: {folder} lists {f'{size} {path}'[:100]!r}, which is not a file in it")
+            raise BadListing(
+                f"{shell.where}: {folder} lists {f'{size} {path}'[:100]!r}, which is not a file in this folder"
+            )
     return [RemoteFile(path, int(size)) for size, _, path in entries]
 
 
 def _remote_sums(shell: Shell, folder: str, files: Sequence[RemoteFile]) -> dict[str, str]:
-    """Return the SHA-256 of remote files by path; an unreadable file has none."""
+    """Return the SHA-256 of remote files, by path. Unreadable files are left out."""
     names = b"\0".join(f"./{file.path}".encode() for file in files)
     command = f"cd {shlex.quote(folder)} && {CHECKSUM_COMMAND}"
     output = shell.run(command, input=names, timeout_s=DOWNLOAD_TIMEOUT_S, check=False, repeatable=True).out
@@ -135,7 +141,7 @@ def _remote_sums(shell: Shell, folder: str, files: Sequence[RemoteFile]) -> dict
 
 
 def _parse_sum(line: str) -> tuple[str, str]:
-    """Return path and digest of a line; a backslash in front of both means that the path is escaped."""
+    """Return path and checksum from an output line. A backslash at the start of the line: the path is escaped."""
     digest, path = line.removeprefix("\\")[:64], line.removeprefix("\\")[66:]
     if line.startswith("\\"):
         path = ESCAPED.sub(lambda match: "\n" if match[1] == "n" else match[1], path)
@@ -145,7 +151,7 @@ def _parse_sum(line: str) -> tuple[str, str]:
 def _download_and_sum(
     shell: Shell,
     folder: str,
-    into: Path,
+    local_folder: Path,
     remote: Sequence[RemoteFile],
     wanted: Sequence[RemoteFile],
     on_progress: TransferCallback,
@@ -153,28 +159,28 @@ def _download_and_sum(
     """Download the wanted files; return the checksums of all remote files and of their local copies."""
     with ThreadPoolExecutor(1) as executor:
         expected = executor.submit(_remote_sums, shell, folder, remote) if remote else None
-        actual = _download(shell, folder, into, wanted, on_progress) if wanted else {}
+        actual = _download(shell, folder, local_folder, wanted, on_progress) if wanted else {}
         for file in set(remote) - set(wanted):
-            if local := _local_copy(into, file):
+            if local := _local_copy(local_folder, file):
                 actual[file.path] = file_sha256(local)
         return expected.result() if expected else {}, actual
 
 
 def _download(
-    shell: Shell, folder: str, into: Path, wanted: Sequence[RemoteFile], on_progress: TransferCallback
+    shell: Shell, folder: str, local_folder: Path, wanted: Sequence[RemoteFile], on_progress: TransferCallback
 ) -> dict[str, str]:
     """Download files, each to its FILE.part; return the SHA-256 of the downloaded bytes, by path."""
     counter = _TransferCounter(wanted, on_progress)
     partial = [
         file
         for file in wanted
-        if file.size >= MIN_RESUMED_BYTES and 0 < _file_size(_part_file(into / file.path)) < file.size
+        if file.size >= MIN_RESUMED_BYTES and 0 < _file_size(_part_file(local_folder / file.path)) < file.size
     ]
-    sums = {file.path: _resume(shell, f"{folder}/{file.path}", into / file.path, counter) for file in partial}
+    sums = {file.path: _resume(shell, f"{folder}/{file.path}", local_folder / file.path, counter) for file in partial}
     if whole := {file.path: file.size for file in wanted if file.path not in sums}:
         with _open_tar(shell, folder, whole) as stream, suppress(tarfile.ReadError):
             for name, content in _members(stream, whole.keys()):
-                sums[name] = _write_part(content, into / name, counter)
+                sums[name] = _write_part(content, local_folder / name, counter)
     return sums
 
 
@@ -192,14 +198,14 @@ def _resume(shell: Shell, remote: str, path: Path, counter: "_TransferCounter") 
     return file_sha256(part)
 
 
-def _finish_parts(into: Path, files: Sequence[RemoteFile], damaged: set[str]) -> None:
+def _finish_parts(local_folder: Path, files: Sequence[RemoteFile], damaged: set[str]) -> None:
     """Rename FILE.part to FILE for each intact file, and remove FILE.part for each damaged one."""
     for file in files:
-        part = _part_file(into / file.path)
+        part = _part_file(local_folder / file.path)
         if file.path in damaged:
             part.unlink(missing_ok=True)
         elif part.exists():
-            part.replace(into / file.path)
+            part.replace(local_folder / file.path)
 
 
 class _TransferCounter:
@@ -232,14 +238,14 @@ def _tar_command(folder: str) -> str:
 
 
 def _file_list(paths: Iterable[str]) -> tuple[bytes]:
-    """Return the input of TAR_COMMAND; result.json is the last of the paths."""
+    """Return the input of TAR_COMMAND: paths separated by NUL, with result.json as the last one."""
     return ("\0".join(f"./{path}" for path in sorted(paths, key=lambda path: (path == RESULT_FILE, path))).encode(),)
 
 
 @contextmanager
 def _open_tar(shell: Shell, folder: str, sizes: Mapping[str, int]) -> Iterator[IO[bytes]]:
-    """Yield a tar stream of the files with these sizes, bytes."""
-    if sum(sizes.values()) <= SMALL_BYTES:
+    """Yield a tar stream of remote files. sizes: the size of each file in bytes, by path."""
+    if sum(sizes.values()) <= MAX_BYTES_WITHOUT_NEW_CONNECTION:
         yield _download_tar(shell, folder, sizes)
         return
     source = _file_list(sizes)
@@ -285,9 +291,9 @@ def _part_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
-def _local_copy(into: Path, file: RemoteFile) -> Path | None:
-    """Return the local copy of a file if it has the full size, verified or not; otherwise None."""
-    path = into / file.path
+def _local_copy(local_folder: Path, file: RemoteFile) -> Path | None:
+    """Return the path of a file's local copy, verified or not, if it has the size of the file; otherwise None."""
+    path = local_folder / file.path
     return next((local for local in (_part_file(path), path) if _file_size(local) == file.size), None)
 
 

@@ -1,4 +1,4 @@
-"""Runs one row inside a Slurm job, with the local runner and the GPUs of the job.
+"""Run one row inside a Slurm job, with the local runner and the GPUs of the job.
 
 python -m experiments.runners.slurm.job RUN_FOLDER SPEC WORKER GRACE_S NODES
 
@@ -23,7 +23,7 @@ STOPPED_EXIT_CODE = 130
 
 
 def main(run_folder: str, spec_path: str, worker: str, grace_s: str, nodes: str) -> int:
-    """Run the row; return 0 if it has a result, with any outcome.
+    """Run the row; return 0 if it has a result, with any outcome, and 130 if the job was stopped.
 
     The row is checked again before it starts, because the job may have fewer resources than the cluster's profile
     states.

@@ -1,7 +1,8 @@
-"""Batch scripts: the job that runs one row, and the job that downloads one artifact.
+"""Write batch scripts: for the job that runs one row, and for the job that downloads one artifact.
 
-A job of several nodes runs the row on its first node. The row's worker writes the address of the rendezvous. Then srun
-starts the node agent on each of the other nodes, in a separate container if rows run in containers.
+A job of several nodes runs the row on its first node. The row's worker writes a rendezvous file, with the address at
+which it accepts the other nodes. Then srun starts the node agent on each of the other nodes, in a separate container if
+rows run in containers.
 """
 
 import math
@@ -13,24 +14,33 @@ from experiments.results import rendezvous
 from experiments.results.run_folder import row_path
 from experiments.results.schema import CHECKPOINTS_FOLDER, RESULT_FILE
 from experiments.runners.admission import host_memory_needed_gib
-from experiments.runners.slurm.layout import ENDED, JOBS, OUT, PATHS_FILE, SPEC, STARTED, Layout
+from experiments.runners.slurm.layout import (
+    ENDED_FILE,
+    JOB_SPEC_FILE,
+    JOBS_FOLDER,
+    OUTPUT_FILE,
+    PATHS_FILE,
+    STARTED_FILE,
+    Layout,
+)
 from experiments.runners.slurm.profile import Profile
-from experiments.runners.slurm.runtimes import WAIT, Runtime
+from experiments.runners.slurm.runtimes import WAIT_FOR_CHILD, Runtime
 from experiments.suites.row_spec import RowSpec
 
 ROW_MODULE = "experiments.runners.slurm.job"
 NODE_MODULE = "experiments.training.distributed.node_agent"
 STAGING_MODULES = {"data": "experiments.inputs.fetch_dataset"}
-"""Modules that download an artifact, by its kind; the others come from the Hugging Face hub."""
+"""Modules that download artifacts, by kind of artifact."""
 HUB_MODULE = "experiments.training.data.fetch_hub"
+"""Module that downloads all other kinds of artifacts, from the Hugging Face hub."""
 
 STARTUP_LIMIT_S = 120
 STAGING_LIMIT_MIN, STAGING_CPUS, STAGING_GIB = 240, 2, 16
-GPUS_BUSY = 75
+GPUS_BUSY_EXIT_CODE = 75
 """Exit code of a job whose GPUs are used by other processes."""
 
-QUIET = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
-ONLINE = {"HF_HUB_OFFLINE": "0", "HF_HUB_VERBOSITY": "error", **dict.fromkeys(QUIET, "1")}
+PROGRESS_BAR_VARIABLES = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
+DOWNLOAD_VARIABLES = {"HF_HUB_OFFLINE": "0", "HF_HUB_VERBOSITY": "error", **dict.fromkeys(PROGRESS_BAR_VARIABLES, "1")}
 NODE_COMMAND = f'python -m {NODE_MODULE} "$((SLURM_NODEID + 1))" "$SLURMD_NODENAME"'
 EXPORT_NODE_RESOURCES = 'export SLURM_JOB_GPUS="${SLURM_STEP_GPUS:-}" OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK"'
 EXPORT_ADDRESS = f"""\
@@ -41,7 +51,7 @@ REQUIRE_FREE_GPUS = f"""\
 if command -v nvidia-smi > /dev/null && [ -n "${{CUDA_VISIBLE_DEVICES:-}}" ]; then
   fields=pid,process_name,used_memory
   others=$(nvidia-smi --id="$CUDA_VISIBLE_DEVICES" --query-compute-apps=$fields --format=csv,noheader)
-  if [ -n "$others" ]; then echo "the row's GPUs are not free: $others" | tr '\\n' ' '; exit {GPUS_BUSY}; fi
+  if [ -n "$others" ]; then echo "the row's GPUs are not free: $others" | tr '\\n' ' '; exit {GPUS_BUSY_EXIT_CODE}; fi
 fi"""
 
 
@@ -49,8 +59,8 @@ fi"""
 class JobSpec:
     """One attempt to run one row as a job.
 
-    attempt: distinguishes this job from other jobs of the row. waits_for_jobs: ids of jobs that must succeed before
-    this one starts; if one fails, this one is cancelled.
+    attempt: a random id, which distinguishes this job from other jobs of the row. waits_for_jobs: ids of jobs that must
+    succeed before this job starts. If one of them fails, Slurm cancels this job.
     """
 
     spec: RowSpec
@@ -61,13 +71,13 @@ class JobSpec:
 
     @property
     def limit_s(self) -> float:
-        """Return the time limit of the job in seconds, which covers its start."""
+        """Return the time limit of the job, s: of the row, until the row is killed, and for the start of the job."""
         return self.spec.settings.time_limit_s + self.grace_s + STARTUP_LIMIT_S
 
     @property
     def folder(self) -> str:
         """Return the job's folder, relative to the run's folder."""
-        return f"{JOBS}/{self.spec.row}-{self.attempt}"
+        return f"{JOBS_FOLDER}/{self.spec.row}-{self.attempt}"
 
     @property
     def row_folder(self) -> str:
@@ -88,19 +98,28 @@ class JobScripts:
         run = self.layout.run_folder(run_id)
         folder = f"{run}/{job.folder}"
         nodes = job.spec.settings.nodes_to_use(self.profile.nodes)
-        command = ["python", "-m", ROW_MODULE, run, f"{folder}/{SPEC}", job.worker, f"{job.grace_s:g}", str(nodes)]
+        command = [
+            "python",
+            "-m",
+            ROW_MODULE,
+            run,
+            f"{folder}/{JOB_SPEC_FILE}",
+            job.worker,
+            f"{job.grace_s:g}",
+            str(nodes),
+        ]
         lines = [
             f"#!/bin/{self.runtime.shell}",
             *(f"#SBATCH {option}" for option in self._row_options(job, folder, name, comment)),
             f"cd {shlex.quote(folder)} || exit 1",
-            f'echo "$SLURM_JOB_ID" > {STARTED}',
-            f"trap 'echo $? > {ENDED}.part; mv {ENDED}.part {ENDED}' EXIT",
+            f'echo "$SLURM_JOB_ID" > {STARTED_FILE}',
+            f"trap 'echo $? > {ENDED_FILE}.part; mv {ENDED_FILE}.part {ENDED_FILE}' EXIT",
             f"row_folder={shlex.quote(f'{run}/{job.row_folder}')}",
             f'if [ -e "$row_folder/{RESULT_FILE}" ]; then rm -rf "$row_folder"; fi',
-            f"cat > {SPEC} <<'SPEC'\n{job.spec.model_dump_json()}\nSPEC",
+            f"cat > {JOB_SPEC_FILE} <<'SPEC'\n{job.spec.model_dump_json()}\nSPEC",
             *self.runtime.setup(),
             REQUIRE_FREE_GPUS,
-            *(self._start_other_nodes(nodes, folder) if nodes > 1 else ()),
+            *(self._lines_to_start_other_nodes(nodes, folder) if nodes > 1 else ()),
             *self.runtime.script_lines(shlex.join(command), nodes),
         ]
         return "\n".join(lines) + "\n"
@@ -111,7 +130,7 @@ class JobScripts:
         nodes = 1 if profile.shared_folder else profile.nodes
         module = STAGING_MODULES.get(artifact.kind, HUB_MODULE)
         command = self.runtime.script_lines(
-            shlex.join(["python", "-m", module, artifact.model_dump_json()]), extra=ONLINE
+            shlex.join(["python", "-m", module, artifact.model_dump_json()]), variables=DOWNLOAD_VARIABLES
         )
         node = "\n".join([f"mkdir -p {shlex.quote(self.layout.cache)}", *self.runtime.setup(), *command])
         srun = f"srun --nodes={nodes} --ntasks={nodes} --kill-on-bad-exit=1 --chdir=/ " if nodes > 1 else ""
@@ -123,7 +142,7 @@ class JobScripts:
             f"trap '[ $? = 0 ] && mv {PATHS_FILE}.part {PATHS_FILE}' EXIT",
             "trap 'kill -TERM $child' TERM INT",
             f"{srun}{self.runtime.shell} -c {shlex.quote(node)} > {PATHS_FILE}.part & child=$!",
-            *WAIT,
+            *WAIT_FOR_CHILD,
         ]
         return "\n".join(lines) + "\n"
 
@@ -135,7 +154,7 @@ class JobScripts:
         options = {
             "job-name": name,
             "comment": comment,
-            "output": f"{folder}/{OUT}",
+            "output": f"{folder}/{OUTPUT_FILE}",
             "time": str(math.ceil(job.limit_s / 60)),
             "nodes": str(nodes),
             "ntasks-per-node": "1",
@@ -159,7 +178,7 @@ class JobScripts:
         options = {
             "job-name": name,
             "comment": comment,
-            "output": f"{folder}/{OUT}",
+            "output": f"{folder}/{OUTPUT_FILE}",
             "time": str(STAGING_LIMIT_MIN),
             "nodes": str(nodes),
             "ntasks-per-node": "1",
@@ -170,8 +189,8 @@ class JobScripts:
         }
         return _sbatch_options(options)
 
-    def _start_other_nodes(self, nodes: int, folder: str) -> list[str]:
-        """Return the lines that start the node agents in the background; the shell variable row_folder must be set."""
+    def _lines_to_start_other_nodes(self, nodes: int, folder: str) -> list[str]:
+        """Return the lines that start the node agents in the background. They use the shell variable row_folder."""
         prelude = [f"mkdir -p {shlex.quote(folder)}", EXPORT_NODE_RESOURCES, *self.runtime.setup(), REQUIRE_FREE_GPUS]
         node = "\n".join([*prelude, *self.runtime.script_lines(NODE_COMMAND, nodes)])
         checkpoints = [] if self.profile.shared_folder else [f'rm -rf "$row_folder/{CHECKPOINTS_FOLDER}"']

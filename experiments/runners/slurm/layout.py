@@ -1,10 +1,10 @@
-"""Paths of the testbed's files on a cluster.
+"""Define the paths of the testbed's files on a cluster.
 
-FOLDER/RUN_ID/                a run, laid out as on this machine: run.json, SUITE/ROW/
+FOLDER/RUN_ID/                a run, with the same files as on the user's computer: run.json, SUITE/ROW/
 FOLDER/RUN_ID/.jobs/ROW-ATTEMPT/
-                              the job of a row: its script, its output (out.txt), and the files that it writes: started,
-                              and at its end the file ended, which has its exit code;
-                              this machine writes the file fetched when it has the row's results
+                              the job of a row: job.sh is the script, spec.json the row's specification, and out.txt
+                              the output. The job writes the file started when it starts, and its exit code into the
+                              file ended. The user's computer writes the file fetched when it has the row's results.
 FOLDER/code/SHA256/           the project's code, unless it is part of an image
 FOLDER/cache/                 downloads that all runs share; huggingface/ is the cache of the Hugging Face hub
 FOLDER/cache/fetched/KEY/     the job that downloads one artifact: its script, its output, and paths.txt, the list of
@@ -13,8 +13,9 @@ FOLDER/cache/fetched/KEY/     the job that downloads one artifact: its script, i
 
 from dataclasses import dataclass
 
-JOBS = ".jobs"
-STARTED, ENDED, FETCHED, OUT, SPEC, SCRIPT = "started", "ended", "fetched", "out.txt", "spec.json", "job.sh"
+JOBS_FOLDER = ".jobs"
+STARTED_FILE, ENDED_FILE, FETCHED_FILE = "started", "ended", "fetched"
+SCRIPT_FILE, JOB_SPEC_FILE, OUTPUT_FILE = "job.sh", "spec.json", "out.txt"
 PATHS_FILE = "paths.txt"
 
 

@@ -1,4 +1,4 @@
-"""Checks of a Slurm cluster: connection, tools, partitions and environment, and the account."""
+"""Check a Slurm cluster: account, connection, tools, folder, partitions and environment."""
 
 import shlex
 from collections.abc import Callable

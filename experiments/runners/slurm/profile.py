@@ -1,4 +1,4 @@
-"""Profiles of clusters, read from YAML files; those of known clusters are in clusters/."""
+"""Read the profiles of clusters from YAML files. The profiles of known clusters are in clusters/."""
 
 from pathlib import Path
 from typing import Literal
@@ -39,7 +39,7 @@ class Profile(StrictModel):
     processor: str = Field(default="unknown", description="model of the CPUs, for reports")
     runtime: RuntimeName = Field(
         default="venv",
-        description="kind of environment in which rows run; the key environment says which environment it is",
+        description="kind of environment in which rows run; the key environment has its path or name",
         validation_alias=AliasChoices("runtime", "way"),
     )
     environment: str | None = Field(
@@ -61,7 +61,7 @@ class Profile(StrictModel):
 
     @property
     def dedicated_gpu_count(self) -> int | None:
-        """Return the number of GPUs that only one run uses; None if other jobs use the nodes, too."""
+        """Return the number of GPUs of a cluster that only one run uses; None if other jobs also use the nodes."""
         return self.nodes * self.gpus_per_node if self.dedicated else None
 
     @property
@@ -76,9 +76,9 @@ class Profile(StrictModel):
 
 
 def profile_named(name: str) -> Profile:
-    """Return the profile in the file ``name``, or the known profile with this name.
+    """Return the profile in the YAML file ``name``, or the known profile with this name.
 
-    Raises InputError, which lists the known profiles, if there is neither.
+    Raises InputError if there is no such profile; the message lists the known ones.
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):

@@ -1,4 +1,4 @@
-"""Slurm's queue: submit, list and cancel jobs. The outcome of a row comes from its result, never from the queue."""
+"""Submit, list and cancel jobs in Slurm's queue. The outcome of a row comes from its result, never from the queue."""
 
 import shlex
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ LIST_JOBS = f"squeue --me --states=all --noheader --format={shlex.quote(FORMAT)}
 
 @dataclass(frozen=True)
 class Job:
-    """A job as squeue lists it. comment: the comment that it was submitted with."""
+    """A job as squeue lists it. comment: the comment with which the job was submitted."""
 
     id: str
     state: str
@@ -39,8 +39,8 @@ class Job:
 def submit(shell: Shell, script: str, find_submitted: Callable[[], str | None]) -> str:
     """Submit the script file; return the id of the job.
 
-    If the connection drops meanwhile, ``find_submitted`` is called; it returns the id of the job if Slurm has the job.
-    Raises CommandFailed if Slurm rejects it.
+    find_submitted: called if the connection drops during the submission; returns the id of the job, None or '' if Slurm
+    does not have the job, which is then submitted again. Raises CommandFailed if Slurm rejects the job.
     """
     command = f"sbatch --parsable {shlex.quote(script)}"
     try:
@@ -61,6 +61,6 @@ def list_jobs(shell: Shell) -> list[Job]:
 
 
 def cancel(shell: Shell, ids: Iterable[str]) -> None:
-    """Cancel jobs; those that have ended are ignored."""
+    """Cancel the jobs with these ids. Jobs that have ended are ignored."""
     if jobs := list(ids):
         shell.run(f"scancel --quiet {shlex.join(jobs)}", repeatable=True, check=False)

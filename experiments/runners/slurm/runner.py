@@ -1,7 +1,7 @@
-"""The runner for clusters: each row is a Slurm job, which continues if this program ends.
+"""Run rows on clusters: each row is a Slurm job, which continues if this program ends.
 
-A submission is recorded in the row's folder (job.json) before the job is submitted. A later run with the same options
-finds the job by that record, or by its name and comment, and tracks it.
+Before a job is submitted, a record of it is written into the row's folder (job.json). A later run with the same options
+finds the job by this record, or by the job's name and comment, and tracks it.
 """
 
 import secrets
@@ -24,7 +24,7 @@ from experiments.runners.remaining import ExpectedTime
 from experiments.runners.slurm import queue
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.job_script import JobSpec
-from experiments.runners.slurm.layout import SCRIPT, STARTED
+from experiments.runners.slurm.layout import SCRIPT_FILE, STARTED_FILE
 from experiments.runners.slurm.staging import Staging, jobs_to_cancel
 from experiments.runners.slurm.submission import Submission, attempt_in, comment_of, read_submission, write_submission
 from experiments.runners.slurm.tracking import JobTracker, TrackedRow
@@ -43,10 +43,10 @@ LEASE_QUERY_INTERVAL_S = 60.0
 class SlurmRunner:
     """Runs rows on ``cluster`` and downloads their results to ``folder``; see LocalRunner.
 
-    ends_at: returns the end of the nodes' lease, which anyone may extend; called at most once in
-    LEASE_QUERY_INTERVAL_S. Rows that might not finish before this end are not started. is_leased: whether the nodes are
-    still leased; called when they do not answer. now: returns the current time. data: the run's data, if it must be
-    staged on the cluster. expected: expected times of rows, by row.
+    ends_at: returns the end of the nodes' lease, None without a lease. The function is called at most once in
+    LEASE_QUERY_INTERVAL_S, because the lease may be extended. Rows that may not finish before this end are not started.
+    is_leased: returns whether the nodes are still leased; called when they do not answer. now: returns the current
+    time. data: the run's data, if they must be staged on the cluster. expected: expected times of rows, by row.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class SlurmRunner:
         self._worker = worker
         self._grace_s = grace_s
         self._ends_at = ends_at
-        self._known_end: tuple[datetime, datetime | None] | None = None
+        self._lease_query: tuple[datetime, datetime | None] | None = None
         self._is_leased = is_leased
         self._now = now
         self._staging = Staging(cluster, view, data)
@@ -79,23 +79,22 @@ class SlurmRunner:
     def run(self, rows: Sequence[PlannedRow]) -> None:
         """Run the rows and download their results. Rows that need no staged artifacts are submitted first.
 
-        The end of the lease is queried while the cluster is prepared, because both take seconds.
+        The end of the lease is queried while the cluster is prepared, because each of the two takes seconds.
 
-        Raises Interrupted after SIGINT or SIGTERM, and NotReached if the cluster does not answer for an hour: the jobs
-        continue, and the next run tracks them.
+        Raises Interrupted after SIGINT or SIGTERM, and NotReached if the cluster does not answer for an hour. In both
+        cases the jobs continue, and the next run tracks them.
         """
         querying = Thread(target=self._lease_ends_soon, daemon=True)
         querying.start()
         self._cluster.prepare(self._folder)
         querying.join()
-        watched = self._folder, self._cluster, self._staging, self._view
-        tracker = JobTracker(*watched, self._is_leased, self._expected)
+        tracker = JobTracker(self._folder, self._cluster, self._staging, self._view, self._is_leased, self._expected)
         with collect_stop_signals() as received, self._view.live():
-            known = queue.list_jobs(self._shell)
+            queued = queue.list_jobs(self._shell)
             for row in sorted(rows, key=lambda row: bool(self._staging.artifacts(row.spec))):
                 if received:
                     break
-                if tracked := self._begin(row, known, tracker):
+                if tracked := self._begin(row, queued, tracker):
                     tracker.rows.append(tracked)
             self._follow(tracker, received, len(rows))
 
@@ -125,11 +124,14 @@ class SlurmRunner:
             "run the same command to track them again, or with --cancel to cancel them"
         )
 
-    def _begin(self, planned: PlannedRow, known: Sequence[queue.Job], tracker: JobTracker) -> TrackedRow | None:
-        """Return the row with its existing job or a new one; None if its time limit exceeds the rest of the lease."""
+    def _begin(self, planned: PlannedRow, queued: Sequence[queue.Job], tracker: JobTracker) -> TrackedRow | None:
+        """Find the row's job among the ``queued`` jobs or submit a new one; return the row with the job.
+
+        Returns None, and submits no job, if the time limit of the row exceeds the remaining time of the lease.
+        """
         spec = planned.spec
         row_folder = tracker.row_folder(spec)
-        jobs = [job for job in known if job.name == self._job_name(spec) and not job.has_ended]
+        jobs = [job for job in queued if job.name == self._job_name(spec) and not job.has_ended]
         for job in jobs:
             if attempt := attempt_in(job, spec):
                 write_submission(row_folder, spec, attempt, job.id)
@@ -153,7 +155,7 @@ class SlurmRunner:
         job_spec = replace(self._job_spec(spec, attempt), waits_for_jobs=self._staging.begin(spec))
         name, comment = self._job_name(spec), comment_of(spec, attempt)
         script = self._cluster.scripts.row_script(job_spec, self._run_id, name, comment)
-        path = f"{self._remote_folder}/{job_spec.folder}/{SCRIPT}"
+        path = f"{self._remote_folder}/{job_spec.folder}/{SCRIPT_FILE}"
         self._shell.put(script.encode(), path)
         try:
             job_id = queue.submit(self._shell, path, lambda: self._find_submitted(comment))
@@ -164,11 +166,11 @@ class SlurmRunner:
         return TrackedRow(job_spec, queue.Job(job_id, "PENDING", "", name, ""))
 
     def _find_submitted(self, comment: str) -> str:
-        """Return the id of the job with this comment, '' if Slurm has none."""
+        """Return the id of the job with this comment, '' if Slurm has no such job."""
         return next((job.id for job in queue.list_jobs(self._shell) if job.comment == comment), "")
 
     def _has_started(self, spec: RowSpec, submission: Submission) -> bool:
-        started = f"{self._remote_folder}/{self._job_spec(spec, submission.attempt).folder}/{STARTED}"
+        started = f"{self._remote_folder}/{self._job_spec(spec, submission.attempt).folder}/{STARTED_FILE}"
         return self._shell.run(f"test -e {started}", check=False, repeatable=True).code == 0
 
     def _fits_into_lease(self, spec: RowSpec) -> bool:
@@ -180,9 +182,9 @@ class SlurmRunner:
     def _lease_ends_within(self, seconds: float) -> bool:
         """Return whether the lease ends in less than this many seconds from now."""
         now = self._now()
-        if self._known_end is None or now - self._known_end[0] >= timedelta(seconds=LEASE_QUERY_INTERVAL_S):
-            self._known_end = now, self._ends_at()
-        end = self._known_end[1]
+        if self._lease_query is None or now - self._lease_query[0] >= timedelta(seconds=LEASE_QUERY_INTERVAL_S):
+            self._lease_query = now, self._ends_at()
+        end = self._lease_query[1]
         return end is not None and now + timedelta(seconds=seconds) > end
 
     @property
@@ -197,7 +199,7 @@ class SlurmRunner:
 
 
 def most_needed_rows_first(rows: Sequence[PlannedRow], suite: Suite) -> list[PlannedRow]:
-    """Return the rows in the order of submission: first the rows that the most statements depend on."""
+    """Return the rows in the order in which they are submitted: rows on which more statements depend come first."""
 
     def statement_count(planned: PlannedRow) -> int:
         compared = [{name for check in claim.checks for name in (check.row, check.over_row)} for claim in suite.claims]

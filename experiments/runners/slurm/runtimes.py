@@ -1,4 +1,4 @@
-"""Runtimes, in which a job starts Python: a virtual environment, an Apptainer image or a Docker image."""
+"""Write the lines with which a job starts Python: in a virtual environment, an Apptainer image or a Docker image."""
 
 import shlex
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ from experiments.runners.slurm.layout import Layout
 from experiments.runners.slurm.profile import Profile, RuntimeName
 
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
-WAIT = ("while kill -0 $child 2> /dev/null; do wait $child; code=$?; done", "exit $code")
+WAIT_FOR_CHILD = ("while kill -0 $child 2> /dev/null; do wait $child; code=$?; done", "exit $code")
 FORWARD_SIGNALS = "trap 'kill -TERM $child' TERM INT"
 NODE_VARIABLES = (
     rendezvous.FOLDER_VARIABLE,
@@ -38,26 +38,26 @@ class Runtime(ABC):
 
     @property
     def shell(self) -> str:
-        """Return the shell that runs scripts: a login shell if the profile has modules, as others may lack `module`."""
+        """Return the shell of scripts: if the profile has modules, a login shell, because others may lack `module`."""
         return "bash -l" if self._profile.modules else "bash"
 
     def setup(self) -> list[str]:
-        """Return the lines that a script needs before those of ``script_lines``: the profile's setup and modules."""
+        """Return the first lines of a script, before the lines of ``script_lines``: the profile's setup and modules."""
         modules = self._profile.modules
         return [*self._profile.setup, *([f"module load {shlex.join(modules)} || exit 1"] if modules else [])]
 
     @abstractmethod
-    def script_lines(self, command: str, nodes: int = 1, extra: Mapping[str, str] = NO_VARIABLES) -> list[str]:
+    def script_lines(self, command: str, nodes: int = 1, variables: Mapping[str, str] = NO_VARIABLES) -> list[str]:
         """Return the lines that run ``command``, stop it when the job is stopped, and exit with its exit code.
 
-        nodes: number of nodes of the job; with several, the command must reach the others. extra: environment variables
-        in addition to the runtime's own.
+        nodes: number of nodes of the job; with several nodes, the command can connect to the other nodes. variables:
+        environment variables to set in addition to those of the runtime.
         """
 
     def _variables(self) -> dict[str, str]:
         return cache_variables(self._layout.cache)
 
-    def _with_code(self) -> dict[str, str]:
+    def _variables_with_code(self) -> dict[str, str]:
         commit = {"TESTBED_COMMIT": commit} if (commit := git_commit()) else {}
         return {**self._variables(), **commit, "PYTHONPATH": self._code}
 
@@ -70,33 +70,33 @@ class Venv(Runtime):
         activate = [f". {shlex.quote(environment)}/bin/activate || exit 1"] if environment else []
         return [*super().setup(), *activate]
 
-    def script_lines(self, command: str, nodes: int = 1, extra: Mapping[str, str] = NO_VARIABLES) -> list[str]:
-        variables = {**self._with_code(), **extra}
-        path = shlex.quote(variables.pop("PYTHONPATH"))
-        assigned = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+    def script_lines(self, command: str, nodes: int = 1, variables: Mapping[str, str] = NO_VARIABLES) -> list[str]:
+        exported = {**self._variables_with_code(), **variables}
+        path = shlex.quote(exported.pop("PYTHONPATH"))
+        assigned = " ".join(f"{name}={shlex.quote(value)}" for name, value in exported.items())
         export = f'export {assigned} PYTHONPATH={path}"${{PYTHONPATH:+:$PYTHONPATH}}"'
-        return [export, FORWARD_SIGNALS, f"{command} & child=$!", *WAIT]
+        return [export, FORWARD_SIGNALS, f"{command} & child=$!", *WAIT_FOR_CHILD]
 
 
 class Apptainer(Runtime):
     """An Apptainer image without the code; the code's folder is mounted into it."""
 
-    def script_lines(self, command: str, nodes: int = 1, extra: Mapping[str, str] = NO_VARIABLES) -> list[str]:
+    def script_lines(self, command: str, nodes: int = 1, variables: Mapping[str, str] = NO_VARIABLES) -> list[str]:
         image = self._profile.environment or ""
-        options = _env_options({**self._with_code(), **extra, "TESTBED_IMAGE": image})
+        options = _env_options({**self._variables_with_code(), **variables, "TESTBED_IMAGE": image})
         bind = f"--bind {shlex.quote(self._layout.folder)}"
         run = f"{self._profile.apptainer} {bind} {options} {shlex.quote(image)} {command}"
-        return [FORWARD_SIGNALS, f"{run} & child=$!", *WAIT]
+        return [FORWARD_SIGNALS, f"{run} & child=$!", *WAIT_FOR_CHILD]
 
 
 class Docker(Runtime):
-    """A Docker image with the code in it. The container gets the GPUs of the job through CDI."""
+    """A Docker image with the code. The container gets the job's GPUs as CDI devices (Container Device Interface)."""
 
     uploads_code = False
 
-    def script_lines(self, command: str, nodes: int = 1, extra: Mapping[str, str] = NO_VARIABLES) -> list[str]:
+    def script_lines(self, command: str, nodes: int = 1, variables: Mapping[str, str] = NO_VARIABLES) -> list[str]:
         image, folder = shlex.quote(self._profile.environment or ""), shlex.quote(self._layout.folder)
-        options = _env_options({**container_variables(self._layout.cache), **extra})
+        options = _env_options({**container_variables(self._layout.cache), **variables})
         network = "".join(f" --env {name}" for name in NODE_VARIABLES) + " --network host" if nodes > 1 else ""
         return [
             'container=testbed-"$SLURM_JOB_ID"',
@@ -105,7 +105,7 @@ class Docker(Runtime):
             "trap 'docker rm --force \"$container\" > /dev/null 2>&1' TERM INT",
             'docker run --rm --init --name "$container" --user "$(id -u):$(id -g)" --ipc=host "${devices[@]}"'
             f'{network} --volume {folder}:{folder} {options} --env TESTBED_IMAGE="$image" {image} {command} & child=$!',
-            *WAIT,
+            *WAIT_FOR_CHILD,
         ]
 
 

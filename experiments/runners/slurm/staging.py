@@ -1,7 +1,7 @@
-"""Staging: a job downloads each artifact (weights, tokenizer, texts or data) on the cluster; rows that read it wait.
+"""Stage artifacts (weights, tokenizers, texts and data) on the cluster: one job downloads each, and its rows wait.
 
-Later commands recognize a job by its comment. So no two jobs download the same artifact at once, and a complete
-artifact is not downloaded again.
+Later commands recognize the job of an artifact by its comment. So two jobs never download the same artifact at a time,
+and a complete artifact is not downloaded again.
 """
 
 import shlex
@@ -17,7 +17,7 @@ from experiments.inputs.requirements import Artifact, required_artifacts
 from experiments.runners.progress import View
 from experiments.runners.slurm import job_script, queue
 from experiments.runners.slurm.cluster import Cluster
-from experiments.runners.slurm.layout import OUT, PATHS_FILE, SCRIPT
+from experiments.runners.slurm.layout import OUTPUT_FILE, PATHS_FILE, SCRIPT_FILE
 from experiments.suites.row_spec import RowSpec
 from provision.errors import CommandFailed
 from provision.temporary import TemporaryFolder
@@ -27,7 +27,7 @@ UPLOAD_TIMEOUT_S = 24 * 3600.0
 
 
 class Staging:
-    """Stages artifacts on ``cluster``; ``data`` is the run's data, if the cluster needs to receive it."""
+    """Stages artifacts on ``cluster``. data: the run's data; None if the cluster does not need them."""
 
     def __init__(self, cluster: Cluster, view: View, data: DataSet | None = None) -> None:
         self._cluster = cluster
@@ -44,9 +44,10 @@ class Staging:
         return required_artifacts(spec, self._data)
 
     def begin(self, spec: RowSpec) -> tuple[str, ...]:
-        """Start the downloads of the row's artifacts, unless they run already; return the ids of their jobs.
+        """Start the missing downloads of the row's artifacts; return the ids of all jobs that download its artifacts.
 
-        User-supplied data is uploaded first, because an upload may take longer than Slurm remembers a job.
+        User-supplied data are uploaded first. An upload may take longer than Slurm keeps the record of an ended job, so
+        a job that was submitted before the upload could be unknown after it.
         """
         if self._upload and self.artifacts(spec):
             self._upload_data(*self._upload)
@@ -57,7 +58,7 @@ class Staging:
         return tuple(job for artifact in self.artifacts(spec) if (job := self._job_ids[artifact]))
 
     def status_commands(self, specs: Iterable[RowSpec]) -> list[str]:
-        """Return commands that print the progress of the artifacts of ``specs``. ``update`` reads their output."""
+        """Return shell commands that print the progress of the downloads for ``specs``; ``update`` reads the output."""
         artifacts = dict.fromkeys(artifact for spec in specs for artifact in self.artifacts(spec))
         return [
             f"printf '%s|%s\\n' {artifact.key} \"$({self._last_line_command(artifact)})\"" for artifact in artifacts
@@ -73,7 +74,7 @@ class Staging:
             self._job_ids[artifact] = None
 
     def pending_downloads(self, spec: RowSpec) -> str:
-        """Return the downloads that the row waits for and their progress, '' if there are none."""
+        """Describe the downloads for which the row waits, with their progress; '' if the row waits for none."""
         artifacts = [
             artifact
             for artifact in self.artifacts(spec)
@@ -82,7 +83,7 @@ class Staging:
         return ", ".join(f"{artifact} {self._last_lines.get(artifact.key, '')}".strip() for artifact in artifacts)
 
     def download_failure(self, spec: RowSpec) -> str | None:
-        """Return which download of the row failed and why, None if none did."""
+        """Describe which download for the row failed, and why; None if no download failed."""
         for artifact in self.artifacts(spec):
             job = self._latest(artifact, self._jobs)
             if job and job.has_ended and job.state != "COMPLETED":
@@ -99,7 +100,7 @@ class Staging:
         return self._cluster.layout.staging_folder(artifact.key)
 
     def _last_line_command(self, artifact: Artifact) -> str:
-        return f"tail -n 1 {shlex.quote(f'{self._staging_folder(artifact)}/{OUT}')} 2> /dev/null"
+        return f"tail -n 1 {shlex.quote(f'{self._staging_folder(artifact)}/{OUTPUT_FILE}')} 2> /dev/null"
 
     def _job_comment(self, artifact: Artifact) -> str:
         return f"{queue.COMMENT_PREFIX} fetches {artifact.key} to {self._cluster.cache}"
@@ -120,7 +121,7 @@ class Staging:
         """Submit the job that downloads ``artifact``; return its id, None if the artifact is complete."""
         if self._is_complete(artifact):
             return None
-        path = f"{self._staging_folder(artifact)}/{SCRIPT}"
+        path = f"{self._staging_folder(artifact)}/{SCRIPT_FILE}"
         name = f"{NAME_PREFIX}{artifact.kind}/{artifact.name.partition('?')[0]}"
         script = self._cluster.scripts.staging_script(artifact, name, self._job_comment(artifact))
         self._shell.put(script.encode(), path)
@@ -139,7 +140,7 @@ class Staging:
         return self._shell.run(command, check=False, repeatable=True).code == 0
 
     def _upload_data(self, user_path: Path, artifact: Artifact) -> None:
-        """Upload the user's archive or folder, unless it is on the cluster. Ctrl-C aborts the upload at once."""
+        """Upload the user's archive or folder, unless the cluster already has it. Ctrl-C aborts the upload at once."""
         uploaded = self._shell.run(f"test -e {shlex.quote(artifact.name)}", check=False, repeatable=True).code == 0
         if uploaded or self._is_complete(artifact):
             return
@@ -153,7 +154,7 @@ class Staging:
 
 
 def jobs_to_cancel(jobs: Sequence[queue.Job], prefix: str) -> list[queue.Job]:
-    """Return the unfinished jobs whose name has the prefix, and the downloads that no other job may wait for."""
+    """Return the unfinished jobs whose names begin with ``prefix``, and the downloads if no other row has a job."""
     active = [job for job in jobs if job.comment.startswith(f"{queue.COMMENT_PREFIX} ") and not job.has_ended]
     rows = [job for job in active if job.name.startswith(prefix)]
     downloads = [job for job in active if job.name.startswith(NAME_PREFIX)]
@@ -162,7 +163,7 @@ def jobs_to_cancel(jobs: Sequence[queue.Job], prefix: str) -> list[queue.Job]:
 
 @contextmanager
 def as_archive(path: Path) -> Iterator[Path]:
-    """Yield the archive ``path``, or a temporary archive of the folder ``path``."""
+    """Yield ``path`` if it is an archive; if it is a folder, yield a temporary archive of the folder."""
     if path.is_file():
         yield path
         return

@@ -1,4 +1,4 @@
-"""Submissions: records by which a later command recognizes a row's job, in job.json and in the job's comment."""
+"""Record the job of a row in job.json and in the job's comment, so that a later command recognizes the job."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def write_submission(row_folder: Path, spec: RowSpec, attempt: str, job: str | N
 
 
 def read_submission(row_folder: Path, spec: RowSpec) -> Submission | None:
-    """Return the row's submission if it has the settings of ``spec``; None otherwise."""
+    """Return the row's submission if it was made with the settings in ``spec``; None otherwise."""
     try:
         submission = Submission.model_validate_json(read_bytes(row_folder / SUBMISSION_FILE))
     except (OSError, ValidationError):
@@ -42,7 +42,7 @@ def read_submission(row_folder: Path, spec: RowSpec) -> Submission | None:
 
 
 def comment_of(spec: RowSpec, attempt: str) -> str:
-    """Return the comment that a row's job is submitted with."""
+    """Return the comment with which a row's job is submitted."""
     return f"{queue.COMMENT_PREFIX} {spec.fingerprint} {attempt}"
 
 

@@ -1,4 +1,4 @@
-"""Tracking: the jobs of rows, from their submission until each row has a result on this machine."""
+"""Track the jobs of rows, from their submission until each row has a result on this machine."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,9 +24,9 @@ from experiments.runners.progress import RowState, View
 from experiments.runners.remaining import ExpectedTime, RemainingTime
 from experiments.runners.slurm import queue
 from experiments.runners.slurm.cluster import Cluster
-from experiments.runners.slurm.download import download_folder, download_growing
+from experiments.runners.slurm.download import download_folder, download_growing_files
 from experiments.runners.slurm.job_script import JobSpec
-from experiments.runners.slurm.layout import ENDED, FETCHED, OUT, STARTED
+from experiments.runners.slurm.layout import ENDED_FILE, FETCHED_FILE, OUTPUT_FILE, STARTED_FILE
 from experiments.runners.slurm.staging import Staging
 from experiments.runners.slurm.submission import SUBMISSION_FILE
 from experiments.suites.row_spec import RowSpec
@@ -36,6 +36,7 @@ from provision.errors import NotReached
 
 GROWING_FILES = (LOG_FILE, TELEMETRY_FILE)
 SILENCE_LIMIT_S = 3600.0
+"""Maximum time for which the cluster may not answer."""
 SEPARATOR = "=="
 
 
@@ -88,8 +89,8 @@ class TrackedRow:
 class JobTracker:
     """Tracks the jobs of rows of the run in ``folder``.
 
-    is_leased: whether the cluster's nodes are still leased; called when they do not answer. expected: expected times of
-    rows, by row.
+    is_leased: returns whether the cluster's nodes are still leased; called when they do not answer. expected: expected
+    times of rows, by row.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class JobTracker:
         return self._folder.row_folder(spec)
 
     def poll_if_due(self) -> None:
-        """Update all rows once every ``poll_s`` and finish those whose job has ended.
+        """Update all rows, and finish the rows whose jobs have ended. Does nothing more often than every ``poll_s``.
 
         Raises NotReached if the cluster has not answered for SILENCE_LIMIT_S.
         """
@@ -134,7 +135,7 @@ class JobTracker:
     def cancel_all(self) -> None:
         """Cancel the jobs, download the incomplete logs and telemetry, and stop tracking the rows."""
         queue.cancel(self._shell, [row.job.id for row in self.rows if row.job])
-        self._download_growing(row for row in self.rows if row.script_started)
+        self._download_growing_files(row for row in self.rows if row.script_started)
         self.abandon("cancelled, the lease ends")
 
     def abandon(self, reason: str) -> None:
@@ -160,7 +161,10 @@ class JobTracker:
         return self._remaining.estimate_s(running, waiting, lambda spec: spec.settings.gpus, gpus)
 
     def _handle_unreachable(self, problem: NotReached) -> float:
-        """Return when the cluster stopped responding; warn once, and raise ``problem`` after SILENCE_LIMIT_S."""
+        """Return when the cluster stopped answering, a value of time.monotonic; warn once when it stops.
+
+        If the lease is over, the rows are abandoned. Raises ``problem`` after SILENCE_LIMIT_S without an answer.
+        """
         now = time.monotonic()
         if not self._is_leased():
             self.abandon("not finished, the lease is over or was deleted")
@@ -181,7 +185,7 @@ class JobTracker:
         status_of = {attempt: values for attempt, *values in fields}
         for row in self.rows:
             self._update_row(row, jobs, status_of.get(row.job_spec.attempt, ["", "", ""]))
-        self._download_growing(row for row in self.rows if row.left_queue_at is not None and not row.has_ended)
+        self._download_growing_files(row for row in self.rows if row.left_queue_at is not None and not row.has_ended)
         for row in [row for row in self.rows if row.has_ended]:
             self._finish(row)
 
@@ -190,7 +194,7 @@ class JobTracker:
         for row in self.rows:
             job, progress = row.job_spec.folder, f"{row.job_spec.row_folder}/{PROGRESS_FILE}"
             contents = " ".join(
-                f'"$(cat {path} 2> /dev/null)"' for path in (f"{job}/{STARTED}", f"{job}/{ENDED}", progress)
+                f'"$(cat {path} 2> /dev/null)"' for path in (f"{job}/{STARTED_FILE}", f"{job}/{ENDED_FILE}", progress)
             )
             lines.append(f"printf '%s|%s|%s|%s\\n' {row.job_spec.attempt} {contents}")
         not_started = (row.spec for row in self.rows if not row.script_started)
@@ -211,9 +215,9 @@ class JobTracker:
         if row.progress and progress:
             write_atomically(self.row_folder(row.spec) / PROGRESS_FILE, row.progress.model_dump_json())
 
-    def _download_growing(self, rows: Iterable[TrackedRow]) -> None:
+    def _download_growing_files(self, rows: Iterable[TrackedRow]) -> None:
         folders = [(f"{self._remote_folder}/{row.job_spec.row_folder}", self.row_folder(row.spec)) for row in rows]
-        download_growing(self._shell, folders, GROWING_FILES)
+        download_growing_files(self._shell, folders, GROWING_FILES)
 
     def _finish(self, row: TrackedRow) -> None:
         """Download the row's folder; write a result if the job has written none."""
@@ -229,9 +233,9 @@ class JobTracker:
         self._view.report_end(spec, result)
 
     def _record_fetched(self, row: TrackedRow) -> None:
-        """Record on the cluster, in the folders of all jobs of the row, that its results are here."""
+        """Record on the cluster, in the folders of all jobs of the row, that this machine has the row's results."""
         jobs = row.job_spec.folder.removesuffix(row.job_spec.attempt) + "?" * len(row.job_spec.attempt)
-        mark = f'for job in {jobs}; do : > "$job/{FETCHED}"; done'
+        mark = f'for job in {jobs}; do : > "$job/{FETCHED_FILE}"; done'
         self._shell.run(f"cd {self._remote_folder} && {mark}", check=False, repeatable=True)
 
     def _result(self, row: TrackedRow, local: Path) -> Result:
@@ -246,10 +250,12 @@ class JobTracker:
         return self._write_failed_result(row, local, "timeout" if timed_out else "error", self._failure_reason(row))
 
     def _failure_reason(self, row: TrackedRow) -> str:
-        """Return why the job has written no result: Slurm's state, and the last output line or Slurm's reason."""
+        """Return why the job has written no result: its state, with an error line of its output or Slurm's reason."""
         reason = f"job ended as {row.job.state}" if row.job else "job is no longer known to Slurm"
         if not row.script_started or row.exit_code not in (None, 0):
-            output = self._shell.run(f"tail -n 50 {self._remote_folder}/{row.job_spec.folder}/{OUT}", check=False).out
+            output = self._shell.run(
+                f"tail -n 50 {self._remote_folder}/{row.job_spec.folder}/{OUTPUT_FILE}", check=False
+            ).out
             return f"{reason}: {error_line(output, '')}" if output.strip() else reason
         return f"{reason} ({row.job.reason})" if row.job and row.job.reason != "None" else reason
 

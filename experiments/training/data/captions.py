@@ -1,4 +1,4 @@
-"""Data sets of captioned images, synthetic or real, and their loader, whose workers prepare the images."""
+"""Open data sets of captioned images, synthetic or real, and build their loader, whose workers prepare the images."""
 
 import csv
 import json
@@ -22,6 +22,7 @@ from experiments.training.data.sampler import SeededBatchSampler
 from experiments.training.failures import first_line
 
 CAPTION_WORD_COUNTS = (8, 31)
+"""Minimum and maximum number of words of a synthetic caption."""
 VOCABULARY = """
 a the of with and on in from fresh grilled roasted fried baked steamed sliced creamy spicy sweet sour
 crisp plate bowl board table cup pan rice noodles bread pasta soup salad cheese tomato basil garlic
@@ -41,25 +42,28 @@ class CaptionDataset(Protocol):
 
 
 class SyntheticCaptionDataset(Dataset[Any]):
-    """``count`` random images with random captions of 8 to 31 words, reproducible by the seed."""
+    """``count`` random images with random captions of 8 to 31 words. Equal seeds give equal images and captions."""
 
     def __init__(self, count: int, image_size: int, seed: int) -> None:
-        draw = random.Random(seed)
-        self.texts = [" ".join(draw.choices(VOCABULARY, k=draw.randint(*CAPTION_WORD_COUNTS))) for _ in range(count)]
+        generator = random.Random(seed)
+        self.texts = [
+            " ".join(generator.choices(VOCABULARY, k=generator.randint(*CAPTION_WORD_COUNTS))) for _ in range(count)
+        ]
         self._image_size, self._seed = image_size, seed
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, str]:
-        draw = np.random.default_rng((self._seed, index))
-        pixels = draw.integers(0, 256, (self._image_size, self._image_size, 3), dtype=np.uint8)
+        generator = np.random.default_rng((self._seed, index))
+        pixels = generator.integers(0, 256, (self._image_size, self._image_size, 3), dtype=np.uint8)
         return Image.fromarray(pixels), self.texts[index]
 
 
 class FolderCaptionDataset(Dataset[Any]):
-    """Images in a folder with metadata.jsonl or metadata.csv, whose records have file_name and text (or caption).
+    """The first ``count`` captioned images of a folder.
 
+    The folder has metadata.jsonl or metadata.csv. Each of its records has the fields file_name and text (or caption).
     Raises InputError with the name of the file if a file is missing or cannot be read.
     """
 
@@ -86,9 +90,9 @@ class FolderCaptionDataset(Dataset[Any]):
 
 
 class TableCaptionDataset(Dataset[Any]):
-    """Captioned images stored by the library datasets: Parquet files, or a data set saved to disk.
+    """The first ``count`` captioned images stored by the library datasets: Parquet files, or a data set saved to disk.
 
-    Uses the first split and its columns image and text (or caption). Raises InputError if they cannot be read.
+    Uses the columns image and text (or caption) of the first split. Raises InputError if they cannot be read.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
@@ -146,7 +150,7 @@ def _read_metadata(folder: Path) -> list[tuple[str, str]]:
 
 
 def open_captions(spec: RowSpec, image_size: int) -> CaptionDataset:
-    """Return the row's data set: synthetic, or from the folder in the specification."""
+    """Return the row's data set: synthetic, or read from the folder ``spec.data``."""
     count = spec.settings.train_samples
     assert count is not None, "a row with captions needs train_samples"
     if spec.data == "synthetic":
@@ -158,11 +162,11 @@ def open_captions(spec: RowSpec, image_size: int) -> CaptionDataset:
 
 
 def loader_worker_context(spec: RowSpec) -> BaseContext | None:
-    """Return the multiprocessing context of the loader's workers, or None to fork the workers from this process.
+    """Return the multiprocessing context of the loader's workers; None: fork the workers from this process.
 
-    With an offloaded optimizer, the context is a fork server, which this function starts. Workers forked from this
-    process would share its memory pages. After such a fork, Linux would copy every page of the optimizer that a step
-    changes (measured: 46 GiB more host memory after one backward pass of a 12e9-parameter model).
+    If DeepSpeed offloads the optimizer, the context is a fork server, which this function starts. Workers that are
+    forked from this process would share its memory pages, so that Linux copies every page of the optimizer state when a
+    step changes it (measured: 46 GiB more host memory after one backward pass of a model with 12e9 parameters).
     """
     if not spec.settings.offloads_by_deepspeed:
         return None
@@ -179,17 +183,17 @@ def build_caption_loader(
     longest_batch_index: int | None,
     context: BaseContext | None = None,
 ) -> DataLoader[Any]:
-    """Return a loader of batches in the row's order. For longest_batch_index see SeededBatchSampler.
+    """Return a loader of the row's batches. longest_batch_index: see SeededBatchSampler.
 
     context: multiprocessing context of the loader's workers; None: PyTorch's default. A tiny model has at most two
     workers.
     """
     workers = min(spec.settings.workers, 2) if spec.size == "tiny" else spec.settings.workers
-    words = [len(text.split()) for text in captions.texts]
+    word_counts = [len(text.split()) for text in captions.texts]
     return DataLoader(
         captions,  # type: ignore[arg-type]
         batch_sampler=SeededBatchSampler(
-            words, spec.settings.batch_size, spec.settings.seed, longest_batch_index, spec.settings.world_size
+            word_counts, spec.settings.batch_size, spec.settings.seed, longest_batch_index, spec.settings.world_size
         ),
         num_workers=workers,
         multiprocessing_context=context if workers else None,

@@ -14,35 +14,36 @@ from experiments.training.transformers_compat import pil_image_processor
 
 SPECIAL_TOKENS = {"opt": ("<s>", "<pad>", "</s>", "<unk>"), "t5": ("<pad>", "</s>", "<unk>")}
 IGNORED_LABEL = -100
+"""Label of tokens that do not count in the loss, as in PyTorch's cross entropy."""
 
 Batch = dict[str, torch.Tensor]
 
 
 def caption_tokenizer(texts: list[str], model_type: str, vocabulary_size: int) -> PreTrainedTokenizerFast:
-    """Return a word tokenizer trained on the captions, whose special tokens have the ids of the language model.
+    """Return a tokenizer for models with random weights: one token per word, plus one special token per caption.
 
-    This tokenizer is for models with random weights, to which tokens have no meaning. A caption has one token per word
-    and one special token.
+    The vocabulary consists of the words of ``texts``. The special tokens have the same ids as in the tokenizer of the
+    language model.
     """
     special = SPECIAL_TOKENS[model_type]
-    words = Tokenizer(models.WordLevel(unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.train_from_iterator(
+    tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.train_from_iterator(
         texts,
         trainers.WordLevelTrainer(vocab_size=vocabulary_size - 1, special_tokens=list(special), show_progress=False),
     )
     template = "</s> $A" if model_type == "opt" else "$A </s>"
-    words.post_processor = processors.TemplateProcessing(
-        single=template, special_tokens=[("</s>", words.token_to_id("</s>"))]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[("</s>", tokenizer.token_to_id("</s>"))]
     )
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
 
 
 @dataclass
 class ImagePlaceholders:
-    """Callable that prepends ``count`` image tokens to the texts of a batch. Without them BLIP-2 ignores the image.
+    """Callable that prepends ``count`` image tokens to each text of a batch. Without them, BLIP-2 ignores the image.
 
-    For a decoder-only language model, ``count`` ignored positions are also prepended to the labels.
+    For a decoder-only language model, ``count`` ignored labels are also prepended to the labels of each text.
     """
 
     count: int
@@ -61,11 +62,11 @@ class ImagePlaceholders:
 
 @dataclass
 class CaptionCollator:
-    """Collate function that turns captioned images into a batch, in the worker that loads them.
+    """Collate function that turns captioned images into a batch, in the worker process that loads them.
 
     Shapes: pixel_values (batch, 3, size, size) of ``dtype``, the type in which the model computes; input_ids,
-    attention_mask and labels (batch, tokens) int64, padded to the longest caption. Without placeholders, input and
-    labels consist only of the caption's tokens.
+    attention_mask and labels (batch, tokens) int64, padded to the longest caption. If ``placeholders`` is None, input
+    and labels consist only of the caption's tokens.
     """
 
     image_processor: Any
@@ -103,7 +104,7 @@ def build_caption_collator(spec: RowSpec, config: Any, texts: list[str]) -> Capt
 
 
 def build_placeholders(spec: RowSpec, config: Any) -> ImagePlaceholders | None:
-    """Return the placeholders of input 'with-image'; None for the lab's own input, 'as-taught'."""
+    """Return the image placeholders for the input 'with-image'; None for the input 'as-taught', as in the lab."""
     if spec.input == "as-taught":
         return None
     return ImagePlaceholders(config.num_query_tokens, image_token_id(config), config.use_decoder_only_language_model)

@@ -21,15 +21,15 @@ from provision.temporary import TemporaryFolder
 
 HUB_IDS = {"alpaca2k": Alpaca2k.repo_id, "imdb": "stanfordnlp/imdb"}
 REQUIRED_COLUMNS = {"alpaca2k": ("instruction", "output"), "imdb": ("text",)}
-SPLIT_SEED = 42  # the same as in litgpt's Alpaca2k and in the guide
+SPLIT_SEED = 42  # the same seed as in litgpt's Alpaca2k and in CSC's guide
 
 
 def read_texts(spec: RowSpec) -> tuple[list[torch.Tensor], str | None]:
     """Return the row's training texts, each (tokens,) int64, and the data set's commit on the hub (None if unknown).
 
-    A text of alpaca2k is a record in LitGPT's prompt style, followed by its answer, and is cut to max_length. An imdb
-    review longer than max_length becomes several samples. At full size the tokenizer of the row's model is used. A tiny
-    model has 256 tokens, one for each byte. Raises InputError if texts or tokenizer cannot be loaded.
+    A text of alpaca2k is a record's prompt in LitGPT's prompt style, followed by the answer, and is cut to max_length
+    tokens. An imdb review longer than max_length becomes several texts. At full size, the tokenizer of the row's model
+    is used. For tiny models, each byte is a token. Raises InputError if texts or tokenizer cannot be loaded.
     """
     source = fetch_texts(spec.settings.dataset) if spec.data == "hub" else VersionedFolder(Path(spec.data))
     records = read_records(spec.settings.dataset, source.folder)
@@ -51,9 +51,9 @@ def fetch_texts(dataset: str, **options: Any) -> VersionedFolder:
 
 
 def read_records(dataset: str, folder: Path) -> datasets.Dataset:
-    """Return the records in a folder; if the folder has splits, only the records of the training split.
+    """Return the records in a folder. If the folder has splits, return the split 'train', or else the first split.
 
-    Raises InputError if they cannot be read or lack a column of the data set.
+    Raises InputError if the records cannot be read or lack a column of the data set.
     """
     source = str(folder)
     try:
@@ -73,7 +73,7 @@ def read_records(dataset: str, folder: Path) -> datasets.Dataset:
 
 
 def tokenize(records: datasets.Dataset, settings: Settings, tokenizer: Path) -> list[torch.Tensor]:
-    """Return the training samples of a data set's records, tokenized by the tokenizer in the folder ``tokenizer``."""
+    """Return the token ids of the training texts, each (tokens,) int64. tokenizer: folder of the tokenizer."""
     if settings.dataset == "alpaca2k":
         samples = SFTDataset(
             train_split(records, settings),
@@ -93,13 +93,13 @@ def tokenize(records: datasets.Dataset, settings: Settings, tokenizer: Path) -> 
 
 
 def chunk_reviews(reviews: dict[str, list[str]], tokenizer: Any, max_tokens: int) -> dict[str, list[list[int]]]:
-    """Return the tokens of reviews, split into samples of at most ``max_tokens`` tokens without losing any."""
+    """Return the token ids of reviews, split into samples of at most ``max_tokens`` tokens. No token is dropped."""
     tokens = tokenizer(reviews["text"], truncation=True, max_length=max_tokens, return_overflowing_tokens=True)
     return {"input_ids": tokens["input_ids"]}
 
 
 def train_split(samples: datasets.Dataset, settings: Settings) -> datasets.Dataset:
-    """Return the training split of the samples, in the same order as the lab's split."""
+    """Return the samples without the validation split; samples and order are the same as in the lab."""
     if not settings.validation:
         return samples
     size = settings.validation if settings.validation < 1 else int(settings.validation)

@@ -1,4 +1,4 @@
-"""Download weights, tokenizer or texts of rows from the Hugging Face hub into its cache, before the rows run.
+"""Download weights, tokenizer or texts of rows into the cache of the Hugging Face hub, before the rows run.
 
     python -m experiments.training.data.fetch_hub ARTIFACT
 
@@ -39,7 +39,7 @@ class PrintedProgress(tqdm):  # type: ignore[misc]
 def fetch_artifact(artifact: Artifact) -> list[Path]:
     """Download the artifact and return its files. Raises InputError if the download fails.
 
-    If the cache already has files of the model or data set, their version is downloaded.
+    If the cache already has files of the model or data set, the version of these files is downloaded, not the newest.
     """
     if artifact.kind == "texts":
         from experiments.training.data.corpora import HUB_IDS, fetch_texts, read_records

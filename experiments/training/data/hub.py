@@ -1,4 +1,4 @@
-"""Download files of published models and data sets from the Hugging Face hub into its cache, or use a local folder."""
+"""Download files of published models and data sets into the cache of the Hugging Face hub, or use a local folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +51,10 @@ def fetch_files(
 
 
 def fetch_weights(repository: str, **options: Any) -> VersionedFolder:
-    """Download a model's configuration and weights: the safetensors files, or PyTorch's if there are none."""
+    """Download a model's configuration and weights: the safetensors files, or pytorch_model*.bin if there are none.
+
+    Returns their folder. Raises InputError if the download fails.
+    """
     try:
         for pattern in WEIGHT_PATTERNS:
             source = fetch_files(repository, (*CONFIGURATION_FILES, pattern), "the weights", **options)
@@ -63,7 +66,7 @@ def fetch_weights(repository: str, **options: Any) -> VersionedFolder:
 
 
 def cached_commit(repository: str, kind: str = "model") -> str | None:
-    """Return the commit of the repository's main branch in the cache; None if it is not cached."""
+    """Return the commit of the main branch that the cache has of a repository; None if the cache has none."""
     try:
         repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
@@ -80,7 +83,7 @@ def cached_commit(repository: str, kind: str = "model") -> str | None:
 def verify_checksums(
     source: VersionedFolder, repository: str, description: str, kind: str = "model"
 ) -> VersionedFolder:
-    """Compare the files of ``source`` with the hub's checksums, download mismatches once more, and return ``source``.
+    """Compare the files of ``source`` with the hub's checksums, download differing files again, and return ``source``.
 
     Raises InputError if a file still does not match.
     """

@@ -19,14 +19,14 @@ WEIGHTS_FILE = "lit_model.pth"
 def litgpt_checkpoint(base_model: Model) -> VersionedFolder:
     """Return a folder with lit_model.pth and model_config.yaml of a model that LitGPT supports.
 
-    The folder does not exist until it is complete. Concurrent callers wait for it. Raises InputError if the weights
-    cannot be downloaded or converted.
+    The folder appears under its name only when it is complete. If several processes need the same checkpoint, one of
+    them converts it, and the others wait. Raises InputError if the weights cannot be downloaded or converted.
     """
     return convert_checkpoint(fetch_weights(base_model.hub), base_model.litgpt)
 
 
 def convert_checkpoint(source: VersionedFolder, name: str | None) -> VersionedFolder:
-    """Return the checkpoint of LitGPT's model ``name``, converted from published files; see litgpt_checkpoint."""
+    """Convert the published files in ``source`` to the checkpoint of LitGPT's model ``name``; see litgpt_checkpoint."""
     target = cache_folder() / "litgpt" / f"{name}-{_version(source)}"
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_name(target.name + ".lock").open("a") as lock:
@@ -37,7 +37,7 @@ def convert_checkpoint(source: VersionedFolder, name: str | None) -> VersionedFo
 
 
 def _version(source: VersionedFolder) -> str:
-    """Return an id of the files' version: the hub's commit, or a hash of the names, sizes and times in a folder."""
+    """Return an id of the files' version: the commit on the hub; for local files a hash of names, sizes and times."""
     if source.commit:
         return source.commit
     entries = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(source.folder.iterdir())]

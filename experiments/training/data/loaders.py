@@ -36,7 +36,7 @@ class RowData:
 
 
 def prepare_data(spec: RowSpec, config: Any, context: BaseContext | None = None) -> RowData:
-    """Return the row's data for a model with the configuration ``config``; for ``context`` see build_caption_loader.
+    """Return the row's data for a model with the configuration ``config``. context: see build_caption_loader.
 
     Raises InputError if the model cannot use the row's data set, or the data set has too few samples.
     """

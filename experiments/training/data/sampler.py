@@ -12,11 +12,11 @@ from experiments.errors import InputError
 class SeededBatchSampler(Sampler[list[int]]):
     """Sampler of batches of ``batch_size`` indices, shuffled in every epoch. An incomplete batch is dropped.
 
-    lengths: the number of words or tokens of each sample. longest_batch_index: index, over all epochs, of the batch
-    that gets the longest samples; None: no batch. With it, a shortened run reaches the peak memory of the full
-    training. packed: whether texts are packed without padding; then the epoch's batch with the most tokens in total is
-    moved to longest_batch_index. ranks: number of ranks, which share the samples. Raises InputError if there are fewer
-    samples than one batch needs.
+    lengths: the number of words or tokens of each sample. longest_batch_index: index of the batch that gets the longest
+    samples, so that a shortened run reaches the peak memory of the full training; the index counts over all epochs;
+    None: no such batch. packed: whether texts are packed without padding; then the batch with the most tokens of the
+    epoch is moved to longest_batch_index. ranks: number of ranks, which share the samples. Raises InputError if there
+    are fewer samples than each rank needs for one batch.
     """
 
     def __init__(
@@ -51,10 +51,11 @@ class SeededBatchSampler(Sampler[list[int]]):
         batches = batches[: len(self)]
         index = -1 if self._longest_at is None else self._longest_at - self._epoch * len(self)
         if 0 <= index < len(batches) and self._packed:
-            fullest = max(range(len(batches)), key=lambda place: sum(self._lengths[one] for one in batches[place]))
-            batches[index], batches[fullest] = batches[fullest], batches[index]
+            tokens = [sum(self._lengths[sample] for sample in batch) for batch in batches]
+            longest = tokens.index(max(tokens))
+            batches[index], batches[longest] = batches[longest], batches[index]
         elif 0 <= index < len(batches):
             by_length = sorted(order, key=self._lengths.__getitem__, reverse=True)
             batches[index] = by_length[: self._batch_size]
         self._epoch += 1
-        yield from batches  # lazily: a loader with workers creates two iterators and uses one
+        yield from batches  # lazily, because a loader with workers creates two iterators and uses only one of them

@@ -1,4 +1,4 @@
-"""Texts for language models as batches of token ids: real texts, or random texts with the lengths of real ones."""
+"""Provide texts for language models as batches of token ids: real texts, or random texts with realistic lengths."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from experiments.training.data.collate import IGNORED_LABEL, Batch
 from experiments.training.data.sampler import SeededBatchSampler
 
 CONSTANT_STEPS = 100
-"""Number of optimizer steps for which there are texts of constant length, unless the row limits its steps or texts."""
+"""Number of optimizer steps for which texts of constant length are made, unless the row states its steps or texts."""
 TINY_TOKENS = 8
 """Maximum number of tokens of a text for tiny models."""
 
@@ -52,8 +52,8 @@ class LengthDistribution:
 # takes about 48 tokens, including the first and last token of a text. No token counts of these 2000 texts are
 # published. The multi-GPU lab printed the memory of five batches of 4 texts, whose padded lengths were 250 to 425
 # tokens. With the original Alpaca answers, the texts would be too short: 95 % have fewer than 256 tokens (alpaca-lora's
-# lengths.ipynb). With the answers of GPT-4, the lengths agree: that data set has 1703 bytes per record instead of 918;
-# half of the difference is longer answers, about 90 tokens.
+# lengths.ipynb). With the answers of GPT-4, the lengths agree: that data set has 1703 bytes per record instead of 918.
+# Half of the additional bytes are in the answers, which are about 90 tokens longer.
 # Therefore the distribution has an assumed mean of 220 tokens, and a sigma for which half of the batches of 4 are
 # padded to 246 to 426 tokens.
 # imdb: 25000 reviews of 235 words on average (Maas et al., 2011), with GPT-2's tokenizer. The distribution has an
@@ -76,15 +76,15 @@ class TextDataset(Dataset[Any]):
 
 
 class SyntheticTexts(TextDataset):
-    """Texts of random token ids below ``vocabulary_size``, reproducible by the seed."""
+    """Texts of random token ids below ``vocabulary_size``. Equal seeds give equal texts."""
 
     def __init__(self, lengths: Sequence[int], vocabulary_size: int, seed: int) -> None:
         super().__init__(lengths)
         self._vocabulary_size, self._seed = vocabulary_size, seed
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        draw = np.random.default_rng((self._seed, index))
-        return torch.from_numpy(draw.integers(self._vocabulary_size, size=self.lengths[index]))
+        generator = np.random.default_rng((self._seed, index))
+        return torch.from_numpy(generator.integers(self._vocabulary_size, size=self.lengths[index]))
 
 
 class TokenizedTexts(TextDataset):
@@ -101,7 +101,7 @@ class TokenizedTexts(TextDataset):
 def pad_texts(texts: list[torch.Tensor]) -> Batch:
     """Return a batch: input_ids, attention_mask and labels, (batch, tokens) int64, padded to the longest text.
 
-    The labels are the texts themselves, with ignored padding.
+    The labels are the token ids, and IGNORED_LABEL for padding.
     """
     return {
         "input_ids": pad_sequence(texts, batch_first=True),
@@ -113,9 +113,10 @@ def pad_texts(texts: list[torch.Tensor]) -> Batch:
 def pack_texts(texts: list[torch.Tensor]) -> Batch:
     """Return a batch of concatenated texts: input_ids and labels, (1, tokens) int64.
 
-    The first label of a text is ignored, so that no text predicts the next one. attention_mask: (texts, longest), of
-    the padded batch. places: (tokens,), index of each token in the flattened padded batch. starts: (texts + 1,) int32,
-    index of each text's first token in the concatenation, and at the end the number of all tokens.
+    The first label of a text is ignored, so that no text predicts the next one. The other entries of the batch:
+    attention_mask (texts, longest text), the mask of the same texts as a padded batch; places (tokens,), index of each
+    token in the flattened padded batch; starts (texts + 1,) int32, index of each text's first token in the
+    concatenation, followed by the number of all tokens.
     """
     mask = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
     labels = [torch.cat([torch.tensor([IGNORED_LABEL]), text[1:]]) for text in texts]
@@ -132,9 +133,9 @@ def open_texts(spec: RowSpec, vocabulary_size: int) -> TextDataset:
     """Return the training texts of all ranks of the row. Their number fills whole optimizer steps.
 
     Token ids are below ``vocabulary_size``. Texts of constant length are always random. For tiny models, all other
-    texts are cut to ``TINY_TOKENS`` tokens, as activations of longer texts would hide how a row changes the memory of
-    parameters and optimizer state. Raises InputError if the data set cannot be read, has too few texts, or has token
-    ids that the model lacks.
+    texts are cut to TINY_TOKENS tokens. The activations of longer texts would hide how a row's settings change the
+    memory of parameters and optimizer state. Raises InputError if the data set cannot be read, has too few texts, or
+    has token ids that are not in the model's vocabulary.
     """
     settings = spec.settings
     if settings.dataset not in ("constant", *SYNTHETIC_LENGTHS):
@@ -148,7 +149,8 @@ def open_texts(spec: RowSpec, vocabulary_size: int) -> TextDataset:
     texts, commit = read_texts(spec)
     if (highest := max((int(text.max()) for text in texts if len(text)), default=0)) >= vocabulary_size:
         raise InputError(
-            f"model {settings.model!r}: has {vocabulary_size} tokens, but its tokenizer uses the id {highest}"
+            f"model {settings.model!r}: has a vocabulary of {vocabulary_size} tokens,"
+            f" but its tokenizer uses the token id {highest}"
         )
     texts = [text[: _max_tokens(spec)] for text in texts[: _training_text_count(settings, len(texts))]]
     return TokenizedTexts(texts, commit)
@@ -157,7 +159,7 @@ def open_texts(spec: RowSpec, vocabulary_size: int) -> TextDataset:
 def build_text_loader(
     spec: RowSpec, texts: TextDataset, longest_batch_index: int | None, collate: Collate = pad_texts
 ) -> DataLoader[Any]:
-    """Return a loader of this rank's share of ``texts``. For longest_batch_index see SeededBatchSampler.
+    """Return a loader of this rank's share of ``texts``. longest_batch_index: see SeededBatchSampler.
 
     The loader has no workers, because the texts are random or already in memory.
     """
@@ -171,19 +173,22 @@ def batches_per_epoch(spec: RowSpec, texts: TextDataset) -> int:
 
 
 def batch_lengths(spec: RowSpec) -> list[int]:
-    """Return the length of each batch of one epoch, in tokens; empty for data sets without random texts.
+    """Return the length of the batch in each micro-step of an epoch, in tokens; empty for data sets of images.
 
-    The length of a batch is that of its longest text, or of all its texts if they are packed. Ranks wait for each
-    other, so the longest of the batches that the ranks process at the same time counts.
+    The length of a batch is the length of its longest text or, if texts are packed, the total length of its texts.
+    Ranks wait for each other. Therefore, of the batches that the ranks process in one micro-step, the longest counts.
     """
     settings = spec.settings
     if settings.dataset not in ("constant", *SYNTHETIC_LENGTHS):
         return []
     lengths = _random_lengths(spec)
     lengths = lengths[: _training_text_count(settings, len(lengths))]
-    tokens = sum if settings.packing else max
-    ranks = [_build_sampler(settings, lengths, None).batches_of(rank) for rank in range(settings.world_size)]
-    return [max(tokens(lengths[index] for index in batch) for batch in batches) for batches in zip(*ranks, strict=True)]
+    batch_length = sum if settings.packing else max
+    batches_by_rank = [_build_sampler(settings, lengths, None).batches_of(rank) for rank in range(settings.world_size)]
+    return [
+        max(batch_length(lengths[index] for index in batch) for batch in batches)
+        for batches in zip(*batches_by_rank, strict=True)
+    ]
 
 
 def _build_sampler(settings: Settings, lengths: Sequence[int], longest_batch_index: int | None) -> SeededBatchSampler:
@@ -213,12 +218,12 @@ def _max_tokens(spec: RowSpec) -> int:
 
 
 def _random_lengths(spec: RowSpec) -> list[int]:
-    """Return the length in tokens of each random training text, over all ranks."""
+    """Return the length of each random training text of all ranks, in tokens."""
     settings = spec.settings
     if settings.dataset == "constant":
         steps = settings.max_steps if settings.max_steps > 0 else CONSTANT_STEPS
         return [settings.max_length] * (settings.train_samples or steps * settings.global_batch_size)
     drawn = SYNTHETIC_LENGTHS[settings.dataset].draw(settings.max_length, settings.seed)
     lengths = [min(length, _max_tokens(spec)) for length in drawn]
-    share = settings.validation < 1
-    return lengths[: len(lengths) - ceil(len(lengths) * settings.validation if share else settings.validation)]
+    is_share = settings.validation < 1
+    return lengths[: len(lengths) - ceil(len(lengths) * settings.validation if is_share else settings.validation)]

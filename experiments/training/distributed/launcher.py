@@ -31,7 +31,7 @@ def torchrun_arguments(settings: Settings, node: str, address: str, port: str) -
 
 
 def accelerate_arguments(settings: Settings, node: str, address: str, port: str) -> list[str]:
-    """Return accelerate's arguments for a node, without precision and sharding, which the engine sets."""
+    """Return accelerate's arguments for a node. Precision and sharding are left out, because the engine sets them."""
     return [
         *("--multi_gpu", "--num_machines", str(settings.nodes), "--num_processes", str(settings.ranks)),
         *("--machine_rank", node, "--main_process_ip", address, "--main_process_port", port),
@@ -40,7 +40,7 @@ def accelerate_arguments(settings: Settings, node: str, address: str, port: str)
 
 
 def main(node: str, address: str, port: str, rank_module: str, spec_path: str, out: str) -> int:
-    """Run the process; return exit code 0 if all ranks of the node succeeded."""
+    """Start the ranks of the node and wait until they end; return 0 if all of them succeeded, else 1."""
     os.environ[LAUNCHER_PID_VARIABLE] = str(os.getpid())
     settings = RowSpec.model_validate_json(Path(spec_path).read_bytes()).settings
     rank_command = [*warm_start.module_prefix(os.environ, warm_start.RANK_SOCKET_VARIABLE), rank_module, spec_path, out]

@@ -23,7 +23,7 @@ KILL_TIMEOUT_S = 15.0
 
 
 class NodeRanks(Protocol):
-    """The ranks of one node of a row. ``lost_reason`` is the reason why the node can no longer report; '' if it can."""
+    """The ranks of one node of a row. lost_reason: why the node can no longer report; '' while it can."""
 
     ranks: Sequence[int]
     lost_reason: str
@@ -32,7 +32,7 @@ class NodeRanks(Protocol):
         """Return the exit code of the launcher; None while it runs."""
 
     def any_failed(self) -> bool:
-        """Return True if a rank or the launcher has failed. Other ranks may still wait for it."""
+        """Return True if a rank or the launcher has failed. Other ranks may still run, waiting for the failed rank."""
 
     def pids(self) -> dict[int, int]:
         """Return the process id of each rank that has started on this machine, whether or not it still runs."""
@@ -51,7 +51,7 @@ class LocalNodeRanks:
     """Ranks on this machine, started by ``command``: a Python module and its arguments. See NodeRanks.
 
     folders: the folder of each rank. log: a file descriptor for the output of the command. environment: additional
-    variables. has_launcher: False if the command itself is the only rank.
+    environment variables. has_launcher: whether the command is a launcher; False if it is the only rank.
     """
 
     lost_reason = ""
@@ -126,7 +126,7 @@ def read_measured(folder: Path) -> Measured | None:
 
 
 def prefer_oom_kill() -> None:
-    """Make this process end with its parent process, and be the first that the OOM killer chooses."""
+    """Make the OOM killer choose this process first, and make this process end when its parent process ends."""
     die_with_parent()
     Path("/proc/self/oom_score_adj").write_text("1000")
 

@@ -1,4 +1,4 @@
-"""Merge the measurements of several ranks into those of the row. Pure functions."""
+"""Merge the measurements of several ranks into the measurements of the row, with pure functions."""
 
 from collections.abc import Sequence
 from statistics import mean
@@ -13,22 +13,25 @@ LOST_NODE_KIND = "node lost"
 
 
 def merge_ranks(ranks: Sequence[Measured]) -> Measured:
-    """Return the row's measurements from those of its ranks. ``ranks`` has the order in which the ranks ended.
+    """Return the row's measurements, merged from the measurements of its ranks.
 
-    The row's failure is the failure of one rank. The other ranks fail as a consequence or are stopped. Out of memory
-    has priority over a killed rank or a lost node, which have priority over any other failure. Memory is taken from the
-    rank with the highest peak, speed from the slowest rank. Losses are means over the ranks.
+    ranks: sorted by the time at which the ranks ended. The row's failure is the failure of one rank; the other ranks
+    fail as a consequence or are stopped. If several ranks failed, out of memory has priority over a killed rank or a
+    lost node, and these have priority over any other failure. Memory is taken from the rank with the highest peak,
+    speed from the slowest rank. Losses are means over the ranks.
     """
     first = min(ranks, key=lambda measured: measured.rank)
-    fullest = max(ranks, key=lambda measured: measured.memory.peak_gib or 0.0)
+    with_highest_peak = max(ranks, key=lambda measured: measured.memory.peak_gib or 0.0)
     failed = root_failure(ranks)
     return first.model_copy(
         update={
             "outcome": failed.outcome if failed else "fits",
-            "reason": f"rank {failed.rank}: {failed.reason}" if failed else f"{fullest.reason}, of rank {fullest.rank}",
+            "reason": f"rank {failed.rank}: {failed.reason}"
+            if failed
+            else f"{with_highest_peak.reason}, of rank {with_highest_peak.rank}",
             "failure": failed.failure if failed else None,
             "device": first.device.model_copy(update={"count": len(ranks)}),
-            "memory": fullest.memory,
+            "memory": with_highest_peak.memory,
             "speed": None if failed else slowest_speed([measured.speed for measured in ranks]),
             "losses": tuple(map(mean, zip(*(measured.losses for measured in ranks), strict=False))),
             "max_tokens": max(measured.max_tokens or 0 for measured in ranks) or None,
@@ -38,12 +41,12 @@ def merge_ranks(ranks: Sequence[Measured]) -> Measured:
 
 
 def root_failure(ranks: Sequence[Measured]) -> Measured | None:
-    """Return the rank with the most severe failure, which the row reports as its own; None if no rank failed."""
+    """Return the rank with the most severe failure, which is the failure of the row; None if no rank failed."""
     return min((measured for measured in ranks if measured.failure), key=_severity, default=None)
 
 
 def slowest_speed(speeds: Sequence[Speed | None]) -> Speed | None:
-    """Return the speed of the slowest rank; None unless all ranks have one."""
+    """Return the speed of the slowest rank; None if a rank has not measured its speed."""
     known = [speed for speed in speeds if speed]
     return max(known, key=lambda speed: speed.step_s) if known and len(known) == len(speeds) else None
 
@@ -51,8 +54,10 @@ def slowest_speed(speeds: Sequence[Speed | None]) -> Speed | None:
 def slowest_progress(progresses: Sequence[Progress]) -> Progress:
     """Return the progress of the slowest rank, with the memory of the rank with the highest peak."""
     slowest = min(progresses, key=lambda progress: progress.micro_steps)
-    fullest = max(progresses, key=lambda progress: progress.memory.peak_gib or 0.0)
-    return slowest.model_copy(update={"memory": fullest.memory, "allocated_gib": fullest.allocated_gib})
+    with_highest_peak = max(progresses, key=lambda progress: progress.memory.peak_gib or 0.0)
+    return slowest.model_copy(
+        update={"memory": with_highest_peak.memory, "allocated_gib": with_highest_peak.allocated_gib}
+    )
 
 
 def _severity(measured: Measured) -> tuple[int, bool]:

@@ -41,7 +41,7 @@ class Terminated(Exception):
 
 
 def serve(connection: Connection, node: int, scratch: Path) -> None:
-    """Receive an assignment from the worker through ``connection``, run it, and send the outcome.
+    """Receive an assignment from the worker through ``connection``, run its ranks, and send their outcome and files.
 
     Raises OSError if the connection is lost.
     """
@@ -73,7 +73,7 @@ def _row_folder(assignment: NodeAssignment, scratch: Path) -> Path:
 
 
 def _monitor(ranks: LocalNodeRanks, connection: Connection) -> None:
-    """Report a failure and follow the worker's messages, until the ranks end or the worker requests their end."""
+    """Report the first failure of a rank, and obey the worker's messages. Return when the ranks end or should end."""
     failed = False
     while ranks.exit_code() is None:
         if not failed and ranks.any_failed():
@@ -93,7 +93,7 @@ def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
 
 
 def main(number: str, name: str) -> int:
-    """Run the process; return its exit code."""
+    """Connect to the worker and run this node's ranks; return 0 if the worker received the outcome, else 1."""
     prefer_oom_kill()
     signal.signal(signal.SIGTERM, _on_sigterm)
     address, port, key = os.environ[RENDEZVOUS_VARIABLE].split()

@@ -1,7 +1,8 @@
-"""Start and monitor the ranks of a row: one process, or several under one launcher per node.
+"""Start and monitor the ranks of a row: a single process, or one launcher per node, which starts the node's ranks.
 
-All nodes are on this machine, unless the environment names a rendezvous folder (see remote_node). Then this machine is
-the first node. The files of a single rank are in the row's folder; several ranks use the folders rank-0, rank-1, ...
+If the environment names a rendezvous folder (see remote_node), this machine is the first of several nodes. Otherwise,
+all nodes of the row are on this machine. A single rank writes into the row's folder; several ranks write into the
+folders rank-0, rank-1 and so on.
 """
 
 import json
@@ -33,7 +34,7 @@ STACK_DUMP_WAIT_S = 1.0
 
 
 class Ranks:
-    """The started ranks of one row. ``log`` is the file descriptor of the row's log."""
+    """The ranks of one row, which the constructor starts. out: the row's folder. log: file descriptor of its log."""
 
     def __init__(self, spec: RowSpec, out: Path, log: int) -> None:
         self.count = spec.settings.ranks
@@ -64,7 +65,7 @@ class Ranks:
         return all(node.exit_code() is not None for node in self._nodes)
 
     def any_failed(self) -> bool:
-        """Return True if a rank or a launcher has failed. Other ranks may still wait for it."""
+        """Return True if a rank or a launcher has failed. Other ranks may still run, waiting for the failed rank."""
         return any(node.any_failed() for node in self._nodes)
 
     def measurements(self, rank: int) -> Measured | None:
@@ -80,7 +81,7 @@ class Ranks:
         return path.read_text() if path.exists() else ""
 
     def lost_reason(self, rank: int) -> str:
-        """Return the reason why the node of a rank can no longer report; '' if it can."""
+        """Return why the node of a rank can no longer report; '' while it can."""
         return next(node.lost_reason for node in self._nodes if rank in node.ranks)
 
     def exit_codes(self) -> dict[int, int]:
@@ -147,7 +148,7 @@ def start_ranks(spec: RowSpec, out: Path, log: int) -> list[NodeRanks]:
 
 
 def start_node(assignment: NodeAssignment, node: int, out: Path, log: int) -> LocalNodeRanks:
-    """Start the ranks of node number ``node``, the only node on this machine; return its ranks."""
+    """Start the ranks of node number ``node``, which is this machine, and return them."""
     (environment,) = launcher_environments(os.environ, 1, assignment.spec.settings.devices)
     name = find_interface(assignment.address)
     interfaces = {key: os.environ.get(key, name) for key in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
@@ -155,14 +156,15 @@ def start_node(assignment: NodeAssignment, node: int, out: Path, log: int) -> Lo
 
 
 def ranks_on_node(settings: Settings, node: int) -> range:
-    """Return the ranks of a node."""
+    """Return the numbers of the ranks on node number ``node``."""
     return range(node * settings.devices, (node + 1) * settings.devices)
 
 
 def launcher_environments(base: Mapping[str, str], nodes: int, devices: int) -> list[dict[str, str]]:
-    """Return the additional environment variables of each node's launcher, if all nodes are on this machine.
+    """Return the additional environment variables of each launcher, for ``nodes`` nodes that are on this machine.
 
-    The nodes share the visible GPUs evenly. All ranks share the CPU threads evenly.
+    base: this process's environment. devices: number of ranks per node. The nodes share the visible GPUs evenly. All
+    ranks share the CPU threads evenly.
     """
     all_gpus = ",".join(map(str, range(nodes * devices)))
     gpus = [gpu for gpu in base.get("CUDA_VISIBLE_DEVICES", all_gpus).split(",") if gpu]
@@ -184,10 +186,10 @@ def find_interface(address: str) -> str:
 
 
 def free_port() -> int:
-    """Return a port without a listener, below the range that Linux assigns to connections.
+    """Return a port that no program listens on, below the range from which Linux chooses the ports of connections.
 
-    Uses random numbers of the operating system. Training code seeds Python's random numbers, so parallel rows would
-    choose the same ports.
+    Uses random numbers of the operating system. With Python's random numbers, which training code seeds, parallel rows
+    would choose the same ports.
     """
     while True:
         port = random.SystemRandom().randrange(*PORT_RANGE)

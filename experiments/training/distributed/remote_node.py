@@ -1,4 +1,4 @@
-"""Ranks of a row on other machines, where node_agent starts them.
+"""Monitor the ranks of a row on other machines, where node_agent starts them.
 
 The worker runs on the first node and writes its address and a key into a rendezvous file. The system that starts the
 row passes this file to the other nodes. Each agent connects, receives its assignment, reports a failed rank at once,
@@ -29,8 +29,9 @@ TIMEOUT_SLACK_S = 5.0
 
 
 class NodeAssignment(Record):
-    """Assignment of a node: the modules of rank and launcher, and the address and port at which all ranks connect.
+    """What a node needs to start its ranks.
 
+    rank_module, launcher_module: Python modules of a rank and of the launcher. address, port: where all ranks connect.
     out: the row's folder on the first node.
     """
 
@@ -50,10 +51,10 @@ class NodeExit(Record):
 
 
 class RemoteNodeRanks:
-    """The ranks on one remote node; ``node`` is its number. See NodeRanks.
+    """The ranks on one remote node. See NodeRanks.
 
-    The ranks' files are written into ``out``, and the launcher's output into ``log``. ``folder`` is the rendezvous
-    folder.
+    node: number of the node. ranks: numbers of its ranks. out: folder for the files of the ranks. log: file descriptor
+    for the output of the launcher. folder: the rendezvous folder.
     """
 
     def __init__(self, node: int, ranks: Sequence[int], out: Path, log: int, folder: Path) -> None:
@@ -66,7 +67,7 @@ class RemoteNodeRanks:
         self._failed = False
 
     def on_connect(self, connection: Connection, name: str) -> None:
-        """Accept the node's connection; ``name`` is its host name."""
+        """Store the node's connection. name: host name of the node."""
         self._name = f"node {self.node} ({name})"
         self._connection = connection
 
@@ -101,7 +102,7 @@ class RemoteNodeRanks:
     def _update_status(self) -> None:
         """Process the node's messages, and check whether it has ended without connecting."""
         if self._connection is None and (self._folder / EXIT_FILE).exists():
-            self._mark_lost(f"did not take part: {_last_agent_line(self._folder / AGENT_LOG_FILE)}")
+            self._mark_lost(f"ended without connecting: {_last_agent_line(self._folder / AGENT_LOG_FILE)}")
         try:
             while self._connection and self._code is None and self._connection.poll():
                 message = self._connection.recv_bytes()

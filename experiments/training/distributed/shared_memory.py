@@ -11,7 +11,10 @@ SEGMENT_PATTERNS = ("nccl-*", "torch_*")
 
 
 def remove_shared_memory(newer_than: float, folder: Path = SHARED_MEMORY) -> None:
-    """Remove this user's unmapped segments of NCCL and PyTorch newer than ``newer_than``, in seconds since 1970."""
+    """Remove shared-memory segments of NCCL and PyTorch that belong to this user and that no process maps.
+
+    newer_than: only segments that were modified at this time or later are removed, in seconds since 1970.
+    """
     segments = [
         path for pattern in SEGMENT_PATTERNS for path in folder.glob(pattern) if _is_own_segment(path, newer_than)
     ]

@@ -1,4 +1,4 @@
-"""Checkpoints of transformers' Trainer, from which an interrupted row resumes."""
+"""Save and find checkpoints of transformers' Trainer, from which an interrupted row resumes."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ FINGERPRINT_FILE = "fingerprint.txt"
 class FingerprintCallback(TrainerCallback):
     """Callback that adds the row's fingerprint to each complete checkpoint.
 
-    The callback skips the checkpoint after the last step, which nobody reads.
+    The callback prevents the checkpoint after the last step, because nobody reads it.
     """
 
     def __init__(self, spec: RowSpec) -> None:
@@ -44,14 +44,17 @@ def checkpoints_folder(spec: RowSpec, out: Path) -> Path:
 
 
 def save_arguments(spec: RowSpec) -> dict[str, Any]:
-    """Return the Trainer's arguments: a full-length row saves every 100 steps and keeps only the last checkpoint."""
+    """Return the Trainer's arguments about checkpoints.
+
+    A row at full length saves a checkpoint every 100 steps and keeps only the last one. Other rows save none.
+    """
     if spec.length != "as-taught":
         return {"save_strategy": "no"}
     return {"save_strategy": "steps", "save_steps": SAVE_EVERY_STEPS, "save_total_limit": 1}
 
 
 def last_checkpoint(spec: RowSpec, folder: Path) -> Path | None:
-    """Return the row's last complete checkpoint in ``folder`` made by the same code; None if there is none."""
+    """Return the row's last complete checkpoint in ``folder`` that the current code has made; None if there is none."""
     fingerprint = _fingerprint_of(spec)
     files = [path for path in folder.glob(f"checkpoint-*/{FINGERPRINT_FILE}") if path.read_text() == fingerprint]
     return max((path.parent for path in files), key=completed_steps, default=None)

@@ -1,4 +1,4 @@
-"""The lightning engine: models of transformers in Lightning's Trainer, BLIP-2 on images, language models on texts."""
+"""The lightning engine trains models of transformers in Lightning's Trainer: BLIP-2 and language models."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class TransformersModule(L.LightningModule):
 
     @property
     def module(self) -> torch.nn.Module:
-        """The trained model, under the name that wrappers such as FSDP give to the model inside."""
+        """The trained model, by the attribute ``module``, as wrappers such as FSDP name the model that they contain."""
         return self.model
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
@@ -39,7 +39,7 @@ class TransformersModule(L.LightningModule):
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Run the row. Raises every error of the training."""
+    """Train the row's model, and save it if the settings say so. Errors of the training are not caught."""
     L.seed_everything(spec.settings.seed, verbose=False)
     device, context = torch.device(probe.device.kind), loader_worker_context(spec)
     model: Any = build_model(spec, device)

@@ -1,4 +1,4 @@
-"""The litgpt engine: LitGPT's own fine-tuning loop, on a checkpoint or a random model (single-GPU LitGPT lab).
+"""The litgpt engine runs LitGPT's fine-tuning loop on a checkpoint or a random model (single-GPU LitGPT lab).
 
 ``train`` performs the same steps, in the same order, as ``main`` of litgpt.finetune.full and litgpt.finetune.lora
 (0.5.13) before ``fit``, and then calls the unchanged ``fit``. The loop omits validation, example texts and checkpoints.
@@ -46,12 +46,12 @@ class TrainingDone(Exception):
 
 
 class ProbedFabric(L.Fabric):
-    """Fabric on one device that reports its backward passes to the probe."""
+    """Fabric on one device that reports losses and backward passes to the probe."""
 
     def __init__(self, probe: Probe, precision: Precision) -> None:
         super().__init__(accelerator="gpu" if probe.device.kind == "cuda" else "cpu", devices=1)
         self._probe = probe
-        # The constructor rejects bitsandbytes on a CPU.
+        # set after construction, because the constructor rejects the precision of bitsandbytes on a CPU
         self._precision = self.strategy.precision = precision
 
     def backward(self, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> None:
@@ -62,9 +62,9 @@ class ProbedFabric(L.Fabric):
 
 
 class ProbedLoader:
-    """Loader for ``fit`` that reports to the probe. Each batch begins a micro-step and ends the previous one.
+    """Loader for ``fit`` that reports to the probe. Each batch ends the previous micro-step and begins a new one.
 
-    dataset: for each text, an item of the text's length, because ``fit`` searches the data set for the longest text.
+    dataset: an item for each text, with the length of the text, because ``fit`` searches the data set for the longest.
     """
 
     def __init__(self, probe: Probe, model: GPT, batches: Any, lengths: Sequence[int]) -> None:
@@ -82,7 +82,7 @@ class ProbedLoader:
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Run the row. Raises InputError for unsupported settings, and every error of the training."""
+    """Train the row's model. Raises InputError for unsupported settings. Errors of the training are not caught."""
     settings = spec.settings
     _reject_unsupported(settings)
     device = torch.device(probe.device.kind)
@@ -91,11 +91,11 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     fabric.seed_everything(settings.seed, verbose=False)
     model = build_litgpt(spec, device)
     module = fabric.setup_module(model)
-    inner = _build_optimizer(settings, module)
+    plain_optimizer = _build_optimizer(settings, module)
     if settings.quantization:
         _stabilize_embedding(module)
-    inner.register_step_pre_hook(lambda *_: probe.before_optimizer_step())
-    optimizer: Any = fabric.setup_optimizers(inner)
+    plain_optimizer.register_step_pre_hook(lambda *_: probe.before_optimizer_step())
+    optimizer: Any = fabric.setup_optimizers(plain_optimizer)
     texts = open_texts(spec, module.config.vocab_size)
     probe.data_commit = texts.commit
     schedule = build_schedule(spec, batches_per_epoch(spec, texts))
@@ -105,17 +105,17 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     loader = build_text_loader(
         spec, texts, schedule.longest_batch_index, collate_packed if settings.packing else collate
     )
-    probe.set_model(module, lambda: [inner])
+    probe.set_model(module, lambda: [plain_optimizer])
     probe.start(schedule)
     batches = ProbedLoader(probe, model, fabric.setup_dataloaders(loader), texts.lengths)
     with suppress(TrainingDone), _loss_context(settings, model, fabric), TemporaryFolder("tokenizer") as folder:
         _write_tokenizer(folder)
-        shared = _fit_arguments(settings, fabric, batches, folder, out)
+        arguments = _fit_arguments(settings, fabric, batches, folder, out)
         if settings.lora:
-            lora.fit(model=module, optimizer=optimizer, scheduler=scheduler, **shared)
+            lora.fit(model=module, optimizer=optimizer, scheduler=scheduler, **arguments)
         else:
             state = {"model": module, "optimizer": optimizer, "scheduler": scheduler, "iter_num": 0, "step_count": 0}
-            full.fit(state=state, resume=False, **shared)
+            full.fit(state=state, resume=False, **arguments)
 
 
 def collate(texts: list[torch.Tensor]) -> LitgptBatch:
@@ -149,7 +149,7 @@ def _reject_unsupported(settings: Settings) -> None:
 
 
 def _build_optimizer(settings: Settings, module: torch.nn.Module) -> torch.optim.Optimizer:
-    """Return the row's optimizer; with 4-bit weights it is bitsandbytes' paged AdamW, as in LitGPT."""
+    """Return the row's optimizer. With 4-bit weights, return the paged AdamW of bitsandbytes, as LitGPT does."""
     if not settings.quantization:
         return build_optimizer(settings, module.parameters())
     options = {"lr": settings.lr, "weight_decay": settings.weight_decay, "betas": settings.betas}
@@ -173,7 +173,7 @@ def _build_scheduler(settings: Settings, optimizer: torch.optim.Optimizer, sched
 
 
 def _loss_context(settings: Settings, model: GPT, fabric: ProbedFabric) -> AbstractContextManager[Any]:
-    """Return the context in which ``fit`` computes the row's loss: LitGPT's cross entropy, or the same in chunks."""
+    """Return the context for ``fit``. With the setting chunked_loss, ``fit`` computes its cross entropy in chunks."""
     if not settings.chunked_loss:
         return nullcontext()
     loss = ChunkedCrossEntropy(model, fabric.strategy.precision)
@@ -181,16 +181,16 @@ def _loss_context(settings: Settings, model: GPT, fabric: ProbedFabric) -> Abstr
 
 
 def _load_weights(spec: RowSpec, probe: Probe, fabric: L.Fabric, module: torch.nn.Module) -> None:
-    """Replace the random weights by the published ones, except adapters and the norm of a StableEmbedding."""
+    """Replace the random weights by the published ones. Adapters and the norm of a StableEmbedding are kept."""
     checkpoint = litgpt_checkpoint(spec.base_model)
     probe.weights_commit = checkpoint.commit
     load_checkpoint(fabric, module, checkpoint.folder / WEIGHTS_FILE, strict=not spec.settings.lora)
 
 
 def _stabilize_embedding(module: Any) -> None:
-    """Replace the model's embedding by bitsandbytes', as litgpt.finetune.lora.main does with 4-bit weights.
+    """Replace the model's embedding by the one of bitsandbytes, as litgpt.finetune.lora.main does with 4-bit weights.
 
-    The optimizer already exists and does not train the new embedding, whose gradients are computed but never cleared.
+    The optimizer, which exists already, does not train the new embedding. Its gradients are computed and never cleared.
     """
     from bitsandbytes.nn import StableEmbedding  # the import opens GPUs
 
@@ -209,9 +209,9 @@ def _write_tokenizer(folder: Path) -> None:
 def _fit_arguments(
     settings: Settings, fabric: L.Fabric, batches: ProbedLoader, checkpoint: Path, out: Path
 ) -> dict[str, Any]:
-    """Return the arguments shared by both ``fit`` functions: the lab's configuration without validation and saving.
+    """Return the arguments that both ``fit`` functions have: the lab's configuration without validation and saving.
 
-    There is no max_steps, because the probe's schedule ends the training.
+    max_steps is left out, because the probe's schedule ends the training.
     """
     return {
         "fabric": fabric,

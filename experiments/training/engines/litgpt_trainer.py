@@ -1,4 +1,4 @@
-"""The litgpt_trainer engine: LitGPT's model in Lightning's Trainer (rows of the multi-GPU LitGPT lab)."""
+"""The litgpt_trainer engine trains LitGPT's models in Lightning's Trainer (rows of the multi-GPU LitGPT lab)."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class LitgptModule(L.LightningModule):
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Run the row. Raises InputError for quantization, and every error of the training."""
+    """Train the row's model. Raises InputError for quantization. Errors of the training are not caught."""
     if spec.settings.quantization:
         raise InputError("quantization is not supported by the litgpt_trainer engine; allowed: the engine litgpt")
     L.seed_everything(spec.settings.seed, verbose=False)

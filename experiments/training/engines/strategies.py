@@ -24,11 +24,13 @@ ZERO_STAGES = {"deepspeed_stage_2_offload": 2, "deepspeed_stage_3_offload": 3}
 
 
 def build_strategy(settings: Settings, device: Device) -> Strategy:
-    """Return the row's strategy. Raises InputError if it is unsupported, or if the number of started ranks is wrong.
+    """Return Lightning's object for the row's strategy.
 
-    With several ranks, this process is one of them, started by torchrun (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR,
-    MASTER_PORT). With fsdp, each layer of a transformers model is one FSDP unit; activation checkpointing applies to
-    the same layers. LitGPT's model is a single FSDP unit, because the lab sets no wrapping policy.
+    Raises InputError if the strategy is unsupported, or if the number of started ranks is wrong. With several ranks,
+    torchrun has started this process and set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+
+    With fsdp, each layer of a transformers model is one FSDP unit; activation checkpointing applies to the same layers.
+    LitGPT's model is a single FSDP unit, because the lab sets no wrapping policy.
     """
     environment, several = _cluster_environment(settings), settings.world_size > 1
     if settings.strategy == "auto" and not several:
@@ -54,7 +56,7 @@ def build_strategy(settings: Settings, device: Device) -> Strategy:
 
 
 def _cluster_environment(settings: Settings) -> ClusterEnvironment | None:
-    """Return the object from which Lightning reads this process's rank; None for a row of one process.
+    """Return the object from which Lightning reads this process's rank; None if the row has one rank.
 
     Raises InputError if the number of started ranks differs from the number that the row needs.
     """
@@ -69,7 +71,7 @@ def _cluster_environment(settings: Settings) -> ClusterEnvironment | None:
 
 
 class NoHostCopyStrategy(Strategy):
-    """Strategy without Lightning's final copy of model and optimizer to host memory, which nobody reads."""
+    """Strategy that does not copy model and optimizer to host memory at the end, as Lightning does."""
 
     def teardown(self) -> None:
         self.precision_plugin.teardown()

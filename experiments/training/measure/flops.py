@@ -8,9 +8,10 @@ from torch.utils.flop_counter import flop_registry
 
 
 class FlopCount(TorchDispatchMode):
-    """Dispatch mode that adds up all floating-point operations, including backward passes and recomputation.
+    """Dispatch mode that counts floating-point operations, including those of backward passes and of recomputation.
 
-    Uses the formulas of torch.utils.flop_counter; element-wise operations are not counted.
+    total: number of operations so far, from the formulas of torch.utils.flop_counter. Element-wise operations are not
+    counted.
     """
 
     def __init__(self) -> None:
@@ -27,10 +28,10 @@ class FlopCount(TorchDispatchMode):
 
 
 def expand_grouped_heads(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return attention arguments with as many heads of keys and values as of queries, as the formulas require.
+    """Return attention arguments whose keys and values have as many heads as the queries, as the formulas require.
 
-    With grouped-query attention, several query heads share a head of keys and values, but each query head still
-    multiplies with it.
+    With grouped-query attention, several query heads share a head of keys and values. Each query head is still
+    multiplied with this head.
     """
     heads = max(arg.shape[1] for arg in args if isinstance(arg, torch.Tensor) and arg.dim() == 4)
     return tuple(

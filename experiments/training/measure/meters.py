@@ -14,10 +14,11 @@ TensorKind = Literal["params", "grads", "optimizer", "batch"]
 
 
 class Meter(Protocol):
-    """Meter of memory in bytes. ``peak`` and ``peak_reserved`` return maxima since the start of the current phase.
+    """Meter of memory in bytes.
 
-    ``track`` adds tensors whose creation the meter did not observe, with their kind. ``end_micro_step`` reports the end
-    of a micro-step, after which the training may end.
+    ``peak`` and ``peak_reserved`` return maxima since the start of the current phase. ``begin`` starts a new phase.
+    ``track`` tells the meter the kind of tensors, and adds tensors whose creation the meter did not observe. Call
+    ``end_micro_step`` at the end of each micro-step; the training may end after this call.
     """
 
     def allocated(self) -> int: ...
@@ -31,10 +32,10 @@ class Meter(Protocol):
 
 
 class CudaMeter:
-    """Sum of the caching allocator's counters over a process's GPUs.
+    """Meter that adds up the counters of PyTorch's caching allocator over the GPUs of this process.
 
-    The GPUs may reach their peaks at different times. Therefore, the sum is an upper bound of the memory that the
-    process uses at any time.
+    The GPUs may reach their peaks at different times. Therefore, the sum of the peaks is an upper bound of the memory
+    that the process uses at any time.
     """
 
     def __init__(self, gpus: Sequence[int]) -> None:
@@ -69,13 +70,14 @@ class CudaMeter:
 class StorageMeter(TorchDispatchMode):
     """Dispatch mode that counts each tensor storage from its creation until its last reference is gone.
 
-    This meter measures the memory of tiny models on a CPU, which has no counters. Scratch memory inside kernels is not
-    counted. ``capacity``, in bytes, simulates a GPU: an operation that exceeds it raises torch.OutOfMemoryError.
+    This meter measures the memory of tiny models on a CPU, for which PyTorch has no counters. Scratch memory inside
+    kernels is not counted. capacity_bytes: memory of a simulated GPU; an operation that exceeds it raises
+    torch.OutOfMemoryError. None: no limit.
     """
 
-    def __init__(self, capacity: int | None = None) -> None:
+    def __init__(self, capacity_bytes: int | None = None) -> None:
         super().__init__()
-        self.capacity = capacity
+        self.capacity_bytes = capacity_bytes
         self._live: dict[int, int] = {}
         self._allocated = self._peak = 0
 
@@ -114,10 +116,10 @@ class StorageMeter(TorchDispatchMode):
         key, size = id(storage), storage.nbytes()
         if key in self._live:
             return
-        if self.capacity is not None and self._allocated + size > self.capacity:
+        if self.capacity_bytes is not None and self._allocated + size > self.capacity_bytes:
             raise torch.OutOfMemoryError(
                 f"simulated GPU out of memory. Tried to allocate {size / 2**20:.2f} MiB. "
-                f"{self.capacity / 2**20:.2f} MiB in total, {self._allocated / 2**20:.2f} MiB allocated"
+                f"{self.capacity_bytes / 2**20:.2f} MiB in total, {self._allocated / 2**20:.2f} MiB allocated"
             )
         self._live[key] = size
         self._allocated += size
@@ -135,10 +137,10 @@ def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def parameter_tensors(parameter: torch.nn.Parameter) -> list[torch.Tensor]:
-    """Return the tensors of a parameter on a device.
+    """Return the tensors that store a parameter.
 
-    The tensors are the parameter itself, this rank's partition with DeepSpeed's stage 3, and the scales of a 4-bit
-    weight.
+    They are the parameter itself, with DeepSpeed's stage 3 also this rank's partition, and for 4-bit weights also the
+    scales.
     """
     scales = getattr(parameter, "quant_state", None)
     states = [state for state in (scales, getattr(scales, "state2", None)) if state is not None]
@@ -149,8 +151,8 @@ def parameter_tensors(parameter: torch.nn.Parameter) -> list[torch.Tensor]:
 def optimizer_tensors(optimizer: Any) -> list[torch.Tensor]:
     """Return all state tensors of an optimizer.
 
-    DeepSpeed's ZeRO optimizer wraps the actual optimizer and has 32-bit copies of the parameters, which are included.
-    The attribute with the copies depends on the stage.
+    DeepSpeed's ZeRO optimizer wraps the actual optimizer and has 32-bit copies of the parameters. These copies are
+    included. The name of their attribute depends on the stage of ZeRO.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
     tensors = [value for state in inner.state.values() for value in state.values() if isinstance(value, torch.Tensor)]

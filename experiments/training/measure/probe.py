@@ -1,4 +1,4 @@
-"""Measure a training from inside: memory at four points of a step, times of micro-steps, losses, and progress."""
+"""Measure a training in its own process: memory at four points of a step, times of micro-steps, losses, progress."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -37,11 +37,11 @@ TERA = 1e12
 
 
 class Probe:
-    """Measurements of a training. The engine calls a method at each point of a step. The probe changes no computation.
+    """Measures a training without changing its computation. The engine calls one method at each point of a step.
 
-    phase, step and micro_step are the current position of the training; micro_step counts within the step. micro_steps
-    is the number of all completed micro-steps. All measurements stay available after a failure. profile: profiles
-    further optimizer steps after the timed ones; None: no profile.
+    phase, step and micro_step are the current position of the training; micro_step counts from 0 within each step.
+    micro_steps is the number of all completed micro-steps. All measurements stay available after a failure. profile:
+    profiles additional optimizer steps after the timed steps; None: no profile.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class Probe:
         self.weights_commit: str | None = None
         self.data_commit: str | None = None
         self.resumed_at_step: int | None = None
-        self._started_at = time.time()
-        self._began_at: float | None = None
+        self._build_began_at = time.time()
+        self._training_began_at: float | None = None
         self._steady_from: float | None = None
         self._steady_until: float | None = None
         self._out = out
@@ -67,7 +67,7 @@ class Probe:
         self._flop_counting = ExitStack()
         self._flops: FlopCount | None = None
         self._timed_micro_steps: int | None = None
-        self._started = self._progress_written = 0.0
+        self._training_timer_start_s = self._progress_written_s = 0.0
         self._micro_step_began = self._micro_step_s = 0.0
 
     @property
@@ -76,22 +76,22 @@ class Probe:
         return self._recorder.phase
 
     def set_model(self, model: torch.nn.Module, optimizers: Callable[[], Iterable[Any]]) -> None:
-        """Set the built model, and a function that returns its optimizers once they exist."""
+        """Set the model after it has been built. optimizers: returns the model's optimizers, once they exist."""
         parameters = list(model.parameters())
         self.parameters = sum(map(count_weights, parameters))
         self.trainable_parameters = sum(count_weights(weights) for weights in parameters if weights.requires_grad)
         self._recorder.set_model(parameters, optimizers)
 
     def begin_build(self) -> None:
-        """Begin to build model and data. The time before was spent on imports and on opening the device."""
-        self._started_at = time.time()
+        """Record that model and data are now built. The time before this call counts as the start of the process."""
+        self._build_began_at = time.time()
         self.write_progress(at_once=True)
 
     def start(self, schedule: Schedule) -> None:
-        """Begin the training. All earlier work counts as loading."""
+        """Record that the training begins. The time before this call counts as loading."""
         self.schedule = schedule
-        self._began_at = time.time()
-        self._started = time.perf_counter()
+        self._training_began_at = time.time()
+        self._training_timer_start_s = time.perf_counter()
         self._timer.record()
 
     def before_forward(self, batch: dict[str, torch.Tensor]) -> None:
@@ -143,7 +143,7 @@ class Probe:
         return self._may_end(stepped)
 
     def _record_steady_steps(self, stepped: bool) -> None:
-        """Record when the warm-up ended, and when the latest timed step ended."""
+        """Record when the warm-up ended, and when the last step of the time measurement ended."""
         if not stepped or self.step < WARM_UP_STEPS or self._timed_micro_steps is not None:
             return
         now = time.time()
@@ -152,7 +152,7 @@ class Probe:
         self._steady_until = now
 
     def _may_end(self, stepped: bool) -> bool:
-        """Return True if the training may end now. If enough steps are left, the profile is recorded first."""
+        """Return True if the training may end now. If enough steps remain, steps are profiled before the end."""
         assert self.schedule is not None
         if self.profile is None:
             return self._all_ranks_may_end()
@@ -167,7 +167,7 @@ class Probe:
         return self._all_ranks_may_end()
 
     def _all_ranks_may_end(self) -> bool:
-        """Return True if this rank and all others have run long enough."""
+        """Return True if all ranks have run long enough."""
         assert self.schedule is not None
         if not self.schedule.minimum <= self.micro_steps < self.schedule.last_micro_step:
             return self.micro_steps >= self.schedule.last_micro_step
@@ -175,23 +175,23 @@ class Probe:
         return all_ranks_agree(may_end, self.device) if self.spec.settings.ranks > 1 else may_end
 
     def enter_phase(self, phase: Phase) -> None:
-        """Begin ``phase``. If micro-steps are long, write the progress, so that telemetry has the current phase."""
+        """Begin ``phase``. If micro-steps are long, write the progress at once, so that telemetry has the new phase."""
         self._recorder.begin(phase)
         self.write_progress(at_once=self._micro_step_s >= PROGRESS_INTERVAL_S)
 
     def timestamps(self) -> StageTimestamps:
-        """Return the times at which the stages of this process began. The end of the training is now."""
+        """Return the times at which the stages of this process began. The training ends at the time of the call."""
         now = time.time()
         return StageTimestamps(
-            started_at=self._started_at,
-            began_at=self._began_at or now,
+            started_at=self._build_began_at,
+            began_at=self._training_began_at or now,
             ended_at=now,
             steady_from=self._steady_from,
             steady_until=self._steady_until,
         )
 
     def close(self) -> None:
-        """Stop counting operations, even if the first micro-step failed."""
+        """Stop counting floating-point operations. Call this also after a failure in the first micro-step."""
         self._flop_counting.close()
 
     def memory(self) -> Memory:
@@ -206,18 +206,21 @@ class Probe:
     def speed(self) -> Speed | None:
         """Return times and rates of the micro-steps; None on a shared GPU, and before the first micro-step has ended.
 
-        Operations are counted in the first micro-step only. For texts, the number of operations in a timed micro-step
-        is assumed to be proportional to the number of its tokens, padding included.
+        Floating-point operations are counted in the first micro-step only. For texts, the number of operations in a
+        timed micro-step is assumed to be proportional to its number of tokens, including padding.
         """
         if self.schedule is None or not self.micro_steps or self.device.shared:
             return None
         settings = self.spec.settings
         timing = Timing.from_times(self._timer.intervals_s()[: self._timed_micro_steps], settings.accumulate)
         step_s = timing.step_s(settings.accumulate)
-        flop = self._flops.total / settings.batch_size if self._flops and self._flops.total else None
+        flop_per_sample = self._flops.total / settings.batch_size if self._flops and self._flops.total else None
         rank_samples_per_s = settings.batch_size * settings.accumulate / step_s
         timed_tokens = self._tokens[: self._timed_micro_steps or self.micro_steps][-timing.micro_step_count :]
-        rate = flop * rank_samples_per_s / TERA * median(timed_tokens) / self._tokens[0] if flop else None
+        tflops_per_s = None
+        if flop_per_sample:
+            tokens_relative_to_first = median(timed_tokens) / self._tokens[0]
+            tflops_per_s = flop_per_sample * rank_samples_per_s / TERA * tokens_relative_to_first
         return Speed(
             optimizer_steps=self.step,
             micro_steps=self.micro_steps,
@@ -227,15 +230,15 @@ class Probe:
             step_s=step_s,
             spread=timing.spread,
             samples_per_s=settings.global_batch_size / step_s,
-            tflop_per_sample=flop / TERA if flop else None,
-            tflops_per_s=rate,
-            peak_share=peak_share(rate, self.device, settings),
-            train_s=time.perf_counter() - self._started,
+            tflop_per_sample=flop_per_sample / TERA if flop_per_sample else None,
+            tflops_per_s=tflops_per_s,
+            peak_share=peak_share(tflops_per_s, self.device, settings),
+            train_s=time.perf_counter() - self._training_timer_start_s,
             **(self.profile.shares if self.profile else {}),
         )
 
     def steps(self) -> StepCounts | None:
-        """On a shared GPU, return the numbers of steps; on other devices None, because ``speed`` returns them."""
+        """Return the numbers of steps on a shared GPU; None on other devices, because ``speed`` returns them there."""
         if self.schedule is None or not self.device.shared:
             return None
         return StepCounts(
@@ -244,11 +247,11 @@ class Probe:
 
     def write_progress(self, *, at_once: bool = False) -> None:
         """Write progress.json: always if ``at_once`` is True, otherwise at most twice a second."""
-        if not at_once and time.monotonic() - self._progress_written < PROGRESS_INTERVAL_S:
+        if not at_once and time.monotonic() - self._progress_written_s < PROGRESS_INTERVAL_S:
             return
-        self._progress_written = time.monotonic()
+        self._progress_written_s = time.monotonic()
         planned = self.schedule.maximum if self.schedule else 0
-        elapsed_s = time.perf_counter() - self._started
+        elapsed_s = time.perf_counter() - self._training_timer_start_s
         progress = Progress(
             phase=self.phase,
             step=self.step,
@@ -267,7 +270,7 @@ class Probe:
 
 
 def all_ranks_agree(vote: bool, device: Device) -> bool:
-    """Return True if every rank votes True. All ranks must end at the same step."""
+    """Return True if every rank votes True. All ranks call this function at the same step, so that all end together."""
     votes = torch.tensor(vote, dtype=torch.int32, device=device.kind)
     torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MIN)
     return bool(votes.item())
@@ -288,5 +291,5 @@ def peak_share(tflops_per_s: float | None, device: Device, settings: Settings) -
 
 
 def count_weights(parameter: torch.nn.Parameter) -> int:
-    """Return the number of weights in a parameter; 4-bit weights are packed two to a byte."""
+    """Return the number of weights in a parameter. A byte contains two 4-bit weights."""
     return parameter.numel() * (2 if type(parameter).__name__ == "Params4bit" else 1)

@@ -1,4 +1,4 @@
-"""Compute the number of steps of a row: all steps of the lab, or only enough for an evaluation or the peak memory."""
+"""Compute how many steps a row trains: all steps of the lab, or as few as an evaluation or the peak memory needs."""
 
 from dataclasses import dataclass, replace
 from math import ceil
@@ -22,8 +22,8 @@ class Schedule:
     """Numbers of micro-steps of a run.
 
     total: micro-steps of the full-length training. done: micro-steps that an earlier run completed. minimum, maximum:
-    bounds of this run. accumulate: micro-steps per optimizer step. steady_s: minimum duration of the steps after the
-    warm-up, in seconds; to reach it, a run may exceed the maximum.
+    bounds for the micro-steps of this run. accumulate: micro-steps per optimizer step. steady_s: minimum duration of
+    the steps after the warm-up, in seconds; a run continues after its maximum until this duration is reached.
 
     The peak memory is reached in the second optimizer step, in which gradients, optimizer state and activations first
     exist together. A run of length 'peak' ends after this step. A run of length 'verdict' continues with optimizer
@@ -39,12 +39,12 @@ class Schedule:
 
     @property
     def last_micro_step(self) -> int:
-        """The number of micro-steps after which this run ends at the latest."""
+        """The maximum number of micro-steps of this run, including those that reach ``steady_s``."""
         return self.total - self.done if self.steady_s else self.maximum
 
     @property
     def longest_batch_index(self) -> int | None:
-        """The micro-step that gets the longest batch: the last of the second optimizer step; None at full length."""
+        """Index of the micro-step with the longest batch: the last of the second optimizer step; None: full length."""
         return None if self.minimum == self.total else min(2 * self.accumulate, self.total) - 1
 
     def resumed_at(self, steps: int) -> "Schedule":
@@ -54,7 +54,7 @@ class Schedule:
         return replace(self, minimum=remaining, maximum=remaining, done=done)
 
     def may_end(self, times_s: list[float]) -> bool:
-        """Return True if a run may end after micro-steps with these times."""
+        """Return True if a run may end whose completed micro-steps took these times."""
         done = len(times_s)
         if done >= self.last_micro_step:
             return True
@@ -104,12 +104,12 @@ class Timing:
 
     @property
     def spread(self) -> float:
-        """The interquartile range divided by the median: the larger of the values for the two kinds of micro-steps."""
+        """The interquartile range divided by the median, for the kind of micro-steps for which this is larger."""
         return max(relative_spread(self.with_optimizer_step_s), relative_spread(self.without_optimizer_step_s))
 
 
 def build_schedule(spec: RowSpec, batches_per_epoch: int) -> Schedule:
-    """Return the schedule of a row."""
+    """Return the schedule of a row. batches_per_epoch: number of batches of each rank in an epoch."""
     schedule = schedule_of(spec.length, full_micro_steps(spec.settings, batches_per_epoch), spec.settings.accumulate)
     return replace(schedule, steady_s=spec.steady_s) if spec.length == "verdict" else schedule
 

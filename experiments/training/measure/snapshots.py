@@ -19,7 +19,7 @@ from experiments.training.measure.meters import (
 FIRST_STEPS_WITH_SNAPSHOTS = 2
 """Number of steps at the start of a training that have snapshots."""
 SNAPSHOT_INTERVAL_STEPS = 50
-"""Every step whose number is a multiple of this one has snapshots too."""
+"""Each step whose number is a multiple of this interval also has snapshots."""
 
 
 class MemoryRecorder:
@@ -35,7 +35,7 @@ class MemoryRecorder:
         self._optimizers: Callable[[], Iterable[Any]] = tuple
 
     def set_model(self, parameters: list[torch.nn.Parameter], optimizers: Callable[[], Iterable[Any]]) -> None:
-        """Set the model's parameters and a function that returns the optimizers."""
+        """Set the model's parameters. optimizers: returns the model's optimizers, once they exist."""
         self._parameters, self._optimizers = parameters, optimizers
         self.meter.track("params", parameters)
 

@@ -17,10 +17,11 @@ Interval = tuple[float, float]
 class StepProfile:
     """Profile of all kernels of the current GPU during one optimizer step, after one step of warm-up.
 
-    shares: fields of Speed; empty until the profile is complete.
+    shares: the shares of the step's time, by field of Speed (see time_shares); empty until the profile is complete.
     """
 
     STEPS = 2
+    """Number of optimizer steps that a profile needs: a step of warm-up and the profiled step."""
 
     def __init__(self) -> None:
         self.shares: dict[str, float] = {}
@@ -33,7 +34,7 @@ class StepProfile:
         self._profile.start()
 
     def step(self) -> bool:
-        """Report the end of an optimizer step; return True if it was the profiled one."""
+        """Report the end of an optimizer step; return True if this was the profiled step."""
         torch.cuda.synchronize()
         now = time.perf_counter()
         if self._started is None:

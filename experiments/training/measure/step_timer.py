@@ -23,7 +23,7 @@ class StepTimer:
         self._times.append(event)
 
     def intervals_s(self) -> list[float]:
-        """Return the seconds between consecutive records; waits until the device has reached the last one."""
+        """Return the seconds between consecutive records. Wait until the device has finished the recorded work."""
         pairs = zip(self._times, self._times[1:], strict=False)
         if not self._uses_cuda:
             return [after - before for before, after in pairs]

@@ -37,13 +37,14 @@ FIELDS = ("t_s", "phase", *GPU_FIELDS, PROCESSES, "host_cpu_percent", "host_memo
 class TelemetrySampler:
     """Context manager that writes a sample to a CSV file twice a second; summary() returns means and maxima.
 
-    t_s: seconds since ``started``, the row's start on the monotonic clock. process_memory_gib: resident memory of the
-    row's ranks. phase: the training's phase, which the caller sets. other_gpu_util_percent: the highest load of the
-    machine's GPUs that are not assigned to the row, and that no other program uses.
+    Columns: t_s, seconds since ``started``, the row's start on the monotonic clock; phase, the training's phase, which
+    the caller sets; process_memory_gib, resident memory of the row's ranks; other_gpu_util_percent, the highest load of
+    the GPUs that are not assigned to the row. GPUs that other programs use are left out of it.
 
     GPU columns are empty without a GPU. With several GPUs, utilization and clocks are means, power is the sum, and all
     other values are maxima. Utilization and memory also have a column for each GPU. If the row shares its GPU, load and
-    power are empty, and GPU memory and processes are those of the row, as far as the driver reports them by process.
+    power are empty. GPU memory and processes are then those of the row; they are empty if the driver does not report
+    them by process.
     """
 
     def __init__(self, path: Path, pids: Callable[[], Iterable[int]], started: float) -> None:
@@ -77,7 +78,8 @@ class TelemetrySampler:
     ) -> dict[str, float]:
         """Return mean and maximum of each column, the share of a CPU core used for sampling, and the training's load.
 
-        The load is defined in results/gpu_load.py. ``speed`` and ``steady_interval_s`` define when the row trained.
+        The load is defined in results/gpu_load.py, which uses ``speed`` and ``steady_interval_s`` to select the samples
+        of the training. steady_interval_s: begin and end of the steps after the warm-up, in seconds after the start.
         """
         summary: dict[str, float] = {}
         for field in self.fields[2:]:
@@ -123,10 +125,10 @@ class TelemetrySampler:
 
 
 def values_of_row(pids: Collection[int], sample: dict[str, float], process_gib: dict[int, float]) -> dict[str, float]:
-    """Return the values of a shared GPU that are a row's own, or the same for all rows.
+    """Return the values of a shared GPU that hold for one row: device values, and the row's memory and processes.
 
-    pids: the row's processes. sample: values of the whole GPU by column. process_gib: memory of each process on the
-    GPU, by its id.
+    pids: the row's processes. sample: values of the whole GPU, by column. process_gib: memory of each process on the
+    GPU, GiB, by process id.
     """
     columns = {field: sample[field] for field in DEVICE_FIELDS if field in sample}
     if own := [process_gib[pid] for pid in pids if pid in process_gib]:

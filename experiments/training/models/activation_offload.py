@@ -8,14 +8,14 @@ from torch import nn
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 
 SMALLEST_OFFLOADED_BYTES = 2**20
-"""Smaller tensors stay on the GPU: a transfer costs more time than they save memory."""
+"""Smaller tensors stay on the GPU, because their transfer takes time and saves little memory."""
 
 
 def offload_activations(model: nn.Module) -> None:
-    """Make ``model`` move the tensors that it saves for the backward pass to pinned host memory until that pass.
+    """Make ``model`` keep the tensors that it saves for the backward pass in pinned host memory until this pass.
 
-    Weights, tensors below 1 MiB and expanded views, which repeat a smaller tensor, stay where they are. The arithmetic
-    is unchanged. A loss outside of the model's forward pass is not offloaded.
+    Weights, tensors below 1 MiB and expanded views, which repeat a smaller tensor, stay on their device. The arithmetic
+    is unchanged. Tensors that a loss outside of the model's forward pass saves are not offloaded.
     """
     forward = model.forward
 

@@ -107,7 +107,7 @@ def build_config(base_model: Model, size: Size) -> PretrainedConfig:
 
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    """Return the class of models with a language head for a configuration. Raises InputError if none exists."""
+    """Return the model class with a language head for ``config``. Raises InputError if transformers has none."""
     if isinstance(config, Blip2Config):
         return Blip2ForConditionalGeneration
     mapping: Any
@@ -124,8 +124,8 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
 def has_untied_output_head(base_model: Model) -> bool:
     """Return True if the architecture states that the output head is separate from the input embedding.
 
-    When transformers builds a model of the T5 family from such a configuration, it ties head and embedding all the
-    same. The published checkpoints have a separate head.
+    When transformers builds a model of the T5 family from such a configuration, it nevertheless ties the head to the
+    embedding. The published checkpoints have a separate head.
     """
     language = base_model.architecture.get("text_config", base_model.architecture)
     return language.get("tie_word_embeddings", base_model.architecture.get("tie_word_embeddings")) is False

@@ -1,4 +1,4 @@
-"""An optimizer that steps during the backward pass, so that the gradients of a model never exist all at once."""
+"""Update the parameters during the backward pass, so that the gradients of a model never exist all at once."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,9 +10,9 @@ from torch.nn import Parameter
 class BackwardOptimizer(torch.optim.Optimizer):
     """Optimizer that updates each parameter as soon as its gradient is complete, and then frees the gradient.
 
-    Each parameter has an optimizer of its own, which ``build`` creates. ``step`` runs its closure and nothing else,
+    build: creates the optimizer of one parameter; each parameter has a separate one. ``step`` only runs its closure,
     because the backward pass has already updated the parameters. Gradients cannot be accumulated over several backward
-    passes, nor changed before the update.
+    passes, and cannot be changed before the update.
     """
 
     def __init__(

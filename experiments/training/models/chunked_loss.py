@@ -1,8 +1,8 @@
-"""Compute the output layer and the cross entropy for one chunk of tokens at a time, and again in the backward pass.
+"""Compute the output layer and the cross entropy for one chunk of tokens at a time.
 
-Logits, their 32-bit copy and their gradients exist for one chunk of tokens only. The computation for each token is
-unchanged. The losses, and the gradients of the output layer, are summed over the tokens in another order. In 16 bit,
-these gradients are rounded after each chunk.
+Logits, their 32-bit copy and their gradients exist for one chunk of tokens only. The backward pass computes the logits
+of each chunk again. The computation for each token is unchanged. The losses, and the gradients of the output layer, are
+summed over the tokens in another order. In 16 bits, these gradients are rounded after each chunk.
 """
 
 import inspect
@@ -29,8 +29,8 @@ class ChunkedCrossEntropy:
     """The cross entropy of LitGPT's ``model``, computed from hidden states.
 
     The constructor makes the model's output layer return its input, the hidden states. precision: converts inputs and
-    outputs of the output layer, as Fabric does for the model. Lightning's Trainer applies the precision to the whole
-    training step, so that nothing is converted here.
+    outputs of the output layer, as Fabric does for the model; None: nothing is converted, because Lightning's Trainer
+    applies the precision to the whole training step.
     """
 
     def __init__(self, model: Any, precision: Precision | None = None) -> None:
@@ -52,7 +52,9 @@ class ChunkedCrossEntropy:
 
 
 def chunk_causal_loss(model: PreTrainedModel) -> None:
-    """Make a causal language model of transformers compute its loss in chunks. Its output then has no logits.
+    """Make a causal language model of transformers compute its loss in chunks.
+
+    The field ``logits`` of the model's output then has the hidden states.
 
     Raises InputError if the model's loss is not transformers' loss of causal language models. The loss raises
     InputError if the model has changed the logits, for example limited them.
@@ -91,7 +93,7 @@ class _ChunkedCausalLoss:
         """Return the sum of the losses divided by ``num_items_in_batch``, or by the number of targets.
 
         logits: hidden states (batch, tokens, width). labels: (batch, tokens), int64; each label is the target of the
-        token before it. shift_labels: the target of each token itself. If given, they replace ``labels``.
+        previous token. shift_labels: (batch, tokens), the target of each token; if given, they replace ``labels``.
         """
         self._require_unchanged(logits)
         targets = pad(labels, (0, 1), value=IGNORED_TARGET)[..., 1:] if shift_labels is None else shift_labels

@@ -11,10 +11,10 @@ from experiments.suites.settings import Settings
 def compile_blocks(blocks: Iterable[nn.Module], settings: Settings, device: torch.device) -> None:
     """Compile each of a model's ``blocks`` in place, if the row's settings enable compilation.
 
-    Equal blocks share one compilation. If texts have different lengths, the length is a variable of the compiled code,
-    so that a new length needs no compilation. On a CPU the operations are only captured, not compiled, so that no C++
-    compiler is needed. PyTorch compiles nothing while a dispatch mode observes the operations. This is the case in the
-    first micro-step, whose operations are counted, and in tiny models on a CPU, whose memory is measured.
+    Equal blocks are compiled once. If texts have different lengths, the length is a variable of the compiled code, so
+    that a new length needs no compilation. On a CPU, the operations are only captured and not compiled, so that no C++
+    compiler is needed. PyTorch compiles nothing while a dispatch mode is active: in the first micro-step, in which
+    floating-point operations are counted, and with tiny models on a CPU, whose memory is measured.
     """
     if not settings.compile:
         return

@@ -1,4 +1,4 @@
-"""Place a model for inference across several GPUs of one process, as transformers' device_map="auto" does."""
+"""Distribute a model for inference over several GPUs of one process, as transformers' device_map="auto" does."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ from experiments.training.models.weights import fill_randomly, find_device, load
 WEIGHT_SHARE = 0.9
 """Share of a GPU's memory that weights may take; the rest is for activations."""
 SPARE_PARTS = 1.25
-"""Space that spread_evenly adds to the share of a GPU, as a multiple of the largest part's size."""
+"""Memory that spread_evenly adds to the equal share of each GPU, as a multiple of the size of the largest part."""
 
 
 def build_across_gpus(spec: RowSpec, device: Device) -> Any:
@@ -53,16 +53,16 @@ def weight_bytes_by_gpu(model: Any, gpus: int) -> tuple[int, ...]:
 
 
 def spread_evenly(model: nn.Module, dtype: torch.dtype, gpus: int) -> dict[str, Any]:
-    """Return a balanced assignment of a model's parts to GPUs that have enough memory.
+    """Return a balanced assignment of a model's parts to imaginary GPUs that are large enough: the GPU by part name.
 
-    Accelerate does not balance on a machine without GPUs. Therefore, each GPU except the last gets a limit: an equal
-    share plus some space, because accelerate keeps the space of one part free on the first GPU.
+    Accelerate does not balance on a machine without GPUs. Therefore, each GPU except the last gets a memory limit: an
+    equal share plus some memory, because accelerate keeps the memory for one part free on the first GPU.
     """
     if gpus == 1:
         return {"": 0}
-    unsplit: Any = model._no_split_modules or ()
+    unsplit_classes: Any = model._no_split_modules or ()
     sizes = compute_module_sizes(model, dtype=dtype)
-    parts = [sizes[path] for path, part in model.named_modules() if type(part).__name__ in unsplit]
+    parts = [sizes[path] for path, part in model.named_modules() if type(part).__name__ in unsplit_classes]
     limit = sizes[""] // gpus + int(SPARE_PARTS * max(parts, default=0))
     return balanced_device_map(model, dtype, {**dict.fromkeys(range(gpus), limit), gpus - 1: 2 * sizes[""]})
 
@@ -74,13 +74,15 @@ def weight_budget_bytes(gpu: int, device: Device) -> int:
 
 
 def balanced_device_map(model: nn.Module, dtype: torch.dtype, budgets: Mapping[int, int]) -> dict[str, Any]:
-    """Return a balanced assignment of a model's parts to GPUs. ``budgets`` are the bytes for weights on each GPU.
+    """Return a balanced assignment of a model's parts to GPUs: the GPU by name of the part.
 
-    Raises torch.OutOfMemoryError if the weights do not fit.
+    budgets: bytes that weights may take on each GPU. Raises torch.OutOfMemoryError if the weights do not fit.
     """
-    unsplit = model._no_split_modules
-    shares = get_balanced_memory(model, dict(budgets), no_split_module_classes=unsplit, dtype=dtype)
-    device_map: dict[str, Any] = infer_auto_device_map(model, shares, no_split_module_classes=unsplit, dtype=dtype)
+    unsplit_classes = model._no_split_modules
+    shares = get_balanced_memory(model, dict(budgets), no_split_module_classes=unsplit_classes, dtype=dtype)
+    device_map: dict[str, Any] = infer_auto_device_map(
+        model, shares, no_split_module_classes=unsplit_classes, dtype=dtype
+    )
     unplaced = [part for part, gpu in device_map.items() if gpu not in budgets]
     if unplaced:
         sizes = ", ".join(f"{size / GIB:.3g}" for size in budgets.values())

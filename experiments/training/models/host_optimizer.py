@@ -1,4 +1,4 @@
-"""AdamW with its state in host memory."""
+"""Update parameters with an AdamW whose state is in host memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -21,10 +21,10 @@ class HostCopies(NamedTuple):
 
 
 class HostAdamW(torch.optim.AdamW):
-    """AdamW that keeps its state in host memory, where the processor computes the updates, one parameter at a time.
+    """AdamW that keeps its state in host memory. The CPU computes the updates, one parameter at a time.
 
-    While a parameter is updated, the next one and its gradient are copied to the host. Gradients stay on the GPU until
-    they are cleared, so they can be accumulated.
+    During the update of a parameter, the next parameter and its gradient are copied to the host. Gradients stay on the
+    GPU until they are cleared, so that they can be accumulated.
     """
 
     @torch.no_grad()
@@ -68,7 +68,7 @@ class HostAdamW(torch.optim.AdamW):
 
 
 def _prefetch_copies(parameters: Iterable[Parameter]) -> Iterator[HostCopies]:
-    """Yield the parameters that have a gradient. Each is yielded after the copies of the next parameter have begun."""
+    """Yield the host copies of each parameter with a gradient. Before that, begin to copy the next parameter."""
     copies = (_copy_to_host(parameter) for parameter in parameters if parameter.grad is not None)
     current = next(copies, None)
     while current is not None:

@@ -1,4 +1,4 @@
-"""Build LitGPT's models directly on the device, as LitGPT's scripts do, with random weights."""
+"""Build LitGPT's models with random weights directly on the device, as LitGPT's scripts do."""
 
 from typing import Any
 
@@ -18,14 +18,14 @@ from experiments.training.models.packing import PackedGPT, PackedLoraGPT
 LORA_TARGETS = ("query", "key", "value", "projection", "mlp", "head")
 # Wide enough that the rows' adapters are small compared with the layers.
 TINY_SETTINGS: dict[str, Any] = {"n_layer": 2, "n_embd": 256, "n_head": 8, "intermediate_size": 704, "vocab_size": 256}
-SIZES = {
+SIZE_KEYS = {
     "n_layer": "num_hidden_layers",
     "n_embd": "hidden_size",
     "intermediate_size": "intermediate_size",
     "n_head": "num_attention_heads",
     "n_query_groups": "num_key_value_heads",
 }
-"""Sizes in LitGPT's configuration, and their keys in config.json."""
+"""Keys of sizes in LitGPT's configuration, and the keys of the same sizes in config.json."""
 DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16}
 
 
@@ -64,7 +64,7 @@ def build_config(spec: RowSpec) -> Config:
             "model", settings.model, [name for name, model in models().items() if model.litgpt], "LitGPT"
         )
     _reject_unsupported(spec)
-    stated = {name: base_model.architecture[key] for name, key in SIZES.items() if key in base_model.architecture}
+    stated = {name: base_model.architecture[key] for name, key in SIZE_KEYS.items() if key in base_model.architecture}
     changes = TINY_SETTINGS if spec.size == "tiny" else stated
     adapters = _adapter_arguments(settings.lora) if settings.lora else {}
     try:

@@ -15,11 +15,11 @@ from litgpt.model import GPT
 
 FLASH_TYPES = (torch.float16, torch.bfloat16)
 MAX_FLASH_HEAD_SIZE = 256
-HEAD_MULTIPLE = 8
+FLASH_HEAD_SIZE_MULTIPLE = 8
 
 
 class PackedTexts(NamedTuple):
-    """Positions of concatenated texts in a padded batch.
+    """Where the tokens of concatenated texts are in a padded batch.
 
     places: (tokens,) int64, index of each token in the flattened padded batch. mask: (texts, longest text), of which
     only the shape is used. starts: (texts + 1,) int32, index of each text's first token, and at the end the number of
@@ -46,7 +46,7 @@ class _Pad(torch.autograd.Function):
 
 
 class _Unpad(torch.autograd.Function):
-    """Copy the tokens out of a padded batch. Its backward pass sums no gradients, unlike that of index_select."""
+    """Copy the tokens out of a padded batch. The backward pass copies gradients; index_select would add them up."""
 
     @staticmethod
     def forward(ctx: Any, padded: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -86,14 +86,14 @@ class PackedModel(GPT):  # type: ignore[misc]
             block.attn.texts = texts
 
     def forward(self, idx: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor | list[torch.Tensor]:
-        """Return the logits of the token ids ``idx`` (1, tokens), as GPT does; positions begin anew with each text."""
-        kept = self.cos, self.sin, self._max_seq_length
+        """Return the logits of the token ids ``idx`` (1, tokens), as GPT does. Positions start from 0 in each text."""
+        saved = self.cos, self.sin, self._max_seq_length
         self.cos, self.sin = (cache[self._places_in_text] for cache in (self.cos, self.sin))
         self._max_seq_length = idx.shape[1]
         try:
             return super().forward(idx, *rest, **options)
         finally:
-            self.cos, self.sin, self._max_seq_length = kept
+            self.cos, self.sin, self._max_seq_length = saved
 
 
 class PackedGPT(PackedModel):
@@ -118,7 +118,7 @@ def _attention_within_texts(
 def _padded_attention(
     block: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
 ) -> torch.Tensor:
-    """Return LitGPT's attention of the texts in a padded batch: (tokens, heads, size), as are ``q``, ``k``, ``v``."""
+    """Return LitGPT's attention, computed for a padded batch. It and ``q``, ``k``, ``v`` are (tokens, heads, size)."""
     places, (texts, longest) = block.texts.places, block.texts.mask.shape
     rows = (_pad(one, places, texts * longest) for one in (q, k, v))
     padded = (row.view(texts, longest, *row.shape[1:]).transpose(1, 2) for row in rows)
@@ -129,14 +129,15 @@ def _padded_attention(
 def _flash_attention(
     block: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, _: torch.Tensor | None
 ) -> torch.Tensor:
-    """Return flash attention of texts of different lengths: (tokens, heads, size), as are ``q``, ``k``, ``v``.
+    """Return flash attention of texts of different lengths. It and ``q``, ``k``, ``v`` are (tokens, heads, size).
 
-    The kernel needs heads of a multiple of 8 values; added zeros have no effect. Scaled as in LitGPT's attention.
+    The kernel needs a head size that is a multiple of 8, so zeros are added, which have no effect. The scale is the
+    same as in LitGPT's attention.
     """
     starts, longest, size = block.texts.starts, block.texts.mask.shape[1], q.shape[-1]
     scale = block.mscale**2 / math.sqrt(block.config.attention_scores_scalar or block.config.head_size)
-    if size % HEAD_MULTIPLE:
-        q, k, v = (torch.nn.functional.pad(one, (0, -size % HEAD_MULTIPLE)) for one in (q, k, v))
+    if size % FLASH_HEAD_SIZE_MULTIPLE:
+        q, k, v = (torch.nn.functional.pad(one, (0, -size % FLASH_HEAD_SIZE_MULTIPLE)) for one in (q, k, v))
     attended: torch.Tensor = torch.ops.aten._flash_attention_forward(
         q, k, v, starts, starts, longest, longest, 0.0, True, False, scale=scale
     )[0]

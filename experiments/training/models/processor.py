@@ -1,6 +1,7 @@
-"""The description of the processor, which is read when this module is imported, and then kept.
+"""Read the description of the CPU when this module is imported, and cache it.
 
-DeepSpeed reads it twice when it loads its optimizer for the CPU. Each time, py-cpuinfo starts a Python program.
+DeepSpeed reads the description twice when it loads its CPU optimizer. Without the cache, py-cpuinfo would start a
+Python program each time.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Activation checkpointing that stores the results of attention and of every second matrix product."""
+"""Checkpoint activations selectively: store the results of attention and of every second matrix product."""
 
 from typing import Any
 
@@ -18,14 +18,15 @@ MATRIX_PRODUCTS = (_aten.mm.default, _aten.addmm.default)
 def build_contexts() -> tuple[Any, Any]:
     """Return the contexts of a block's forward pass and of its recomputation, for torch.utils.checkpoint.
 
-    The stored operations are the same as in torchtitan (distributed/activation_checkpoint.py, selective by operation).
+    The operations whose results are stored are the same as in torchtitan's selective checkpointing by operation
+    (distributed/activation_checkpoint.py).
     """
-    products = {False: 0, True: 0}
+    product_counts = {False: 0, True: 0}
 
     def policy(context: SelectiveCheckpointContext, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:
         if operation in MATRIX_PRODUCTS:
-            products[context.is_recompute] += 1
-        stores = operation in ATTENTION or (operation in MATRIX_PRODUCTS and products[context.is_recompute] % 2)
+            product_counts[context.is_recompute] += 1
+        stores = operation in ATTENTION or (operation in MATRIX_PRODUCTS and product_counts[context.is_recompute] % 2)
         return CheckpointPolicy.MUST_SAVE if stores else CheckpointPolicy.PREFER_RECOMPUTE
 
     return create_selective_checkpoint_contexts(policy)

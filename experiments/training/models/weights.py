@@ -23,7 +23,7 @@ INIT_STD = 0.02
 def build_random(
     base_model: Model, size: Size, dtype: torch.dtype, quantization: Quantization | None, device: torch.device
 ) -> PreTrainedModel:
-    """Return a model of the published size, with random weights that are created directly on ``device``.
+    """Return the model with random weights that are created directly on ``device``.
 
     The model is first built on the meta device, so that only the final weights need memory.
     """
@@ -50,7 +50,7 @@ def meta_model(base_model: Model, size: Size) -> PreTrainedModel:
 def fill_randomly(model: nn.Module, dtype: torch.dtype, device_map: Mapping[str, Any]) -> None:
     """Replace each parameter by random weights of type ``dtype``; shared parameters stay shared.
 
-    ``device_map`` is the device of each part of the model by name; '' means all other parts.
+    device_map: the device of each part of the model, by name of the part; the name '' stands for all other parts.
     """
     created: dict[int, nn.Parameter] = {}
     for path, module in model.named_modules():
@@ -106,7 +106,7 @@ def quantization_config(quantization: Quantization) -> BitsAndBytesConfig:
 
 
 def _quantize_layers(model: PreTrainedModel, quantization: Quantization) -> None:
-    """Replace layers by bitsandbytes layers, like transformers when it loads 4-bit weights.
+    """Replace layers by bitsandbytes layers, as transformers does when it loads 4-bit weights.
 
     Transformers 4 needs the list of layers that stay in 32 bits; Transformers 5 reads it from the model.
     """

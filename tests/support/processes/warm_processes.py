@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments.runners.local.warm import SINGLE_THREADED
+from experiments.runners.local.warm import SINGLE_THREAD_VARIABLES
 from experiments.system.environment import pad_environment
 from experiments.system.files import CODE_FOLDER
 from experiments.system.warm_start import RANK_SOCKET_VARIABLE, is_ready
@@ -34,7 +34,7 @@ def warm_process(folder: Path, *modules: str) -> Iterator[tuple[subprocess.Popen
     with (folder / "warm.txt").open("wb") as log:
         process = subprocess.Popen(
             command,
-            env=pad_environment(environment | SINGLE_THREADED),
+            env=pad_environment(environment | SINGLE_THREAD_VARIABLES),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

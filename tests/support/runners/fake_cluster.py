@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.results.schema import LOG_FILE, PROGRESS_FILE, RESULT_FILE, Result, read_result
 from experiments.runners.slurm.job_script import JobSpec
-from experiments.runners.slurm.layout import ENDED, SCRIPT, STARTED, Layout
+from experiments.runners.slurm.layout import ENDED_FILE, SCRIPT_FILE, STARTED_FILE, Layout
 from experiments.runners.slurm.profile import Profile
 from experiments.suites.row_spec import RowSpec
 from provision.errors import ConnectionDropped
@@ -23,7 +23,7 @@ SBATCH = f"""\
 if [ -e {{folder}}/rejected ]; then echo "no such account" >&2; exit 1; fi
 folder=$(dirname "$2"); name=$(basename "$folder"); row=$(dirname "$(dirname "$folder")")/lab/${{{{name%%-*}}}}
 mkdir -p "$row"; cp {{folder}}/result-of-a "$row/{RESULT_FILE}"
-echo 8 > "$folder/{STARTED}"; echo 0 > "$folder/{ENDED}"
+echo 8 > "$folder/{STARTED_FILE}"; echo 0 > "$folder/{ENDED_FILE}"
 echo "$name" >> {{folder}}/submitted; echo "8;x"
 """
 """The script sbatch: it accepts a job, which ends at once with a result."""
@@ -89,7 +89,7 @@ class FakeCluster:
 
     def script_of(self, job: JobSpec) -> str:
         """Return the script of a submitted job."""
-        return (self.run_there / job.folder / SCRIPT).read_text()
+        return (self.run_there / job.folder / SCRIPT_FILE).read_text()
 
     def words_in(self, name: str) -> list[str]:
         """Return what a script has recorded in this file: ``submitted`` jobs, or the arguments of scancel."""

@@ -57,22 +57,22 @@ def test_a_row_may_run_for_its_time_limit_and_a_grace_period_after_its_first_pro
     made = local(grace_s=30.0)
     row = running(made, clock, time_limit_s=100)
     clock.now += START_LIMIT_S + 130
-    assert not made._has_ended(row)
+    assert not made._has_ended_or_timed_out(row)
     clock.now += 1
-    assert made._has_ended(row)
+    assert made._has_ended_or_timed_out(row)
     clock.now = 1007.0
     (row.folder / "progress.json").write_text(state().progress.model_dump_json())
     made._show_progress(1, [])
     clock.now = 1007.0 + 130
     made._show_progress(1, [])
-    assert (row.limit_from_s, made._has_ended(row)) == (7.0, False)
+    assert (row.limit_from_s, made._has_ended_or_timed_out(row)) == (7.0, False)
     clock.now += 1
-    assert made._has_ended(row)
+    assert made._has_ended_or_timed_out(row)
 
 
 def test_a_row_has_ended_as_soon_as_its_process_has_ended(local, clock):
     made = local()
-    assert made._has_ended(running(made, clock, ended=0))
+    assert made._has_ended_or_timed_out(running(made, clock, ended=0))
 
 
 def test_ended_and_waiting_rows_are_counted_and_a_row_with_a_result_is_shown_as_ending(local, clock):
@@ -101,7 +101,7 @@ def test_gpus_that_an_ended_row_still_uses_are_not_given_to_other_rows(
     made = local()
     row = running(made, clock)
     monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before, neighbors_gib: used_gib)
-    made._free(row, alive, {0: 0.0, 1: 0.0})
+    made._release_resources(row, alive, {0: 0.0, 1: 0.0})
     assert made._pool.size == (1 if line else 2)
     assert made._view.lines == ([f"a: later rows do not use its GPUs: {line}"] if line else [])
 
@@ -131,9 +131,9 @@ def test_a_result_that_is_written_only_while_its_row_is_killed_does_not_count(
 def test_a_row_that_wrote_no_result_gets_one_with_the_reason_and_its_gpu(local, clock):
     made = local()
     row = running(made, clock, devices=2, strategy="ddp", time_limit_s=60)
-    late = made._result(row, True, 200.4)
+    late = made._read_or_write_result(row, True, 200.4)
     (row.folder / RESULT_FILE).unlink()
-    ended = made._result(row, False, 200.4)
+    ended = made._read_or_write_result(row, False, 200.4)
     assert (late.outcome, late.reason) == ("timeout", "did not end within 200 s; the time limit is 60 s")
     assert (ended.outcome, ended.reason) == ("error", "ended without a result: no output")
     assert (ended.device.name, ended.device.count, ended.elapsed_s) == (GPU.name, 2, 200.4)
@@ -180,7 +180,7 @@ def test_a_lost_row_is_reset_as_if_it_had_not_started(local, clock, monkeypatch)
     (row.folder / RESULT_FILE).write_text("{}")
     monkeypatch.setattr(made, "_end_processes", lambda folder: [])
     monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before, neighbors_gib: {})
-    assert made._withdraw(row, {0: 0.0, 1: 0.0}) == row.spec
+    assert made._reset(row, {0: 0.0, 1: 0.0}) == row.spec
     assert (made._running, made._remaining.times_of_ended_rows_s, (row.folder / RESULT_FILE).exists()) == (
         [],
         [],

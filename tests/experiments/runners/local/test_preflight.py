@@ -137,7 +137,7 @@ def test_a_docker_daemon_that_does_not_answer_in_time_is_named(check_named, dock
 
 def test_a_docker_without_a_server_is_named(check_named, docker):
     docker({"Runtimes": {}})
-    assert check_named("Docker").text.startswith("the daemon does not answer; start it")
+    assert check_named("Docker").text.startswith("the daemon does not answer; start Docker")
 
 
 def test_a_docker_that_can_use_gpus_is_reported_as_such(check_named, docker, tmp_path):
@@ -171,7 +171,7 @@ def test_a_gpu_is_shown_with_the_cards_whose_rows_it_runs(check_named, monkeypat
 
 def test_a_docker_without_a_daemon_or_without_gpus_causes_a_warning(check_named, docker, tmp_path):
     docker(error="Cannot connect to the Docker daemon")
-    assert check_named("Docker").line.startswith("warn  Docker: Cannot connect to the Docker daemon; start it")
+    assert check_named("Docker").line.startswith("warn  Docker: Cannot connect to the Docker daemon; start Docker")
     docker({"ServerVersion": "29.0", "Runtimes": {"runc": {}}})
     assert check_named("Docker").status == "ok"
     add_nvidia_device(tmp_path)

@@ -77,7 +77,7 @@ def test_a_row_that_needs_more_than_the_host_has_runs_alone():
 
 def test_a_gpu_that_is_still_in_use_after_its_row_ended_gets_no_other_row():
     pool = ResourcePool(node(GPU), 64)
-    pool.retire(pool.allocate(spec()))
+    pool.withdraw(pool.allocate(spec()))
     assert pool.size == 0
     assert pool.allocate(spec()) is None
 
@@ -115,11 +115,11 @@ def test_a_row_with_a_gpu_to_itself_does_not_share_it():
 def test_a_shared_gpu_that_an_ended_row_still_uses_gets_no_other_row_and_its_running_rows_continue():
     pool = ResourcePool(node(GPU, second_gpu()), 64, rows_per_gpu=3)
     first, other, neighbor = (pool.allocate(spec()) for _ in range(3))
-    pool.retire(first)
+    pool.withdraw(first)
     assert (first.gpus, neighbor.gpus, pool.size) == ((GPU,), (GPU,), 4), "the neighbor still runs"
     assert [pool.allocate(spec()).gpus for _ in range(2)] == [(second_gpu(),)] * 2
     assert pool.allocate(spec()) is None
-    pool.retire(neighbor)
+    pool.withdraw(neighbor)
     assert pool.size == 3
     pool.release(other)
     assert pool.allocate(spec()).gpus == (second_gpu(),)

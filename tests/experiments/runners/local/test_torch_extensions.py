@@ -47,7 +47,7 @@ def test_the_lock_of_an_interrupted_compilation_is_removed_unless_a_row_is_runni
 def compile_with(monkeypatch, folder, program, specs=OFFLOADED, stopped=lambda: False):
     """Compile with ``program`` instead of DeepSpeed; return the reported lines."""
     messages: list[str] = []
-    monkeypatch.setattr(torch_extensions, "COMPILE", program)
+    monkeypatch.setattr(torch_extensions, "COMPILE_PROGRAM", program)
     compile_extensions(specs, folder, messages.append, stopped)
     return messages
 

@@ -147,7 +147,7 @@ def test_imports_of_a_warm_process_start_no_thread_and_open_no_gpu(socket):
         f"import_modules({modules!r});"
         f"print(find_fork_obstacles(), [name for name in {OPENS_GPUS!r} if name in sys.modules])"
     )
-    environment = pad_environment(row_process.environment_of_child_processes() | warm.SINGLE_THREADED)
+    environment = pad_environment(row_process.environment_of_child_processes() | warm.SINGLE_THREAD_VARIABLES)
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.stdout == "[] []\n"
     assert "Traceback" not in done.stderr

@@ -17,7 +17,7 @@ from experiments.runners.slurm.download import (
     RemoteFile,
     TransferProgress,
     download_folder,
-    download_growing,
+    download_growing_files,
 )
 from provision.errors import ConnectionDropped
 from provision.ssh.shell import LocalShell
@@ -80,9 +80,9 @@ class HostileShell(LocalShell):
 def test_nothing_is_downloaded_if_the_list_of_files_has_one_outside_of_the_folder(remote, tmp_path, entry):
     for download in (
         lambda: download_folder(HostileShell(entry), str(remote), tmp_path / "here"),
-        lambda: download_growing(HostileShell(entry), [(str(remote), tmp_path / "here")], ["log.txt"]),
+        lambda: download_growing_files(HostileShell(entry), [(str(remote), tmp_path / "here")], ["log.txt"]),
     ):
-        with pytest.raises(BadListing, match=r"which is not a file in it"):
+        with pytest.raises(BadListing, match=r"which is not a file in this folder"):
             download()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["there"]
 
@@ -97,7 +97,7 @@ def test_all_files_are_downloaded_and_unchanged_ones_only_once(remote, tmp_path)
 
 
 def test_a_download_continues_if_the_connection_drops_between_two_commands(remote, tmp_path):
-    download_growing(DroppingShell(), [(str(remote), tmp_path / "here")], ["log.txt"])
+    download_growing_files(DroppingShell(), [(str(remote), tmp_path / "here")], ["log.txt"])
     assert download_folder(DroppingShell(), str(remote), tmp_path / "here") == len(FILES) - 1
 
 
@@ -171,11 +171,11 @@ def test_progress_is_reported_in_files_and_bytes(remote, tmp_path):
 
 def test_new_lines_of_a_log_are_downloaded_before_the_result_exists(remote, tmp_path):
     local = tmp_path / "here"
-    download_growing(LocalShell(), [(str(remote), local)], ["log.txt"])
+    download_growing_files(LocalShell(), [(str(remote), local)], ["log.txt"])
     assert contents(local) == {"log.txt": b"said\n"}
     with (remote / "log.txt").open("ab") as log:
         log.write(b"more\n")
-    download_growing(LocalShell(), [(str(remote), local), (str(tmp_path / "nothing"), local)], ["log.txt"])
+    download_growing_files(LocalShell(), [(str(remote), local), (str(tmp_path / "nothing"), local)], ["log.txt"])
     assert contents(local) == {"log.txt": b"said\nmore\n"}
 
 
@@ -272,13 +272,13 @@ def test_a_log_that_has_not_grown_is_not_downloaded_again(remote, tmp_path, monk
     streamed, stream = [], shell.stream
     monkeypatch.setattr(shell, "stream", lambda *args, **more: streamed.append(args) or stream(*args, **more))
     for _ in range(2):
-        download_growing(shell, [(str(remote), tmp_path / "here")], ["log.txt", "none.txt"])
+        download_growing_files(shell, [(str(remote), tmp_path / "here")], ["log.txt", "none.txt"])
     assert len(streamed) == 1
 
 
 @pytest.mark.parametrize(("more_bytes", "connections"), [(0, 0), (1, 1)])
 def test_only_a_large_download_opens_a_second_connection(remote, tmp_path, monkeypatch, more_bytes, connections):
-    monkeypatch.setattr(module, "SMALL_BYTES", sum(map(len, FILES.values())))
+    monkeypatch.setattr(module, "MAX_BYTES_WITHOUT_NEW_CONNECTION", sum(map(len, FILES.values())))
     (remote / "more").write_bytes(b"x" * more_bytes)
     shell, opened, open_output = LocalShell(), [], LocalShell.open_output
     monkeypatch.setattr(
@@ -307,7 +307,7 @@ def test_the_time_limit_of_a_transfer_is_an_hour(remote, tmp_path, monkeypatch):
             limits.append(options["timeout_s"])
             super().stream(command, sink, **options)
 
-    download_growing(TimedShell(), [(str(remote), tmp_path / "here")], ["log.txt"])
+    download_growing_files(TimedShell(), [(str(remote), tmp_path / "here")], ["log.txt"])
     (tmp_path / "here" / "it's a name.csv.part").write_bytes(FILES["it's a name.csv"][:9])
     download_folder(TimedShell(), str(remote), tmp_path / "here")
     assert limits == [3600.0] * 4

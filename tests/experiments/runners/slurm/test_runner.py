@@ -11,7 +11,7 @@ import pytest
 from experiments.errors import InputError, Interrupted
 from experiments.runners.slurm import runner as module
 from experiments.runners.slurm.job_script import JobSpec
-from experiments.runners.slurm.layout import STARTED
+from experiments.runners.slurm.layout import STARTED_FILE
 from experiments.runners.slurm.queue import Job
 from experiments.runners.slurm.runner import SlurmRunner, most_needed_rows_first
 from experiments.runners.slurm.submission import attempt_in, comment_of, read_submission, write_submission
@@ -131,7 +131,7 @@ def test_a_rejected_submission_names_the_profile_and_the_row(cluster, run):
 def test_a_job_that_is_in_the_queue_is_tracked_and_not_submitted_again(cluster, run):
     queue_of(cluster, "RUNNING")
     job = job_of(rows.spec("a"))
-    cluster.write(job, STARTED, "7")
+    cluster.write(job, STARTED_FILE, "7")
     cluster.write(job, "ended", "0")
     cluster.write(job, "result.json", (cluster.home / "result-of-a").read_text())
     assert run("a") == []
@@ -159,7 +159,7 @@ def test_a_job_that_ended_between_two_commands_is_submitted_again_only_if_it_nev
     job = job_of(rows.spec("a"))
     write_submission(cluster.row_folder(), job.spec, job.attempt, "7")
     if started:
-        cluster.write(job, STARTED, "7")
+        cluster.write(job, STARTED_FILE, "7")
         cluster.write(job, "result.json", (cluster.home / "result-of-a").read_text())
     assert run("a") == ([] if started else ["a-abcdefgh"])
     why = "its job has ended in the meantime" if started else "no result yet; job 8"

@@ -189,7 +189,8 @@ def test_rows_of_litgpt_use_the_model_s_tokenizer(tmp_path, folder):
 
 def test_a_tokenizer_of_another_model_is_rejected(tmp_path, folder):
     write_json_lines(folder, [{"text": "good one good"}])
-    with pytest.raises(InputError, match=r"^model 'blip2-opt-2.7b': has 3 tokens, but its tokenizer uses the id 3$"):
+    message = r"^model 'blip2-opt-2.7b': has a vocabulary of 3 tokens, but its tokenizer uses the token id 3$"
+    with pytest.raises(InputError, match=message):
         open_texts(full_size_spec(tmp_path, folder, "imdb"), 3)
 
 

@@ -120,7 +120,7 @@ def test_a_row_whose_node_is_lost_ends_with_an_error_that_names_the_node(row, tm
 def test_a_row_whose_node_cannot_start_ends_with_an_error_that_shows_the_output_of_the_node(row):
     result = row(command=("-c", "import sys; sys.exit('no such image')"))
     assert (result.failure.kind, result.failure.rank) == ("node lost", 1)
-    assert result.reason.endswith("node 1 did not take part: no such image")
+    assert result.reason.endswith("node 1 ended without connecting: no such image")
 
 
 def test_the_network_interface_is_the_one_that_reaches_the_address():

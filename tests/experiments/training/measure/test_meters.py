@@ -59,13 +59,13 @@ def test_tensors_created_before_the_meter_are_counted_if_they_are_tracked():
 
 
 def test_tensors_without_memory_are_not_counted():
-    with StorageMeter(capacity=100) as meter:
+    with StorageMeter(capacity_bytes=100) as meter:
         assert torch.zeros(1000, device="meta").numel() == 1000
         assert meter.peak() == 0
 
 
 def test_an_allocation_beyond_the_capacity_is_out_of_memory_and_is_not_counted():
-    with StorageMeter(capacity=2 * 2**20) as meter:
+    with StorageMeter(capacity_bytes=2 * 2**20) as meter:
         kept = torch.zeros(2**18)
         with pytest.raises(
             torch.OutOfMemoryError, match=r"Tried to allocate 1\.50 MiB\. 2\.00 MiB in total, 1\.00 MiB"

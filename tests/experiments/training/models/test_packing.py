@@ -86,7 +86,7 @@ def test_a_packed_forward_pass_restores_the_position_caches_of_the_model():
 
 def flash(q, k, v, starts, key_starts, longest, longest_key, dropout, causal, debug, scale):
     """Return what PyTorch's flash attention for texts of different lengths returns: attention within each text."""
-    assert (q.shape[-1] % packing.HEAD_MULTIPLE, dropout, causal, debug) == (0, 0.0, True, False)
+    assert (q.shape[-1] % packing.FLASH_HEAD_SIZE_MULTIPLE, dropout, causal, debug) == (0, 0.0, True, False)
     assert starts is key_starts
     assert (starts.dtype, starts[-1]) == (torch.int32, len(q))
     assert longest == longest_key == max(starts.diff())
@@ -105,7 +105,7 @@ def test_flash_attention_gets_each_text_and_gives_the_same_logits_and_gradients(
     before = logits_of_texts(padded)
     monkeypatch.setattr(packing, "_has_flash", lambda device: True)
     monkeypatch.setattr(packing, "FLASH_TYPES", (torch.float32,))
-    monkeypatch.setattr(packing, "HEAD_MULTIPLE", multiple)
+    monkeypatch.setattr(packing, "FLASH_HEAD_SIZE_MULTIPLE", multiple)
     monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", flash)
     monkeypatch.setattr(packing, "_padded_attention", None)
     after = logits_of_texts(packed)
