@@ -24,6 +24,7 @@ from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
 from experiments.prediction.times.phase import RecordedPhase
 from experiments.prediction.times.step import phases_of_step, table_for_card
+from experiments.prediction.times.table import read_lines
 from experiments.results.schema import WARM_UP_STEPS, Phase
 from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
@@ -38,7 +39,7 @@ CARD = "h200_141gb"
 
 
 def measure_row(spec: RowSpec) -> dict[str, Any]:
-    """Train a row on the GPU; return the median seconds of the host in each pass, and whether the host limits it."""
+    """Train a row on the GPU; return its speed, and the median seconds of host and lag in each pass."""
     import torch
 
     from experiments.training import rank
@@ -64,7 +65,7 @@ def measure_row(spec: RowSpec) -> dict[str, Any]:
             begun.append((name, time.perf_counter(), event))
 
     with TemporaryFolder("row") as folder:
-        rank.run_rank(spec, folder, Marks([0]))
+        measured = rank.run_rank(spec, folder, Marks([0]))
     torch.cuda.synchronize()
     _, first_s, first = begun[0]
     host_s, lag_s = defaultdict(list), defaultdict(list)
@@ -74,17 +75,21 @@ def measure_row(spec: RowSpec) -> dict[str, Any]:
     for (name, before_s, _), (_, after_s, event) in zip(begun[skipped:], begun[skipped + 1 :], strict=False):
         host_s[name].append(after_s - before_s)
         lag_s[name].append(first.elapsed_time(event) / 1000 - (after_s - first_s))
-    return {name: {"host_s": median(host_s[name]), "lag_s": median(lag_s[name])} for name in PASSES}
+    passes = {name: {"host_s": median(host_s[name]), "lag_s": median(lag_s[name])} for name in PASSES}
+    found = {name: getattr(measured, name).model_dump(mode="json") for name in ("speed", "device")}
+    return {"spec": spec.model_dump(mode="json"), **found, "passes": passes}
 
 
 def measure(file: Path, rows: Sequence[str]) -> None:
     """Measure rows, each in a separate process, and append a line for each."""
-    for line in (EVIDENCE / "step_times.jsonl").read_text().splitlines():
-        spec = RowSpec.model_validate(json.loads(line)["spec"])
-        if spec.row in rows and spec.card == "a100_80gb":
-            found = run_in_fork(measure_row, spec)
-            with file.open("a") as out:
-                out.write(json.dumps({"spec": spec.model_dump(mode="json"), "passes": found}) + "\n")
+    lines = [line for folder in (EVIDENCE, EVIDENCE / "repeated") for line in read_lines(folder / "step_times.jsonl")]
+    specs = {
+        spec.row: spec for spec in (RowSpec.model_validate(line["spec"]) for line in lines) if spec.card != "h100_94gb"
+    }
+    for row in rows:
+        found = run_in_fork(measure_row, specs[row])
+        with file.open("a") as out:
+            out.write(json.dumps(found) + "\n")
 
 
 def trace_passes(spec: RowSpec, phantom: Phantom) -> dict[Phase, float]:

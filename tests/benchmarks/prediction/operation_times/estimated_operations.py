@@ -1,6 +1,6 @@
 """Measure the error of times that are estimated from the times of similar operations.
 
-    python -m tests.benchmarks.training.estimated_operations [FOLDER]
+    python -m tests.benchmarks.prediction.operation_times.estimated_operations [FOLDER]
 
 The times of most operations of scripts are estimated in this way. The operations in the table of the H100
 are divided into ten parts. The times of each part are estimated from the other parts, and compared with the measured

@@ -1,8 +1,8 @@
 """Measure operations on lists of tensors with the tensor lengths of models, and with lengths that are no multiple of 4.
 
-    python -m tests.benchmarks.prediction.tensor_lists measure   on an H200
-    python -m tests.benchmarks.prediction.tensor_lists compare
-    python -m tests.benchmarks.prediction.tensor_lists apply
+    python -m tests.benchmarks.prediction.operation_times.tensor_lists measure   on an H200
+    python -m tests.benchmarks.prediction.operation_times.tensor_lists compare
+    python -m tests.benchmarks.prediction.operation_times.tensor_lists apply
 
 The tables of operation times were first measured with lists of equal tensors of any length. PyTorch's kernels load
 several elements at a time only from tensors with a multiple of 4 elements, so these times were up to twice as long as
@@ -30,7 +30,7 @@ FILE = EVIDENCE / "tensor_lists.jsonl"
 H200, H100 = TABLES / "h200_141gb.jsonl.gz", TABLES / "h100_80gb.jsonl.gz"
 VECTOR = 4
 """Number of elements that a thread of PyTorch's kernels loads at a time (kILP in MultiTensorApply.cuh)."""
-COMMAND = "python -m tests.benchmarks.prediction.tensor_lists"
+COMMAND = "python -m tests.benchmarks.prediction.operation_times.tensor_lists"
 
 
 def list_lengths(key: str) -> list[int]:
