@@ -28,7 +28,7 @@ from experiments.prediction.peak import BATCH, UNLIMITED, MemoryTags, failure_in
 from experiments.prediction.phantom.library import Phantom, Replay, load
 from experiments.prediction.times.lag import set_clocks_of
 from experiments.prediction.times.record import PhaseRecorder
-from experiments.prediction.times.step import average_tokens, needed_operations, step_time, table_for_card
+from experiments.prediction.times.step import needed_operations, step_time, table_for_card
 from experiments.results.predictions import PeakParts, Prediction
 from experiments.results.provenance import versions
 from experiments.results.schema import Device, Measured, Phase
@@ -149,7 +149,7 @@ def trace(
         measured = run_rank(traced, out, meter, device)
     if measured.failure:
         raise RuntimeError(measured.reason)
-    recorded, tokens = meter.recorder.recorded_phases(), average_tokens(batch_lengths(spec))
+    recorded, lengths = meter.recorder.recorded_phases(), batch_lengths(spec)
     if keys:
         write_atomically(keys, "\n".join(needed_operations(recorded, spec.settings.accumulate)))
     planned = measured.speed.planned_micro_steps if measured.speed else 0
@@ -161,7 +161,7 @@ def trace(
     for one in specs:
         set_clocks_of(one.card, phantom, phases_for_clocks)
         prediction = _build_prediction(one, measured, phantom, meter, elapsed_s)
-        time_of_step = None if compiled else step_time(recorded, one, one.card, planned, tokens)
+        time_of_step = None if compiled else step_time(recorded, one, one.card, planned, lengths)
         predictions.append(prediction.model_copy(update={"rank": rank, "time": time_of_step}))
     return predictions if spec.settings.gpus else [*map(_remove_gpu_memory, predictions)]
 

@@ -2,9 +2,9 @@
 
 import functools
 import itertools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
-from statistics import fmean
 
 from experiments.prediction.times.clocks import gpu_busy_share, total_seconds
 from experiments.prediction.times.host import set_own_hosts, with_measured_host
@@ -24,6 +24,9 @@ error that several GPUs or an optimizer on the CPU add (the labs print up to 2.1
 
 SCALED_CARD = "h100_80gb"
 """Card whose measured times are scaled to cards without a table of their own."""
+PASSES: tuple[Phase, ...] = ("forward", "backward")
+TYPICAL_MICRO_STEPS, GOLDEN_RATIO = 8, 0.618034
+"""Number of micro-steps whose lengths of texts stand for those of all; and the step with which they are mixed."""
 WholePhase = tuple[RecordedPhase, ...]
 """The parts of a phase, in their order."""
 TRANSFERS_SHARE = 0.1
@@ -31,22 +34,23 @@ TRANSFERS_SHARE = 0.1
 
 
 def step_time(
-    recorded: Sequence[RecordedPhase], spec: RowSpec, card: str, planned_micro_steps: int, tokens: float | None = None
+    recorded: Sequence[RecordedPhase], spec: RowSpec, card: str, planned_micro_steps: int, lengths: Sequence[float] = ()
 ) -> RowStepTime | None:
     """Return the time of an optimizer step of a traced row on ``card``.
 
     Returns None if no step was traced, or if the card emulates the row's data type, because the slowdown is unknown.
 
-    tokens: average length of a batch's texts; None: the length of the traced batches. planned_micro_steps:
+    lengths: of the batches' texts, tokens; (): those of the traced batches. planned_micro_steps:
     micro-steps of the full-length training.
     """
     table, target = table_for_card(card), card_named(card)
     if not _has_step(recorded) or target.computes_in_software(spec.settings.precision):
         return None
-    phases = phases_of_step(recorded, spec.settings.accumulate, tokens, table, target)
+    accumulate = spec.settings.accumulate
+    steps = phases_of_steps(recorded, accumulate, typical_steps(lengths, accumulate), table, target)
     shared_error = SHARED_ERROR if spec.settings.world_size > 1 or spec.settings.uses_host_memory else 0.0
     return RowStepTime(
-        **dict(_build_time(phases, table, card, shared_error)),
+        **dict(_build_time(steps, table, card, shared_error)),
         ratio_error_share=SAME_CHIP_ERROR + shared_error,
         planned_micro_steps=planned_micro_steps,
     )
@@ -64,7 +68,7 @@ def program_step_time(recorded: Sequence[RecordedPhase], card: str, ranks: int) 
         return None
     phases = slowest_host([phase_time(one, table, target) for one in recorded], ranks_of(recorded))
     shared = ranks > 1 or _uses_host_memory(phases)
-    return _build_time(phases, table, card, SHARED_ERROR if shared else 0.0)
+    return _build_time([phases], table, card, SHARED_ERROR if shared else 0.0)
 
 
 def _share(part: float, whole: float) -> float:
@@ -85,7 +89,9 @@ def _precisions(recorded: Sequence[RecordedPhase]) -> set[str]:
     return {PRECISION_BY_TYPE.get(operation.data_type, "") for operation in operations if operation.flop}
 
 
-def _build_time(phases: Sequence[PhaseTime], table: Table, card: str, shared_error: float) -> StepTime:
+def _build_time(steps: Sequence[list[PhaseTime]], table: Table, card: str, shared_error: float) -> StepTime:
+    """Return the average time of a step. steps: the parts of each of several steps that follow each other."""
+    count, phases = len(steps), [*itertools.chain(*steps)]
     error = (SAME_CHIP_ERROR if table.has_chip_of(card) else OTHER_CHIP_ERROR) + shared_error
     busy_share = gpu_busy_share(phases)
     shares_with_errors = [
@@ -94,18 +100,18 @@ def _build_time(phases: Sequence[PhaseTime], table: Table, card: str, shared_err
     seconds_by_family: dict[str, float] = defaultdict(float)
     for phase in phases:
         for family, family_s in phase.device_s.items():
-            seconds_by_family[family] += family_s
+            seconds_by_family[family] += family_s / count
     return StepTime(
-        step_s=total_seconds(phases),
+        step_s=total_seconds(phases) / count,
         error_share=error,
         gpu_busy_share=busy_share,
         gpu_busy_share_error=max(abs(share - busy_share) for share in shares_with_errors),
-        host_s=sum(phase.host_s + phase.cpu_optimizer_s for phase in phases),
-        cpu_optimizer_s=sum(phase.cpu_optimizer_s for phase in phases),
-        link_s=sum(phase.link_s for phase in phases),
+        host_s=sum(phase.host_s + phase.cpu_optimizer_s for phase in phases) / count,
+        cpu_optimizer_s=sum(phase.cpu_optimizer_s for phase in phases) / count,
+        link_s=sum(phase.link_s for phase in phases) / count,
         device_s=dict(seconds_by_family),
         measured_on=table.machine.gpu,
-        unmeasured_share=_share(sum(phase.unmeasured_s for phase in phases), sum(seconds_by_family.values())),
+        unmeasured_share=_share(sum(phase.unmeasured_s for phase in phases) / count, sum(seconds_by_family.values())),
     )
 
 
@@ -113,20 +119,46 @@ def _has_step(recorded: Sequence[RecordedPhase]) -> bool:
     return any(one.phase == "optimizer step" for one in recorded)
 
 
+def typical_steps(lengths: Sequence[float], accumulate: int) -> list[Sequence[float] | None]:
+    """Return the lengths of the batches' texts in each micro-step of a few typical steps; [None] without texts.
+
+    The lengths are evenly spaced quantiles of ``lengths``, in an order in which long and short ones alternate.
+    """
+    if not lengths:
+        return [None]
+    count = accumulate * math.ceil(TYPICAL_MICRO_STEPS / accumulate)
+    ordered = sorted(lengths)
+    quantiles = [ordered[int((place + 0.5) / count * len(ordered))] for place in range(count)]
+    mixed = [quantiles[place] for place in sorted(range(count), key=lambda place: place * GOLDEN_RATIO % 1)]
+    return [mixed[begin : begin + accumulate] for begin in range(0, count, accumulate)]
+
+
 def phases_of_step(
-    recorded: Sequence[RecordedPhase], accumulate: int, tokens: float | None, table: Table, card: Card
+    recorded: Sequence[RecordedPhase], accumulate: int, tokens: Sequence[float] | None, table: Table, card: Card
 ) -> list[PhaseTime]:
     """Return the parts of a step's phases: forward and backward pass of each micro-step, then the optimizer's step.
 
-    tokens: average length of the batches' texts; None: the length of each traced batch.
+    tokens: length of the batch's texts in each micro-step; None: the lengths of the traced batches.
     """
+    return phases_of_steps(recorded, accumulate, [tokens], table, card)[0]
+
+
+def phases_of_steps(
+    recorded: Sequence[RecordedPhase],
+    accumulate: int,
+    steps: Sequence[Sequence[float] | None],
+    table: Table,
+    card: Card,
+) -> list[list[PhaseTime]]:
+    """Return for each of ``steps`` what ``phases_of_step`` returns for its lengths."""
     pairs, rare_keys = parts_of_step(recorded, accumulate), operations_of_one_micro_step(recorded)
     times = {
         id(part): phase_time(part, table, card, new_keys)
         for whole in itertools.chain(*pairs)
         for part, new_keys in zip(whole, _first_occurrences(whole, rare_keys), strict=True)
     }
-    return slowest_host(interpolated_phases(pairs, times, tokens), ranks_of(recorded))
+    ranks = ranks_of(recorded)
+    return [slowest_host(interpolated_phases(pairs, times, tokens), ranks) for tokens in steps]
 
 
 def ranks_of(recorded: Sequence[RecordedPhase]) -> int:
@@ -162,7 +194,7 @@ def _first_occurrences(whole: WholePhase, keys: Set[str]) -> Iterator[set[str]]:
 
 
 def interpolated_phases(
-    pairs: Sequence[tuple[WholePhase, WholePhase]], times: Mapping[int, PhaseTime], tokens: float | None
+    pairs: Sequence[tuple[WholePhase, WholePhase]], times: Mapping[int, PhaseTime], tokens: Sequence[float] | None
 ) -> list[PhaseTime]:
     """Return the times of the parts of a step's phases.
 
@@ -170,10 +202,11 @@ def interpolated_phases(
     batches' texts; None: the length of each traced batch.
     """
     times_of_step: list[PhaseTime] = []
-    for base, other in pairs:
+    for number, (base, other) in enumerate(pairs):
         base_times, other_times = ([times[id(part)] for part in whole] for whole in (base, other))
         if tokens is not None and base[0].phase != "optimizer step":
-            base_times = interpolate_parts(base_times, base[0].tokens, other_times, other[0].tokens, tokens)
+            length = tokens[number // len(PASSES)]
+            base_times = interpolate_parts(base_times, base[0].tokens, other_times, other[0].tokens, length)
         times_of_step += base_times
     return times_of_step
 
@@ -185,7 +218,7 @@ def parts_of_step(recorded: Sequence[RecordedPhase], accumulate: int) -> list[tu
     reduce the gradients, and of the optimizer's step. The last traced micro-step has the longest batch.
     """
     whole = whole_phases(recorded)
-    passes = {phase: [one for one in whole if one[0].phase == phase] for phase in ("forward", "backward")}
+    passes = {phase: [one for one in whole if one[0].phase == phase] for phase in PASSES}
     first = accumulate if accumulate > 1 else 0
     later = first + 1 if accumulate > 2 else min(1, accumulate - 1)
     places = [first, *[later] * (accumulate - 2)] if accumulate > 1 else []
@@ -228,8 +261,3 @@ def needed_operations(recorded: Sequence[RecordedPhase], accumulate: int) -> set
         for key in one.operations
         if parse(key).family not in FAMILIES_WITHOUT_KERNEL
     }
-
-
-def average_tokens(lengths: Sequence[int]) -> float | None:
-    """Return the average length of the batches' texts, tokens; None without texts."""
-    return fmean(lengths) if lengths else None

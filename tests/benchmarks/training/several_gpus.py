@@ -56,7 +56,7 @@ def is_measured(run: Run, result: Result) -> bool:
 
 def predicted_step_s(row: TimedRow, slowness: float) -> float:
     """Return the predicted seconds of a step with a host that needs ``slowness`` times the predicted time."""
-    return total_seconds([part.scaled(slowness, 1.0) for part in row.phases])
+    return total_seconds([part.scaled(slowness, 1.0) for part in row.phases]) / row.steps
 
 
 def fitted_slowness(rows: Sequence[TimedRow]) -> float | None:

@@ -3,12 +3,14 @@
     python -m tests.benchmarks.training.step_times [FOLDER]
 
 Reads FOLDER/step_times.jsonl (default: experiments/evidence/prediction_h100): the specification of each row, its speed,
-its device. Each row is traced here, and its step is predicted on the device's card, for a batch of the median length,
-because the measured time is a median. Writes step_times.md and step_times.json into the folder. Beside each prediction:
-the error with factors of the host's time that were fitted to the other suites only, and four simpler estimates: the
-time at the card's peak rate; the roofline, which is the shortest possible time of each operation; the roofline times
-one factor for all rows on the GPU, fitted to the other suites only; the estimate of PyTorch's RuntimeEstimator. Errors
-are relative to the measurement; negative: too low.
+its device. Each row is traced here, and its step is predicted on the device's card, for the lengths of the measured
+batches. If FOLDER has a host.jsonl, which `testbed calibrate --host` has written on the machine of the rows, the
+predictions are for this host, and the text below the table also gives the error for the host of the table. Writes
+step_times.md and step_times.json into the folder. Beside each prediction: the error with factors of the host's time
+that were fitted to the other suites only, and four simpler estimates: the time at the card's peak rate; the roofline,
+which is the shortest possible time of each operation; the roofline times one factor for all rows on the GPU, fitted to
+the other suites only; the estimate of PyTorch's RuntimeEstimator. Errors are relative to the measurement; negative: too
+low.
 """
 
 import argparse
@@ -21,10 +23,11 @@ from typing import Any, NamedTuple
 
 from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
+from experiments.prediction.times import host
 from experiments.prediction.times.clocks import total_seconds
 from experiments.prediction.times.operations import parse
 from experiments.prediction.times.phase import HOST_FACTORS, HostWork, PhaseTime, RecordedPhase
-from experiments.prediction.times.step import phases_of_step, step_time, table_for_card
+from experiments.prediction.times.step import phases_of_steps, step_time, table_for_card, typical_steps
 from experiments.prediction.times.table import OperationTime, Table
 from experiments.results.predictions import RowStepTime
 from experiments.results.schema import WARM_UP_STEPS, Speed
@@ -65,9 +68,10 @@ class Roofline(Table):
 
 
 class TimedRow(NamedTuple):
-    """A measured row, the card that measured it, its predicted time, the phases of its step, and its roofline, s.
+    """A measured row, the card that measured it, its predicted time, the phases of typical steps, and its roofline, s.
 
-    tokens: median length of the batches' texts.
+    steps: number of typical steps. tokens: median length of the batches' texts. host_ratio: time of the host that the
+    prediction is for, relative to the reference host.
     """
 
     spec: RowSpec
@@ -75,12 +79,22 @@ class TimedRow(NamedTuple):
     speed: Speed
     time: RowStepTime
     phases: list[PhaseTime]
+    steps: int
     roofline_s: float
     tokens: float | None
+    host_ratio: float
+
+    def error_for_host_of_table(self) -> float:
+        """Return the error of the prediction without the measured host."""
+        factors = {kind: seconds / self.host_ratio for kind, seconds in HOST_FACTORS.items()}
+        return self._error(factors)
+
+    def _error(self, factors: Mapping[HostWork, float]) -> float:
+        return relative_error(total_seconds(self.phases, factors) / self.steps, self.speed.step_s)
 
     def errors(self) -> list[float]:
         """Return the relative error of the time that follows with each of FACTORS."""
-        return [relative_error(total_seconds(self.phases, factors), self.speed.step_s) for factors in FACTORS]
+        return [self._error(factors) for factors in FACTORS]
 
 
 def trace_row(row: dict[str, Any], phantom: Phantom) -> TimedRow:
@@ -98,14 +112,18 @@ def _trace(row: dict[str, Any], phantom: Phantom) -> TimedRow:
     found: list[TimedRow] = []
 
     def keep(
-        recorded: Sequence[RecordedPhase], one: RowSpec, name: str, planned: int, average: float | None
+        recorded: Sequence[RecordedPhase], one: RowSpec, name: str, planned: int, all_lengths: Sequence[float]
     ) -> RowStepTime | None:
-        time = step_time(recorded, one, name, planned, tokens)
+        time = step_time(recorded, one, name, planned, lengths)
         if name == card and time:
-            table, target = table_for_card(card), card_named(card)
-            phases = phases_of_step(recorded, accumulate, tokens, table, target)
-            shortest = phases_of_step(recorded, accumulate, tokens, Roofline(table.machine, {}), target)
-            found.append(TimedRow(spec, card, speed, time, phases, sum(part.gpu_s for part in shortest), tokens))
+            table, target, steps = table_for_card(card), card_named(card), typical_steps(lengths, accumulate)
+            phases, shortest = (
+                [*itertools.chain(*phases_of_steps(recorded, accumulate, steps, times, target))]
+                for times in (table, Roofline(table.machine, {}))
+            )
+            roofline_s = sum(part.gpu_s for part in shortest) / len(steps)
+            ratio = table.host.other
+            found.append(TimedRow(spec, card, speed, time, phases, len(steps), roofline_s, tokens, ratio))
         return time
 
     setattr(tracer, "step_time", keep)  # noqa: B010 - a function of a module
@@ -173,6 +191,8 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=EVIDENCE.parent / "prediction_h100")
     folder = parser.parse_args().folder
     rows = [json.loads(line) for line in (folder / "step_times.jsonl").read_text().splitlines()]
+    host_file = folder / "host.jsonl"
+    setattr(host, "host_sample_files", lambda: [host_file] if host_file.exists() else [])  # noqa: B010 - a function
     phantom = load(cache_folder())
     tracer.import_libraries(phantom)
     known = [trace_row(row, phantom) for row in rows]
@@ -183,6 +203,8 @@ def main() -> None:
         held_out_error = own[fit_factors([with_factors[place] for place in places])]
         torch = estimate_row(row.spec, row.card, row.tokens, phantom)
         found.append(compare_steps(row, [known[place] for place in places], held_out_error, torch))
+    for one, row in zip(found, known, strict=True):
+        one["table_host_error"] = row.error_for_host_of_table() if host_file.exists() else None
     errors, held_out_errors = [one["error"] for one in found], [one["held_out_error"] for one in found]
     simpler = {
         "peak_rate_errors": [relative_error(one["peak_rate_s"], one["measured_s"]) for one in found],
@@ -224,6 +246,13 @@ def main() -> None:
         f" of the roofline times a factor: mean {data['factor_errors']['mean']:.1%};"
         f" of RuntimeEstimator: mean {data['torch_errors']['mean']:.1%} of {len(simpler['torch_errors'])} rows\n"
     )
+    if host_file.exists():
+        data["host_ratio"] = known[0].host_ratio
+        data["table_host_mean_error"] = fmean(abs(one["table_host_error"]) for one in found)
+        text += (
+            f"\nThe host of these rows needs {data['host_ratio']:.2f} times as long as the host of the table. Without"
+            f" this measurement, the mean error is {data['table_host_mean_error']:.1%}.\n"
+        )
     text += "".join(f"\n{line}\n" for line in reasons(found))
     write(folder, "step_times", text, data)
 

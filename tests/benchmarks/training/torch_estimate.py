@@ -99,4 +99,5 @@ def step_seconds(
     times = {id(one): PhaseTime({}, {}) for one in recorded}
     for parts, seconds in zip(whole_phases(recorded), phases_s, strict=True):
         times[id(parts[0])] = PhaseTime({}, {"element-wise": seconds})
-    return total_seconds(interpolated_phases(parts_of_step(recorded, accumulate), times, tokens))
+    lengths = None if tokens is None else [tokens] * accumulate
+    return total_seconds(interpolated_phases(parts_of_step(recorded, accumulate), times, lengths))

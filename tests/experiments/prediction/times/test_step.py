@@ -388,4 +388,4 @@ def test_the_unmeasured_share_of_an_extrapolated_time_is_at_most_one():
     longer = at_length(short, 20, long, 30, 40)
     assert (longer.device_s["matrix products"], longer.unmeasured_s) == (7.0, 8.0)
     table = Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)})
-    assert step._build_time([longer], table, "h100_80gb", 0.0).unmeasured_share == 1.0
+    assert step._build_time([[longer]], table, "h100_80gb", 0.0).unmeasured_share == 1.0
