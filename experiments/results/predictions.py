@@ -65,6 +65,9 @@ class StepTime(Record):
     link_s: float = Field(description="time of the transfers between GPUs")
     device_s: dict[str, float] = Field(description="time of the GPU by family of operations")
     measured_on: str = Field(description="the GPU on which the operations were measured")
+    host_is_measured: bool = Field(
+        default=False, description="whether the user has measured the host; otherwise, it is the host of measured_on"
+    )
     unmeasured_share: float | None = Field(
         default=None,
         description="share of the GPU's time that is estimated from similar operations, because nothing was measured",

@@ -81,6 +81,9 @@ def describe_step(time: StepTime, card: str, speed: float | None) -> str:
     return f"{', '.join(words)} ({parts})"
 
 
+UNMEASURED_HOST = "the host is that of this GPU's machine; `testbed calibrate --host` measures another one"
+
+
 def time_notes(predictions: Sequence[ScriptPrediction]) -> list[str]:
     """Return a note on the times that are shown, if there are any."""
     return source_notes([card.time for one in predictions for card in one.cards if card.time and card.margin_gib >= 0])
@@ -93,4 +96,5 @@ def source_notes(times: Sequence[StepTime]) -> list[str]:
     share = max(time.unmeasured_share or 0.0 for time in times)
     estimated = f"; {share:.0%} of the GPU's time is estimated from similar operations" if share else ""
     gpus = " or ".join(sorted({time.measured_on for time in times}))
-    return [f"step: from operations measured on one {gpus}, scaled to other cards{estimated}; {NOT_INCLUDED}"]
+    host = "the host that you measured" if all(time.host_is_measured for time in times) else UNMEASURED_HOST
+    return [f"step: from operations measured on one {gpus}, scaled to other cards{estimated}; {host}; {NOT_INCLUDED}"]

@@ -4,7 +4,9 @@ import pytest
 
 from experiments.prediction.times.clocks import Clocks
 from experiments.prediction.times.phase import HOST_FACTORS, PhaseTime
+from experiments.prediction.times.replay import list_tensor_length
 from experiments.prediction.times.schedule import Schedule
+from experiments.prediction.times.step import typical_steps
 
 HOST_LIMITED, GPU_LIMITED = 0, 1
 HOST_S, GPU_S = (3.0, 1.0), (1.0, 3.0)
@@ -45,3 +47,26 @@ def test_scaled_times_scale_each_operation():
 def test_a_phase_takes_at_least_as_long_as_without_the_order(order):
     part = phase(*order)
     assert gpu_end_s(part) >= gpu_end_s(part._replace(schedule=None))
+
+
+def test_typical_steps_have_evenly_spaced_lengths_of_which_long_and_short_ones_alternate():
+    (first, second) = typical_steps([*range(800)], 4)
+    assert sorted([*first, *second]) == [50, 150, 250, 350, 450, 550, 650, 750]
+    assert all(350 <= sum(step) / 4 <= 450 for step in (first, second))
+
+
+def test_a_step_has_a_length_for_each_micro_step_and_all_steps_together_have_at_least_eight():
+    assert [len(step) for step in typical_steps([1, 2, 3], 16)] == [16]
+    assert [len(step) for step in typical_steps([1, 2, 3], 3)] == [3, 3, 3]
+    assert typical_steps([7], 1) == [[7]] * 8
+
+
+def test_without_texts_the_traced_batches_are_typical():
+    assert typical_steps([], 4) == [None]
+
+
+@pytest.mark.parametrize(
+    ("elements", "tensors", "length"), [(6738415616, 227, 29684672), (160, 160, 1), (1000, 20, 50)]
+)
+def test_long_tensors_of_a_list_have_a_length_that_vectorized_kernels_accept(elements, tensors, length):
+    assert list_tensor_length(elements, tensors) == length
