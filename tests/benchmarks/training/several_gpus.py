@@ -16,12 +16,11 @@ from typing import Any
 from experiments.history.durations import StoredTimes
 from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
-from experiments.prediction.times.clocks import total_seconds
 from experiments.results.run_folder import Run
 from experiments.results.schema import Result
 from experiments.system.files import cache_folder
 from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, summary, write
-from tests.benchmarks.training.step_times import TimedRow, trace_row
+from tests.benchmarks.training.step_times import TimedRow, step_seconds, trace_row
 
 HEAD = [
     "run",
@@ -56,7 +55,7 @@ def is_measured(run: Run, result: Result) -> bool:
 
 def predicted_step_s(row: TimedRow, slowness: float) -> float:
     """Return the predicted seconds of a step with a host that needs ``slowness`` times the predicted time."""
-    return total_seconds([part.scaled(slowness, 1.0) for part in row.phases]) / row.steps
+    return step_seconds([[part.scaled(slowness, 1.0) for part in step] for step in row.steps])
 
 
 def fitted_slowness(rows: Sequence[TimedRow]) -> float | None:

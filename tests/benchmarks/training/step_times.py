@@ -3,14 +3,14 @@
     python -m tests.benchmarks.training.step_times [FOLDER]
 
 Reads FOLDER/step_times.jsonl (default: experiments/evidence/prediction_h100): the specification of each row, its speed,
-its device. Each row is traced here, and its step is predicted on the device's card, for the lengths of the measured
-batches. If FOLDER has a host.jsonl, which `testbed calibrate --host` has written on the machine of the rows, the
-predictions are for this host, and the text below the table also gives the error for the host of the table. Writes
-step_times.md and step_times.json into the folder. Beside each prediction: the error with factors of the host's time
-that were fitted to the other suites only, and four simpler estimates: the time at the card's peak rate; the roofline,
-which is the shortest possible time of each operation; the roofline times one factor for all rows on the GPU, fitted to
-the other suites only; the estimate of PyTorch's RuntimeEstimator. Errors are relative to the measurement; negative: too
-low.
+its device. Each row is traced here. Its step is predicted on the device's card for the lengths of the measured batches,
+from the medians of the micro-steps, as it was measured. If FOLDER has a host.jsonl, which `testbed calibrate --host`
+has written on the machine of the rows, the predictions are for this host, and the text below the table also gives the
+error for the host of the table. Writes step_times.md and step_times.json into the folder. Beside each prediction: the
+error with factors of the host's time that were fitted to the other suites only, and four simpler estimates: the time at
+the card's peak rate; the roofline, which is the shortest possible time of each operation; the roofline times one factor
+for all rows on the GPU, fitted to the other suites only; the estimate of RuntimeEstimator of PyTorch. Errors are
+relative to the measurement; negative: too low.
 """
 
 import argparse
@@ -24,16 +24,17 @@ from typing import Any, NamedTuple
 from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
 from experiments.prediction.times import host
-from experiments.prediction.times.clocks import total_seconds
+from experiments.prediction.times.clocks import Clocks
 from experiments.prediction.times.operations import parse
 from experiments.prediction.times.phase import HOST_FACTORS, HostWork, PhaseTime, RecordedPhase
-from experiments.prediction.times.step import phases_of_steps, step_time, table_for_card, typical_steps
+from experiments.prediction.times.step import phases_of_steps, step_time, table_for_card
 from experiments.prediction.times.table import OperationTime, Table
 from experiments.results.predictions import RowStepTime
 from experiments.results.schema import WARM_UP_STEPS, Speed
 from experiments.suites.cards import Card, card_named, card_of_device
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
+from experiments.training.measure.schedule import Timing
 from tests.benchmarks.forks import run_in_fork
 from tests.benchmarks.prediction.published_times.roofline import bound_s
 from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, summary, write
@@ -68,18 +69,17 @@ class Roofline(Table):
 
 
 class TimedRow(NamedTuple):
-    """A measured row, the card that measured it, its predicted time, the phases of typical steps, and its roofline, s.
+    """A measured row, the card that measured it, its predicted time, the phases of its steps, and its roofline, s.
 
-    steps: number of typical steps. tokens: median length of the batches' texts. host_ratio: time of the host that the
-    prediction is for, relative to the reference host.
+    steps: the phases of each step, for the lengths of the measured batches. tokens: median length of the batches'
+    texts. host_ratio: time of the host that the prediction is for, relative to the reference host.
     """
 
     spec: RowSpec
     card: str
     speed: Speed
     time: RowStepTime
-    phases: list[PhaseTime]
-    steps: int
+    steps: list[list[PhaseTime]]
     roofline_s: float
     tokens: float | None
     host_ratio: float
@@ -90,7 +90,7 @@ class TimedRow(NamedTuple):
         return self._error(factors)
 
     def _error(self, factors: Mapping[HostWork, float]) -> float:
-        return relative_error(total_seconds(self.phases, factors) / self.steps, self.speed.step_s)
+        return relative_error(step_seconds(self.steps, factors), self.speed.step_s)
 
     def errors(self) -> list[float]:
         """Return the relative error of the time that follows with each of FACTORS."""
@@ -116,19 +116,42 @@ def _trace(row: dict[str, Any], phantom: Phantom) -> TimedRow:
     ) -> RowStepTime | None:
         time = step_time(recorded, one, name, planned, lengths)
         if name == card and time:
-            table, target, steps = table_for_card(card), card_named(card), typical_steps(lengths, accumulate)
-            phases, shortest = (
-                [*itertools.chain(*phases_of_steps(recorded, accumulate, steps, times, target))]
+            table, target = table_for_card(card), card_named(card)
+            tokens_of_steps = [
+                lengths[begin : begin + accumulate] for begin in range(0, len(lengths) - accumulate + 1, accumulate)
+            ]
+            steps, shortest = (
+                phases_of_steps(recorded, accumulate, tokens_of_steps or [None], times, target)
                 for times in (table, Roofline(table.machine, {}))
             )
-            roofline_s = sum(part.gpu_s for part in shortest) / len(steps)
-            ratio = table.host.other
-            found.append(TimedRow(spec, card, speed, time, phases, len(steps), roofline_s, tokens, ratio))
+            roofline_s = median(sum(part.gpu_s for part in step) for step in shortest)
+            found.append(TimedRow(spec, card, speed, time, steps, roofline_s, tokens, table.host.other))
         return time
 
     setattr(tracer, "step_time", keep)  # noqa: B010 - a function of a module
     tracer.trace(spec.model_copy(update={"length": "peak"}), [spec.card, card], phantom)
     return found[0]
+
+
+def step_seconds(steps: Sequence[Sequence[PhaseTime]], factors: Mapping[HostWork, float] = HOST_FACTORS) -> float:
+    """Return the seconds of a step as a run measures them: from the medians of its micro-steps.
+
+    steps: the phases of each step. The first one also runs before the others, as a warm-up. factors: see HOST_FACTORS.
+    """
+    clocks, ends_s, accumulate = Clocks(), [], 0
+    for step in [steps[0], *steps]:
+        accumulate = 0
+        for part, following in itertools.pairwise([*step, None]):
+            clocks.run(part, factors)
+            if following is None or (part.phase != "forward" and following.phase == "forward"):
+                ends_s.append(clocks.latest_s)
+                accumulate += 1
+    times_s = [end - begin for begin, end in itertools.pairwise(ends_s[accumulate - 1 :])]
+    numbered = [*enumerate(times_s, start=1)]
+    return Timing(
+        [time_s for number, time_s in numbered if number % accumulate == 0],
+        [time_s for number, time_s in numbered if number % accumulate],
+    ).step_s(accumulate)
 
 
 def card_of(row: dict[str, Any]) -> str:
@@ -156,16 +179,16 @@ def compare_steps(
     others: rows of the other suites. held_out_error: with factors that were fitted to them. torch: the estimate of
     PyTorch's own estimator.
     """
-    spec, speed, time = row.spec, row.speed, row.time
+    spec, speed, predicted_s = row.spec, row.speed, step_seconds(row.steps)
     data_type = "fp32" if spec.settings.precision == "32-true" else "bf16"
     tflop = (speed.tflop_per_sample or 0.0) * spec.settings.batch_size * spec.settings.accumulate
     return {
         "row": f"{spec.suite}/{spec.row}",
         "card": spec.card,
-        "limited_by": time.limited_by,
-        "predicted_s": time.step_s,
+        "limited_by": row.time.limited_by,
+        "predicted_s": predicted_s,
         "measured_s": speed.step_s,
-        "error": relative_error(time.step_s, speed.step_s),
+        "error": relative_error(predicted_s, speed.step_s),
         "held_out_error": held_out_error,
         "spread": speed.spread,
         "peak_rate_s": tflop / card_named(row.card).peak_tflops[data_type],
