@@ -42,7 +42,10 @@ class Culprit(Record):
 class Blame(Record):
     """The difference between two environments, the packages that cause the difference, and the steps that found them.
 
-    sure: True: every package in ``culprits`` is needed for the change. False: at least one of them is needed.
+    differs: the difference in one line, such as 'xxl-sgd: outcome fits → oom'. method: how the rows were observed.
+    packages_changed: number of packages whose versions differ. groups: number of groups of packages that can change
+    version separately. sure: True: every package in ``culprits`` is needed for the change. False: at least one of them
+    is needed.
     """
 
     differs: str

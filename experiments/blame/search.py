@@ -24,9 +24,10 @@ class Culprits(NamedTuple):
 def search(groups: Sequence[PackageGroup], likely_count: int, test: PackageTest) -> Culprits:
     """Return the packages whose new versions together cause the change.
 
-    groups: all groups that differ, in an order in which each group follows the groups that it requires. The environment
-    is bad with the new versions of all groups, and good with the new versions of none. likely_count: number of groups,
-    from the first on, whose new versions the first test has.
+    groups: all groups that differ, in an order in which each group follows the groups that it requires. If all groups
+    have their new versions, the environment is the bad one. If all have their old versions, it is the good one.
+    likely_count: the first test gives the first ``likely_count`` groups their new versions, and the other groups their
+    old ones; 0 or all: half of the groups get their new versions.
     """
     needed: list[PackageGroup] = []
     candidates, sure = list(groups), True
@@ -43,11 +44,11 @@ def search(groups: Sequence[PackageGroup], likely_count: int, test: PackageTest)
 def _bisect(
     groups: Sequence[PackageGroup], base: frozenset[str], first: int, test: PackageTest
 ) -> tuple[int, int, bool]:
-    """Return ``low`` and ``high``: groups[:low] do not cause the change, and groups[:high] do.
+    """Return ``low`` and ``high``: the new versions of groups[:low] do not cause the change, those of groups[:high] do.
 
-    first: number of groups in the first test; 0: half of the groups. The third value is True if only one group is
-    between ``low`` and ``high``. It is False if there are several, and no number of groups between ``low`` and ``high``
-    can be tested.
+    base: packages that have their new versions in every test. first: number of groups that have their new versions in
+    the first test; 0: half of the groups. The third value is True if groups[low:high] is a single group. It is False if
+    these are several groups, because no test with only some of them gave the good or the bad result.
     """
     low, high = 0, len(groups)
     while high - low > 1:

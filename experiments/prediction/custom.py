@@ -94,12 +94,13 @@ class CustomTraining:
     )
     optim: LoopOptimizer | None = option(
         None,
-        "Optimizer; default: adamw (trainer: fused, other loops: foreach); with DeepSpeed: deepspeed_cpu; "
-        "adamw_4bit and adamw_8bit_torchao need the package torchao.",
+        "Optimizer. Default: adamw (with --loop trainer its fused variant, with other loops its foreach variant), but "
+        "deepspeed_cpu with DeepSpeed. adamw_4bit and adamw_8bit_torchao need the package torchao.",
     )
     strategy: LoopStrategy = option(
         "auto",
-        "How GPUs share the work; auto: DDP on several GPUs; fsdp2: fully_shard, with --loop trainer or plain.",
+        "How GPUs share the work. auto: DDP if there are several GPUs. fsdp2: PyTorch's fully_shard, only with --loop "
+        "trainer or plain.",
     )
     clip_gradients: float | None = option(
         None,

@@ -19,5 +19,5 @@ def known_hosts_lines(host: str) -> str:
             result = subprocess.run(["ssh-keygen", "-F", host, "-f", file], capture_output=True, text=True)
             lines += [f"{line}\n" for line in result.stdout.splitlines() if not line.startswith("#")]
     if not lines:
-        raise BadHostKey(f"{host}: its host key is not in {FILES[0]}; log in once: ssh {host}")
+        raise BadHostKey(f"{host}: its host key is not in this computer's {FILES[0]}; log in once: ssh {host}")
     return "".join(lines)

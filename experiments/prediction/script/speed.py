@@ -54,9 +54,9 @@ def describe_fastest(what: str, speeds: Mapping[str, tuple[float, StepTime]], un
 
 
 def describe_time(prediction: ScriptPrediction, card: CardPrediction, samples: int | None) -> str:
-    """Describe in one line the time of a step on a card, what limits it, and the seconds of each device.
+    """Describe in one line the time of a step on a card, what limits it, and the seconds of each part of the machine.
 
-    '' if the training does not fit the card.
+    The parts are those of ``describe_step``. '' if the training does not fit the card.
     """
     if card.margin_gib < 0:
         return ""
@@ -67,8 +67,12 @@ def describe_time(prediction: ScriptPrediction, card: CardPrediction, samples: i
 
 
 def describe_step(time: StepTime, card: str, speed: float | None) -> str:
-    """Describe the time of a step on a card, what limits it, and the seconds of each device. speed: in samples/s."""
-    seconds_by_device = {
+    """Describe in one line the time of a step on a card, what limits it, and the seconds of each part of the machine.
+
+    The parts are the host, the GPU, the links between GPUs, and the optimizer if it runs on the CPU. Parts without work
+    are left out. speed: in samples/s; None: unknown.
+    """
+    seconds_by_part = {
         "host": time.host_s - time.cpu_optimizer_s,
         "GPU": sum(time.device_s.values()),
         "links": time.link_s,
@@ -77,7 +81,7 @@ def describe_step(time: StepTime, card: str, speed: float | None) -> str:
     words = [f"step {time.words} on {card}"]
     words += [f"{format_number(speed)} samples/s"] if speed else []
     words.append(f"limited by {time.limited_by}")
-    parts = ", ".join(f"{name} {format_number(seconds)} s" for name, seconds in seconds_by_device.items() if seconds)
+    parts = ", ".join(f"{name} {format_number(seconds)} s" for name, seconds in seconds_by_part.items() if seconds)
     return f"{', '.join(words)} ({parts})"
 
 

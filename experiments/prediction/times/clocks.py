@@ -9,7 +9,7 @@ SIMULATED_STEPS = 3
 
 
 class Clocks:
-    """The times, in seconds, at which host, GPU and links have done their work so far.
+    """Simulated clocks: the time, in seconds, at which host, GPU and links end the work that was added so far.
 
     busy_s: seconds in which kernels ran on the GPU, those of transfers between GPUs included.
     """

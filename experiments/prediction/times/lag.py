@@ -24,7 +24,7 @@ QUEUED_OPERATIONS = 1024
 
 
 class ClockPoint(NamedTuple):
-    """The times, in seconds, at which the host has started a number of operations and the GPU has executed them."""
+    """A number of operations, and the times, in seconds, at which the host has started and the GPU executed them."""
 
     operations: int
     host_s: float

@@ -268,7 +268,10 @@ def interpolate_parts(
 
 
 def _seconds_by_family(parts: Sequence[PhaseTime]) -> dict[str, float]:
-    """Return the GPU's seconds by family, and those that were not measured."""
+    """Return the GPU's seconds by family of operations.
+
+    The key 'unmeasured' has those of all these seconds that were estimated from similar operations.
+    """
     seconds: dict[str, float] = defaultdict(float)
     for part in parts:
         seconds["unmeasured"] += part.unmeasured_s

@@ -3,8 +3,9 @@
 FOLDER/RUN_ID/                a run, with the same files as on the user's computer: run.json, SUITE/ROW/
 FOLDER/RUN_ID/.jobs/ROW-ATTEMPT/
                               the job of a row: job.sh is the script, spec.json the row's specification, and out.txt
-                              the output. The job writes the file started when it starts, and its exit code into the
-                              file ended. The user's computer writes the file fetched when it has the row's results.
+                              the output. When the job starts, it writes the file "started". When it ends, it writes
+                              its exit code into the file "ended". The user's computer writes the file "fetched" when
+                              it has the row's results.
 FOLDER/code/SHA256/           the project's code, unless it is part of an image
 FOLDER/cache/                 downloads that all runs share; huggingface/ is the cache of the Hugging Face hub
 FOLDER/cache/fetched/KEY/     the job that downloads one artifact: its script, its output, and paths.txt, the list of

@@ -130,8 +130,9 @@ def _card_prediction(
 ) -> CardPrediction:
     """Return the prediction for one card.
 
-    recorded: all phases, if memory that another stream used was released; else empty. In the first case, the needed
-    memory depends on the speed of the card. needed_size: bytes that the training needs in the second case.
+    recorded: all phases, if the training released memory that another stream may still have used; else empty. With
+    ``recorded``, the needed memory depends on the speed of the card, and is computed here. needed_size: bytes that the
+    training needs on every card if ``recorded`` is empty; otherwise not used.
     """
     usable_size = round(card_named(name).usable_gib * GIB)
     if recorded:
