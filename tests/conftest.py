@@ -21,6 +21,7 @@ COLLECT_AFTER = 100_000
 SLOW_MARKERS = ("slow", "openstack", "slurm", "node", "chain")
 GROUPS = {
     "traces_start_warm": "scripts",
+    "torchao_traces_start_warm": "torchao",
     "ranks_start_warm": "warm ranks",
     "finished_row": "worker",
     "train_once": "trained rows",

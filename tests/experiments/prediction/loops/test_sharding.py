@@ -88,10 +88,8 @@ def loops_of_the_labs(library_cache, tmp_path_factory):
     """Return trainings with the loops of the labs and the predictions of their rows, which one tracer makes."""
     tiny = tmp_path_factory.mktemp("model") / "tiny.json"
     tiny.write_text(json.dumps(CONFIG))
-    trainings = {
-        name: CustomTraining(**{"model": str(tiny), "card": CARD, "batch": 2, "seq": 64} | options)
-        for name, options in LOOPS_OF_THE_LABS.items()
-    }
+    usual: dict[str, Any] = {"model": str(tiny), "card": CARD, "batch": 2, "seq": 64}
+    trainings = {name: CustomTraining(**usual | options) for name, options in LOOPS_OF_THE_LABS.items()}
     predict([training.spec for training in trainings.values()], library_cache)
     return {name: (training, *predict([training.spec], library_cache)) for name, training in trainings.items()}
 
