@@ -29,7 +29,7 @@ def terminal_output(
 ) -> str:
     """Return the bytes that ``run`` writes to a terminal of ``width`` columns, as text.
 
-    ``run`` runs in this process, because a fork of a process with so many modules takes a twentieth of a second. keys:
+    ``run`` runs in this process, because a fork of a process with so many modules takes a tenth of a second. keys:
     typed every RETYPE_S once the process has written ``after``, since a program that starts slowly discards what was
     typed before.
     """
