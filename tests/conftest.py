@@ -4,10 +4,12 @@ The garbage collector is off while pytest imports the tests, and later skips the
 all exist until the process ends. This saves a third of the time in which pytest collects the tests, and seconds at the
 end of each process. While tests run, it looks for garbage seldom. Slow tests run first, so that no worker runs a long
 one after the others have ended. The variables that describe a terminal or a running make are removed, so that every
-test has the same output.
+test has the same output. Threads of PyTorch sleep while they wait: otherwise they spin and take processor time from the
+other workers.
 """
 
 import gc
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -21,6 +23,7 @@ COLLECT_AFTER = 100_000
 SLOW_MARKERS = ("slow", "openstack", "slurm", "node", "chain")
 GROUPS = {
     "traces_start_warm": "scripts",
+    "torchao_traces_start_warm": "torchao",
     "ranks_start_warm": "warm ranks",
     "finished_row": "worker",
     "train_once": "trained rows",
@@ -31,6 +34,8 @@ GROUPS = {
     "keys": "keys",
 }
 """The group of the tests with a fixture, by its name. Its setup takes seconds: one worker runs all tests of a group."""
+
+os.environ["OMP_WAIT_POLICY"] = "passive"  # OpenMP reads it when PyTorch is imported, so it is set before the tests are
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

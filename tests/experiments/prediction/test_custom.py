@@ -200,9 +200,10 @@ def test_a_config_in_the_cache_of_the_hub_is_used_if_the_hub_is_unreachable(monk
     assert CustomTraining("org/cached", CARD).spec.model.architecture == GPT2
 
 
-@pytest.mark.parametrize("loop", ["lightning", "litgpt"])
-def test_a_loop_that_runs_as_a_row_is_traced_and_has_a_time(loop, library_cache):
-    training = CustomTraining("tiny-llama-1.1b", "a100_80gb", seq=32, precision="bf16-true", loop=loop)
-    (one,) = predict([training.spec], library_cache)
-    assert one.predicted_outcome == "fits"
-    assert one.samples_per_s == pytest.approx(1 / one.time.step_s)
+def test_loops_that_run_as_rows_are_traced_and_have_a_time(library_cache):
+    options: dict[str, Any] = {"model": "tiny-llama-1.1b", "card": "a100_80gb", "seq": 32, "precision": "bf16-true"}
+    found = predict([CustomTraining(**options, loop=loop).spec for loop in ("lightning", "litgpt")], library_cache)
+    assert {one.spec.settings.engine for one in found} == {"lightning", "litgpt"}
+    for one in found:
+        assert one.predicted_outcome == "fits"
+        assert one.samples_per_s == pytest.approx(1 / one.time.step_s)

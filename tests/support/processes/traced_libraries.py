@@ -2,7 +2,7 @@
 
 A fork installs the phantom device like a new process does, but it has already loaded the device's library, imported
 the modules and read the tables of operation times. Many traced scripts import transformers' Trainer, which takes two
-seconds.
+seconds, or DeepSpeed, which takes another.
 """
 
 import os
@@ -33,9 +33,14 @@ from experiments.prediction.script.traced import (  # noqa: E402
 )
 
 imports.prepare_imports(PHANTOM)
+import deepspeed  # noqa: E402, F401
+import torch.distributed.run  # noqa: E402
 from transformers import Trainer  # noqa: E402, F401
+from transformers.models.llama import modeling_llama  # noqa: E402, F401
 
-from experiments.prediction.loops import generate  # noqa: E402, F401
+from experiments.prediction.loops import generate, optimizers  # noqa: E402, F401
+from experiments.prediction.phantom import cpu_adam, gpus, ranks  # noqa: E402, F401
+from experiments.prediction.script.traced import started_ranks  # noqa: E402, F401
 
 torch.cuda.is_initialized = is_initialized  # the warm process looks for real GPUs before it forks
 

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,12 +17,15 @@ CHILD = "tests.support.processes.warm_child"
 
 
 @contextmanager
-def warm_process(folder: Path, *modules: str) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
+def warm_process(
+    folder: Path, *modules: str, packages: Sequence[Path] = ()
+) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
     """Yield a warm process that has imported ``modules``, and the environment variables by which others find it.
 
-    Its output goes to warm.txt in ``folder``.
+    Its output goes to warm.txt in ``folder``. packages: folders of further packages.
     """
-    environment = {**os.environ, RANK_SOCKET_VARIABLE: str(folder / "socket"), "PYTHONPATH": str(CODE_FOLDER)}
+    path = os.pathsep.join(map(str, (CODE_FOLDER, *packages)))
+    environment = {**os.environ, RANK_SOCKET_VARIABLE: str(folder / "socket"), "PYTHONPATH": path}
     command = [
         sys.executable,
         "-u",

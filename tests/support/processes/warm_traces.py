@@ -17,9 +17,9 @@ LIBRARIES = "tests.support.processes.traced_libraries"
 
 
 @contextmanager
-def warm_traces(folder: Path) -> Iterator[str]:
-    """Yield the socket of a warm process for traces."""
-    with warm_process(folder, LIBRARIES) as (process, environment):
+def warm_traces(folder: Path, packages: Sequence[Path] = ()) -> Iterator[str]:
+    """Yield the socket of a warm process for traces. packages: folders of further packages."""
+    with warm_process(folder, LIBRARIES, packages=packages) as (process, environment):
         assert process.poll() is None, (folder / "warm.txt").read_text()
         yield environment[RANK_SOCKET_VARIABLE]
 

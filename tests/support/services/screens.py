@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from experiments.cli.app import main
+from experiments.suites.suite import suite_named
 from experiments.system.files import CODE_FOLDER
 from tests.support.services.terminal import screen_text, terminal_output
 
@@ -23,7 +24,9 @@ def check_screen(name: str, width: int, text: str) -> None:
 
 def shown(run: Callable[[], object], width: int) -> str:
     """Return what a terminal of ``width`` columns shows after ``run``."""
-    return screen_text(terminal_output(run, width), width)
+    text = screen_text(terminal_output(run, width), width)
+    suite_named.cache_clear()  # it may have the user's own suites, which the next command must not know
+    return text
 
 
 def _main_and_code(words: list[str]) -> None:

@@ -6,9 +6,10 @@ import re
 import select
 import sys
 import termios
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 PARTS = re.compile(
     r"\x1b\[(?P<arguments>[0-9;?<=>]*)[ -/]*(?P<command>[@-~])|(?P<control>[\r\n])|(?P<text>[^\x1b\r\n]+)"
@@ -26,21 +27,33 @@ def terminal_output(
     keys: str = "",
     after: str = "",
 ) -> str:
-    """Return the bytes that ``run`` writes in a forked process whose terminal has ``width`` columns, as text.
+    """Return the bytes that ``run`` writes to a terminal of ``width`` columns, as text.
 
-    keys: typed every RETYPE_S once the process has written ``after``, since a program that starts slowly discards what
-    was typed before.
+    ``run`` runs in this process, because a fork of a process with so many modules takes a tenth of a second. keys:
+    typed every RETYPE_S once the process has written ``after``, since a program that starts slowly discards what was
+    typed before.
     """
     master, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (ROWS, width))
-    child = os.fork()
-    if not child:
-        _run_on_terminal(terminal, run, environment or {})
-    os.close(terminal)
-    written, typed = bytearray(), time.monotonic()
+    written = bytearray()
+    reader = threading.Thread(target=_read_and_type, args=(master, written, keys, after.encode()))
+    reader.start()
+    with _streams_on(terminal), _environment_of_terminal(environment or {}):
+        try:
+            run()
+        except BaseException as problem:
+            print(f"{type(problem).__name__}: {problem}")
+    reader.join()
+    os.close(master)
+    return written.decode()
+
+
+def _read_and_type(master: int, written: bytearray, keys: str, after: bytes) -> None:
+    """Append what is written to the terminal to ``written``, until the terminal is closed; type the keys."""
+    typed = time.monotonic()
     with suppress(OSError):  # EIO: the terminal is closed
         while True:
-            if after.encode() not in written:
+            if after not in written:
                 typed = time.monotonic()
             elif keys and time.monotonic() > typed + RETYPE_S:
                 os.write(master, keys.encode())
@@ -50,25 +63,41 @@ def terminal_output(
             if not (chunk := os.read(master, 1 << 16)):
                 break
             written += chunk
-    os.close(master)
-    os.waitpid(child, 0)
-    return written.decode()
 
 
-def _run_on_terminal(terminal: int, run: Callable[[], object], environment: Mapping[str, str]) -> None:
-    """Run with the terminal as standard input, output and error; end the process."""
-    os.login_tty(terminal)
-    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+@contextmanager
+def _streams_on(terminal: int) -> Iterator[None]:
+    """Make the terminal standard input, output and error; close it afterwards."""
+    streams, saved = (sys.stdin, sys.stdout, sys.stderr), [os.dup(number) for number in range(3)]
+    for number in range(3):
+        os.dup2(terminal, number)
+    os.close(terminal)
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(number, "w" if number else "r", closefd=False) for number in range(3)
+    )
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdin, sys.stdout, sys.stderr = streams
+        for number, descriptor in enumerate(saved):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+
+
+@contextmanager
+def _environment_of_terminal(environment: Mapping[str, str]) -> Iterator[None]:
+    """Set the environment variables of a terminal, without those that describe another one; restore all afterwards."""
+    before = dict(os.environ)
     for name in (*TERMINAL_VARIABLES, "CI"):
         os.environ.pop(name, None)
     os.environ |= {"TERM": "xterm-256color", **environment}
     try:
-        run()
-    except BaseException as problem:
-        print(f"{type(problem).__name__}: {problem}")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ |= before
 
 
 def screen_text(text: str, width: int) -> str:

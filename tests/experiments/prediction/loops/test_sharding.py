@@ -3,6 +3,7 @@
 import json
 from importlib.util import find_spec
 from shutil import which
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,16 @@ pytestmark = [
     pytest.mark.skipif(not (find_spec("torch") and which("c++")), reason="needs torch and a C++ compiler"),
 ]
 CARD = "a100_80gb"
+LOOPS_OF_THE_LABS: dict[str, dict[str, Any]] = {
+    "lightning": {"loop": "lightning"},
+    "lightning, fsdp": {"loop": "lightning", "devices": 2, "strategy": "fsdp", "precision": "bf16-mixed"},
+    "lightning, deepspeed": {
+        "loop": "lightning",
+        "strategy": "deepspeed_stage_2_offload",
+        "precision": "bf16-mixed",
+    },
+    "litgpt": {"loop": "litgpt", "model": "tiny-llama-1.1b"},
+}
 
 
 @pytest.fixture
@@ -72,23 +83,23 @@ def test_a_plain_loop_clips_gradients_only_if_a_norm_above_zero_is_given(trainin
     assert on.cards[0].time.step_s > off.cards[0].time.step_s
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"loop": "lightning"},
-        {"loop": "lightning", "devices": 2, "strategy": "fsdp", "precision": "bf16-mixed"},
-        {"loop": "lightning", "strategy": "deepspeed_stage_2_offload", "precision": "bf16-mixed"},
-        {"loop": "litgpt", "model": "tiny-llama-1.1b"},
-    ],
-)
+@pytest.fixture(scope="module")
+def loops_of_the_labs(library_cache, tmp_path_factory):
+    """Return trainings with the loops of the labs and the predictions of their rows, which one tracer makes."""
+    tiny = tmp_path_factory.mktemp("model") / "tiny.json"
+    tiny.write_text(json.dumps(CONFIG))
+    usual: dict[str, Any] = {"model": str(tiny), "card": CARD, "batch": 2, "seq": 64}
+    trainings = {name: CustomTraining(**usual | options) for name, options in LOOPS_OF_THE_LABS.items()}
+    predict([training.spec for training in trainings.values()], library_cache)
+    return {name: (training, *predict([training.spec], library_cache)) for name, training in trainings.items()}
+
+
+@pytest.mark.parametrize("name", LOOPS_OF_THE_LABS)
 def test_a_loop_of_the_labs_needs_the_memory_of_its_row_and_names_its_model_and_modules(
-    training, traced, library_cache, options
+    loops_of_the_labs, traced, name
 ):
-    changes = {name: value for name, value in options.items() if name != "model"}
-    asked = training(**changes)
-    if "model" in options:
-        asked = CustomTraining(options["model"], CARD, batch=2, seq=64, **changes)
-    found, (row,) = traced(asked), predict([asked.spec], library_cache)
+    asked, row = loops_of_the_labs[name]
+    found = traced(asked)
     assert (found.peak_gib, found.reserved_gib) == (row.peak_gib, row.reserved_gib)
     assert found.cards[0].needed_gib == row.needed_gib
     assert found.model == ("GPT" if asked.loop == "litgpt" else "LlamaForCausalLM")

@@ -6,6 +6,8 @@ tests/benchmarks/prediction/torchao_optimizers describes the runs.
 import json
 import sys
 import weakref
+from contextlib import ExitStack
+from functools import cache
 from importlib.util import find_spec
 from shutil import which
 
@@ -15,9 +17,11 @@ from experiments.cli.app import main
 from experiments.errors import InputError
 from experiments.prediction.custom import TORCHAO_OPTIMIZERS, CustomTraining
 from experiments.prediction.loop import describe_training, program_command, single_changes, trace_options
+from experiments.prediction.script import trace
 from experiments.prediction.script.trace import trace_script
 from experiments.system.files import CODE_FOLDER, GIB
 from tests.benchmarks.prediction.torchao_optimizers.__main__ import CARD, MODELS, TOKENS
+from tests.support.processes.warm_traces import start_warm, warm_traces
 from tests.support.services.torchao_package import torchao_folder
 
 needs_device = pytest.mark.skipif(not (find_spec("torch") and which("c++")), reason="needs torch and a C++ compiler")
@@ -112,6 +116,19 @@ def installed(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", folder)
 
 
+@pytest.fixture(scope="module")
+def start_with_torchao(tmp_path_factory):
+    """Return a function that starts a trace as a fork of a process that can import torchao, started if it is needed."""
+    with ExitStack() as stack:
+        socket = cache(lambda: stack.enter_context(warm_traces(tmp_path_factory.mktemp("warm"), [torchao_folder()])))
+        yield lambda *arguments, **options: start_warm(socket(), *arguments, **options)
+
+
+@pytest.fixture
+def torchao_traces_start_warm(installed, start_with_torchao, monkeypatch):
+    monkeypatch.setattr(trace, "process_group", start_with_torchao)
+
+
 @pytest.fixture
 def not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao", None)
@@ -167,7 +184,7 @@ def predict(path, config, **options):
 
 
 @needs_device
-@pytest.mark.usefixtures("installed")
+@pytest.mark.usefixtures("torchao_traces_start_warm")
 @pytest.mark.parametrize("case", TRAININGS, ids=lambda one: " ".join(map(str, one.values())))
 def test_the_predicted_peak_is_the_measured_one(tmp_path, case):
     options = {name: case[name] for name in ("loop", "precision", "optim")}
@@ -176,7 +193,7 @@ def test_the_predicted_peak_is_the_measured_one(tmp_path, case):
 
 
 @needs_device
-@pytest.mark.usefixtures("installed")
+@pytest.mark.usefixtures("torchao_traces_start_warm")
 @pytest.mark.parametrize(("optim", "words", "bits"), [("adamw_4bit", "4 bit", 4), ("adamw_8bit_torchao", "8 bit", 8)])
 def test_the_states_of_the_trainer_have_this_many_bits(tmp_path, optim, words, bits):
     config = MODELS["llama"] | {"num_hidden_layers": 2}

@@ -6,6 +6,7 @@ This is a separate program, because the phantom device must exist before torch i
 the device and runs in a separate fork, so that it starts with an empty log.
 """
 
+import gc
 import json
 import os
 import sys
@@ -370,6 +371,10 @@ def main(cache: Path) -> None:
     from experiments.suites.cards import card_named
 
     replace_cuda(phantom, card_named("h200_141gb"))
+
+    import torch._dynamo  # noqa: F401 - PyTorch imports it in most probes, which takes a second
+
+    gc.freeze()  # some probes collect garbage often
     print(json.dumps({probe.__name__: answer(probe, phantom) for probe in PROBES}))
 
 
