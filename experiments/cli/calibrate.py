@@ -63,19 +63,26 @@ def _measure_host(suites: list[str] | None, out: Path | None) -> None:
     from experiments.prediction.times.calibrate import calibrate, this_machine
     from experiments.prediction.times.host import REFERENCE_TABLE, host_ratio, host_sample_path, sample_keys
     from experiments.prediction.times.table import Table
+    from experiments.system.files import write_atomically
     from experiments.system.packages import require_packages
+    from provision.temporary import TemporaryFolder
 
     if suites:
         raise InputError(f"--host measures no suite; allowed: `testbed calibrate --host` without {' '.join(suites)}")
-    if out and out.exists():
-        raise InputError(f"--out {out}: exists already; allowed: a new file")
+    if out and (out.exists() or out.suffix != ".jsonl"):
+        raise InputError(f"--out {out}: allowed with --host: a new file whose name ends with .jsonl")
     require_packages("torch")
     machine = this_machine(" ".join(["testbed", *sys.argv[1:]]))
-    reference, path = Table.read(REFERENCE_TABLE), out or host_sample_path(machine.card)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    calibrate(sample_keys(reference), path, machine, say)
-    ratio = host_ratio(Table.read(path).measured, reference.measured)
-    if ratio is None:
-        raise InputError(f"{path}: no operation could be measured, so the speed of this host is unknown")
+    path = out or host_sample_path(machine.card)
+    with TemporaryFolder("host") as folder:
+        measured = folder / "host.jsonl"
+        calibrate(sample_keys(), measured, machine, say)
+        ratio = host_ratio(Table.read(measured).measured, Table.read(REFERENCE_TABLE).measured)
+        if ratio is None:
+            raise InputError("too few operations could be measured on this GPU, so the speed of the host is unknown")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, measured.read_text())
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
     say(f"this host needs {ratio:.2f} times as long as the host with the H200 of the package's table; {path}")

@@ -100,5 +100,8 @@ def source_notes(times: Sequence[StepTime]) -> list[str]:
     share = max(time.unmeasured_share or 0.0 for time in times)
     estimated = f"; {share:.0%} of the GPU's time is estimated from similar operations" if share else ""
     gpus = " or ".join(sorted({time.measured_on for time in times}))
-    host = "the host that you measured" if all(time.host_is_measured for time in times) else UNMEASURED_HOST
+    measured = [time.host_is_measured for time in times]
+    host = "the host that you measured" if all(measured) else UNMEASURED_HOST
+    if any(measured) and not all(measured):
+        host = f"for some cards, the host that you measured; for the others, {UNMEASURED_HOST}"
     return [f"step: from operations measured on one {gpus}, scaled to other cards{estimated}; {host}; {NOT_INCLUDED}"]

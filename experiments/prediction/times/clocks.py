@@ -70,7 +70,7 @@ def total_seconds(parts: Sequence[PhaseTime], factors: Mapping[HostWork, float] 
 def gpu_busy_share(parts: Sequence[PhaseTime]) -> float:
     """Return the share of a step in which kernels run on the GPU, those of transfers between GPUs included."""
     step_s, busy_s = _simulate(parts, HOST_FACTORS)
-    return min(1.0, busy_s / step_s)
+    return min(1.0, busy_s / step_s) if step_s else 0.0
 
 
 def _simulate(parts: Sequence[PhaseTime], factors: Mapping[HostWork, float]) -> tuple[float, float]:

@@ -6,11 +6,12 @@ limits on another machine.
 
 import copy
 import functools
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
-from experiments.prediction.times.operations import parse
+from experiments.prediction.times.operations import Family, canonical_key, parse
 from experiments.prediction.times.table import (
     TABLES,
     HostFactors,
@@ -19,11 +20,15 @@ from experiments.prediction.times.table import (
     calibrated_table_path,
     waited_for_host,
 )
-from experiments.suites.cards import have_same_chip
+from experiments.suites.cards import cards, have_same_chip
 
 REFERENCE_TABLE = TABLES / "h200_141gb.jsonl.gz"
-SAMPLE = 400
-"""About how many operations the measurement of a host runs."""
+SAMPLE, MIN_SHARED = 400, 50
+"""About how many operations the measurement of a host runs, and how many of them a comparison of two hosts needs."""
+SAMPLED_FAMILIES: tuple[Family, ...] = ("matrix products", "element-wise", "reductions", "copies")
+"""Families whose operations run with any values. Indices, for example, must be valid."""
+MAX_RATIO = 100.0
+"""Largest ratio of two hosts that is credible."""
 
 
 def host_sample_path(card: str) -> Path:
@@ -33,19 +38,29 @@ def host_sample_path(card: str) -> Path:
 
 def host_sample_files() -> list[Path]:
     """Return the files of this user's measured hosts."""
-    return sorted(host_sample_path("").parent.glob("*.jsonl"))
+    return [path for card in sorted(cards()) if (path := host_sample_path(card)).is_file()]
 
 
-def sample_keys(table: Table) -> list[str]:
-    """Return about SAMPLE keys of a table, evenly spread over the operations for which the GPU did not wait."""
-    keys = sorted(key for key, times in table.measured.items() if not waited_for_host(parse(key), times))
+def sample_keys() -> list[str]:
+    """Return the keys of about SAMPLE operations, evenly spread over those that all tables of the package have."""
+    first, *others = (Table.read(path).measured for path in sorted(TABLES.glob("*.jsonl.gz")))
+    shared = {canonical_key(key) for key in first}.intersection(*({*map(canonical_key, one)} for one in others))
+    keys = sorted(key for key, times in first.items() if canonical_key(key) in shared and _is_sampled(key, times))
     return keys[:: max(1, len(keys) // SAMPLE)]
 
 
-def host_ratio(measured: Mapping[str, OperationTime], reference: Mapping[str, OperationTime]) -> float | None:
-    """Return the median ratio of the host times of the operations that both have; None if they share none."""
-    ratios = [times.host_s / reference[key].host_s for key, times in measured.items() if key in reference]
-    return median(ratios) if ratios else None
+def _is_sampled(key: str, times: OperationTime) -> bool:
+    operation = parse(key)
+    has_lists = any("tensors" in one for one in operation.tensors)
+    return operation.family in SAMPLED_FAMILIES and not has_lists and not waited_for_host(operation, times)
+
+
+def host_ratio(measured: Mapping[str, OperationTime], other: Mapping[str, OperationTime]) -> float | None:
+    """Return the median ratio of the host times of the operations that both have; None if they share too few."""
+    others = {canonical_key(key): times.host_s for key, times in other.items()}
+    shared = ((times.host_s, others.get(canonical_key(key), 0.0)) for key, times in measured.items())
+    ratios = [host_s / other_s for host_s, other_s in shared if other_s > 0]
+    return median(ratios) if len(ratios) >= MIN_SHARED else None
 
 
 def set_own_hosts(tables: Mapping[Path, Table]) -> None:
@@ -53,7 +68,8 @@ def set_own_hosts(tables: Mapping[Path, Table]) -> None:
     reference = (tables.get(REFERENCE_TABLE) or Table.read(REFERENCE_TABLE)).measured
     for path, table in tables.items():
         ratio = 1.0 if path == REFERENCE_TABLE else host_ratio(table.measured, reference)
-        table.host = HostFactors(other=ratio or 1.0, is_measured=path.parent != TABLES)
+        table.host = HostFactors(other=ratio or 1.0)
+        table.is_own = path.parent != TABLES
 
 
 @functools.cache
@@ -62,23 +78,33 @@ def with_measured_host(table: Table, card: str) -> Table:
 
     Without such a measurement, returns the table as it is.
     """
-    ratios = _measured_ratios()
-    ratio = next((ratios[name] for name in ratios if name == card), None)
-    ratio = ratio or next((ratios[name] for name in ratios if have_same_chip(name, card)), None)
-    if ratio is None:
+    names = [card, *(name for name in cards() if have_same_chip(name, card))]
+    sample = next(filter(None, map(_read_sample, names)), None)
+    if sample is None:
         return table
+    operations = host_ratio(sample, table.measured) or 1.0
     table.prepare()
     with_host = copy.copy(table)
-    with_host.host = HostFactors(ratio / table.host.other, ratio, is_measured=True)
+    with_host.host = HostFactors(operations, operations * table.host.other, is_measured=True)
     return with_host
 
 
 @functools.cache
-def _measured_ratios() -> dict[str, float]:
-    """Return the ratio of each host that this user has measured, by card."""
-    samples = [*map(Table.read, host_sample_files())]
-    if not samples:
-        return {}
-    reference = Table.read(REFERENCE_TABLE).measured
-    ratios = {sample.machine.card: host_ratio(sample.measured, reference) for sample in samples}
-    return {card: ratio for card, ratio in ratios.items() if ratio}
+def _read_sample(card: str) -> Mapping[str, OperationTime] | None:
+    """Return the measurement of a host on this card; None if there is none. Warns of a file that is unusable."""
+    path = host_sample_path(card)
+    if not path.exists():
+        return None
+    try:
+        sample = Table.read(path)
+        ratio = host_ratio(sample.measured, Table.read(REFERENCE_TABLE).measured)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return _ignore(path, f"{type(error).__name__}: {error}")
+    if ratio is None or not 1 / MAX_RATIO < ratio < MAX_RATIO:
+        return _ignore(path, f"it has fewer than {MIN_SHARED} usable times" if ratio is None else f"ratio {ratio:g}")
+    return sample.measured
+
+
+def _ignore(path: Path, reason: str) -> None:
+    reason = " ".join(reason.split())[:200]
+    print(f"{path}: ignored, not the measurement of a host ({reason}); `testbed calibrate --host`", file=sys.stderr)

@@ -257,7 +257,11 @@ def interpolate_parts(
         return [part.scaled(1.0, share)._replace(link_s=part.link_s) for part in base]
     weight = (tokens - base_tokens) / (other_tokens - base_tokens)
     base_s, other_s = _seconds_by_family(base), _seconds_by_family(other)
-    shares = {name: 1 + weight * (other_s.get(name, 0.0) / seconds - 1) for name, seconds in base_s.items() if seconds}
+    shares = {
+        name: max(0.0, 1 + weight * (other_s.get(name, 0.0) / seconds - 1))
+        for name, seconds in base_s.items()
+        if seconds
+    }
     return [
         part._replace(
             device_s={family: shares.get(family, 1.0) * seconds for family, seconds in part.device_s.items()},

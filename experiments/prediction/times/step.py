@@ -111,7 +111,7 @@ def _build_time(steps: Sequence[list[PhaseTime]], table: Table, card: str, share
         link_s=sum(phase.link_s for phase in phases) / count,
         device_s=dict(seconds_by_family),
         measured_on=table.machine.gpu,
-        host_is_measured=table.host.is_measured,
+        host_is_measured=table.host.is_measured or (table.is_own and table.has_chip_of(card)),
         unmeasured_share=_share(sum(phase.unmeasured_s for phase in phases) / count, sum(seconds_by_family.values())),
     )
 

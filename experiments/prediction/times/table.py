@@ -102,7 +102,7 @@ class HostFactors(NamedTuple):
     """Time of the host that a prediction is about, relative to the hosts on which times were measured.
 
     operations: relative to the table's host, for the operations. other: relative to the reference host (see host.py),
-    for the work that starts no operation. is_measured: whether this user has measured the host.
+    for the work that starts no operation. is_measured: whether `testbed calibrate --host` has measured the host.
     """
 
     operations: float = 1.0
@@ -129,6 +129,7 @@ class Table:
         self.card = card_named(machine.card)
         self.measured = measured
         self.host = HostFactors()
+        self.is_own = False
         self._estimates: dict[str, Estimate] = {}
 
     @functools.cached_property

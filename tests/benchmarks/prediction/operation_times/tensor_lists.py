@@ -8,14 +8,15 @@ The tables of operation times were first measured with lists of equal tensors of
 several elements at a time only from tensors with a multiple of 4 elements, so these times were up to twice as long as
 those of an optimizer. ``measure`` writes experiments/evidence/prediction_h200/tensor_lists.jsonl: for each operation of
 the H200's table, the seconds of the GPU with both lengths. ``compare`` writes tensor_lists.md beside it. ``apply``
-takes the times for lengths of models into the table of the H200, and removes the times for other lengths from the table
-of the H100, whose operations are then estimated from similar ones.
+takes the times for lengths of models into the table of the H200. From the table of the H100, it removes the times for
+other lengths if such operations take more than MAX_RATIO times as long on the H200; they are then estimated from
+similar ones.
 """
 
 import gzip
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,6 +31,8 @@ FILE = EVIDENCE / "tensor_lists.jsonl"
 H200, H100 = TABLES / "h200_141gb.jsonl.gz", TABLES / "h100_80gb.jsonl.gz"
 VECTOR = 4
 """Number of elements that a thread of PyTorch's kernels loads at a time (kILP in MultiTensorApply.cuh)."""
+MAX_RATIO = 1.2
+Group = tuple[str, str]
 COMMAND = "python -m tests.benchmarks.prediction.operation_times.tensor_lists"
 
 
@@ -60,14 +63,24 @@ def _seconds(key: str, multiple: int) -> float:
     return float(f"{replay.measure(parse(key)).device_s:.4g}")
 
 
+def group_of(key: str) -> Group:
+    """Return the data type and the name of an operation."""
+    operation = parse(key)
+    return operation.data_type, operation.name
+
+
+def ratios() -> dict[Group, list[float]]:
+    """Return by group how many times as long the operations take with any length as with those of models."""
+    _, *lines = read_lines(FILE)
+    groups: dict[Group, list[float]] = {}
+    for line in filter(lambda line: is_slow(line["key"]), lines):
+        groups.setdefault(group_of(line["key"]), []).append(line["any_length_s"] / line["device_s"])
+    return groups
+
+
 def compare() -> None:
     """Write the table of both times, by data type and operation."""
-    _, *lines = read_lines(FILE)
-    groups: dict[tuple[str, str], list[float]] = {}
-    for line in filter(lambda line: is_slow(line["key"]), lines):
-        operation = parse(line["key"])
-        groups.setdefault((operation.data_type, operation.name), []).append(line["any_length_s"] / line["device_s"])
-    cells = [[kind, name, str(len(each)), f"{median(each):.2f}"] for (kind, name), each in sorted(groups.items())]
+    cells = [[kind, name, str(len(each)), f"{median(each):.2f}"] for (kind, name), each in sorted(ratios().items())]
     text = markdown(["data type", "operation", "sizes", "time with any length / with those of models"], cells)
     print(text)
     write_atomically(EVIDENCE / "tensor_lists.md", text)
@@ -78,16 +91,16 @@ def apply() -> None:
     _, *lines = read_lines(FILE)
     again = {line["key"]: line["device_s"] for line in lines}
     _rewrite(H200, "lists of tensors: GPU times measured again", lambda line: [line | _device_s(line, again)])
-    _rewrite(H100, "lists of tensors: times with unusual lengths removed", _keep_usual)
+    slow_groups = {group for group, each in ratios().items() if median(each) > MAX_RATIO}
+    _rewrite(
+        H100,
+        "lists of tensors: times with unusual lengths removed",
+        lambda line: [] if is_slow(line["key"]) and group_of(line["key"]) in slow_groups else [line],
+    )
 
 
 def _device_s(line: dict[str, Any], again: dict[str, float]) -> dict[str, float]:
     return {"device_s": again[line["key"]]} if "device_s" in line and line["key"] in again else {}
-
-
-def _keep_usual(line: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if not is_slow(line["key"]):
-        yield line
 
 
 def _rewrite(path: Path, what: str, change: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]) -> None:

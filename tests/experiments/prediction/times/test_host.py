@@ -1,5 +1,6 @@
 """The speed of a host: which table it changes, and what `testbed calibrate --host` writes. Fake: the GPU."""
 
+import functools
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from experiments.cli.app import main
 from experiments.prediction.times import calibrate as calibration
 from experiments.prediction.times import host, step
-from experiments.prediction.times.operations import parse
+from experiments.prediction.times.operations import canonical_key, parse
 from experiments.prediction.times.phase import HOST_FACTORS, RecordedPhase, phase_time
 from experiments.prediction.times.replay import NotReplayable
 from experiments.prediction.times.table import TABLES, HostFactors, Machine, OperationTime, Table
@@ -21,11 +22,18 @@ MACHINE = Machine(card="h200_141gb", gpu="NVIDIA H200", host="a host", torch="2.
 def own_cache(tmp_path, monkeypatch):
     """Use an empty cache folder, and read tables and measured hosts again."""
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
-    for cached in (step.tables, host.with_measured_host, host._measured_ratios):
+    for cached in (step.tables, host.with_measured_host, host._read_sample):
         cached.cache_clear()
     yield
-    for cached in (step.tables, host.with_measured_host, host._measured_ratios):
+    for cached in (step.tables, host.with_measured_host, host._read_sample):
         cached.cache_clear()
+
+
+@functools.cache
+def shared_times() -> dict[str, OperationTime]:
+    """Return the times of the sampled operations in the reference table."""
+    known = {canonical_key(key): times for key, times in REFERENCE.measured.items()}
+    return {key: known[canonical_key(key)] for key in host.sample_keys()}
 
 
 def store_sample(slowness: float, card: str = "h200_141gb") -> None:
@@ -33,8 +41,7 @@ def store_sample(slowness: float, card: str = "h200_141gb") -> None:
     path = host.host_sample_path(card)
     path.parent.mkdir(parents=True)
     lines = [MACHINE.model_copy(update={"card": card}).model_dump()]
-    for key in host.sample_keys(REFERENCE):
-        times = REFERENCE.measured[key]
+    for key, times in shared_times().items():
         lines.append({"key": key, "device_s": times.device_s, "host_s": slowness * times.host_s})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -58,7 +65,7 @@ def test_without_a_measurement_the_host_is_that_of_the_table():
 def test_a_measured_host_changes_all_work_of_the_host_on_cards_with_its_chip():
     before = {card: host_s(card) for card in ("h200_141gb", "h100_80gb", "a100_80gb")}
     store_sample(slowness=1.3)
-    for cached in (step.tables, host._measured_ratios):
+    for cached in (step.tables, host._read_sample):
         cached.cache_clear()
     assert host_s("h200_141gb") == pytest.approx(1.3 * before["h200_141gb"])
     assert host_s("a100_80gb") == pytest.approx(before["a100_80gb"])
@@ -69,20 +76,34 @@ def test_a_host_that_was_measured_on_another_card_replaces_the_host_of_the_scale
     store_sample(slowness=1.3, card="a100_80gb")
     found = step.table_for_card("a100_80gb").host
     own_ratio = step.table_for_card("h100_80gb").host.other
-    assert (found.other, found.operations) == (pytest.approx(1.3), pytest.approx(1.3 / own_ratio))
+    assert found.operations == pytest.approx(1.3 / own_ratio, rel=0.1)
+    assert found.other == pytest.approx(found.operations * own_ratio)
     assert not step.table_for_card("h100_80gb").host.is_measured
 
 
-def test_the_sample_contains_no_operation_that_the_gpu_waited_for():
-    keys = host.sample_keys(REFERENCE)
+def test_the_sample_is_the_same_each_time_and_has_no_operation_that_can_break_the_gpu():
+    keys = host.sample_keys()
     assert host.SAMPLE <= len(keys) < 1.2 * host.SAMPLE
-    assert keys == host.sample_keys(REFERENCE)
+    assert keys == host.sample_keys()
+    assert {parse(key).family for key in keys} <= {*host.SAMPLED_FAMILIES}
+
+
+@pytest.mark.parametrize("content", ["", "[", "{}\n", "\udcff", '{"card": "no_card"}\n', "first\n", "few\n"])
+def test_an_unusable_measurement_is_ignored_with_a_warning(content, capsys):
+    path = host.host_sample_path("h200_141gb")
+    path.parent.mkdir(parents=True)
+    if content == "few\n":
+        lines = [MACHINE.model_dump(), *({"key": key, "host_s": 1.0, "device_s": 1.0} for key in [*shared_times()][:3])]
+        content = "".join(json.dumps(line) + "\n" for line in lines)
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    assert step.table_for_card("h200_141gb").host == HostFactors()
+    assert f"{path}: ignored" in capsys.readouterr().err
 
 
 @pytest.fixture
 def fake_gpu(monkeypatch):
     """A fake GPU of a host that is twice as slow as the reference host."""
-    times = {repr(parse(key)): REFERENCE.measured[key] for key in host.sample_keys(REFERENCE)}
+    times = {repr(parse(key)): times for key, times in shared_times().items()}
 
     def measure(operation) -> OperationTime:
         known = times.get(repr(operation))
@@ -102,16 +123,34 @@ def test_calibrate_host_measures_the_sample_and_replaces_an_earlier_measurement(
     assert step.table_for_card("h200_141gb").host.other == pytest.approx(2.0)
 
 
+def test_an_interrupted_measurement_keeps_the_earlier_one(fake_gpu, monkeypatch):
+    store_sample(slowness=1.3)
+
+    def interrupt(operation) -> OperationTime:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(calibration, "measure", interrupt)
+    assert main(["calibrate", "--host"]) != 0
+    assert step.table_for_card("h200_141gb").host.other == pytest.approx(1.3)
+
+
+def test_a_file_that_cannot_be_written_is_an_error_that_names_it(fake_gpu, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert main(["calibrate", "--host", "--out", str(tmp_path / "file" / "host.jsonl")]) == 2
+    assert "host.jsonl: cannot be written" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["single_gpu_blip2", "--host"], "--host measures no suite"),
-        (["--host", "--out", "kept.txt"], "--out kept.txt: exists already; allowed: a new file"),
+        (["--host", "--out", "kept.jsonl"], "--out kept.jsonl: allowed with --host: a new file"),
+        (["--host", "--out", "new.jsonl.gz"], "--out new.jsonl.gz: allowed with --host: a new file"),
     ],
 )
 def test_bad_words_beside_host_are_an_error_that_loses_nothing(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "kept.txt").write_text("kept")
+    (tmp_path / "kept.jsonl").write_text("kept")
     assert main(["calibrate", *words]) == 2
     assert message in capsys.readouterr().err
-    assert (tmp_path / "kept.txt").read_text() == "kept"
+    assert (tmp_path / "kept.jsonl").read_text() == "kept"

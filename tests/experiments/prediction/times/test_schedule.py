@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments.prediction.times.clocks import Clocks
-from experiments.prediction.times.phase import HOST_FACTORS, PhaseTime
+from experiments.prediction.times.clocks import Clocks, gpu_busy_share
+from experiments.prediction.times.phase import HOST_FACTORS, PhaseTime, interpolate_parts
 from experiments.prediction.times.replay import list_tensor_length
 from experiments.prediction.times.schedule import Schedule
 from experiments.prediction.times.step import typical_steps
@@ -70,3 +70,13 @@ def test_without_texts_the_traced_batches_are_typical():
 )
 def test_long_tensors_of_a_list_have_a_length_that_vectorized_kernels_accept(elements, tensors, length):
     assert list_tensor_length(elements, tensors) == length
+
+
+def test_a_step_without_any_work_keeps_no_gpu_busy():
+    assert gpu_busy_share([PhaseTime({}, {})]) == 0.0
+
+
+def test_a_time_that_is_extrapolated_to_short_texts_is_not_negative():
+    short, long = PhaseTime({}, {"copies": 1.0}), PhaseTime({}, {"copies": 4.0})
+    (shorter,) = interpolate_parts([short], 20, [long], 30, 10)
+    assert shorter.device_s == {"copies": 0.0}
