@@ -99,12 +99,17 @@ def _read_sample(card: str) -> Mapping[str, OperationTime] | None:
         sample = Table.read(path)
         ratio = host_ratio(sample.measured, Table.read(REFERENCE_TABLE).measured)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        return _ignore(path, f"{type(error).__name__}: {error}")
+        _warn(path, f"{type(error).__name__}: {error}")
+        return None
     if ratio is None or not 1 / MAX_RATIO < ratio < MAX_RATIO:
-        return _ignore(path, f"it has fewer than {MIN_SHARED} usable times" if ratio is None else f"ratio {ratio:g}")
+        _warn(path, f"fewer than {MIN_SHARED} usable times" if ratio is None else f"{ratio:g} times the usual time")
+        return None
     return sample.measured
 
 
-def _ignore(path: Path, reason: str) -> None:
-    reason = " ".join(reason.split())[:200]
-    print(f"{path}: ignored, not the measurement of a host ({reason}); `testbed calibrate --host`", file=sys.stderr)
+def _warn(path: Path, reason: str) -> None:
+    short = " ".join(reason.split())[:200]
+    print(
+        f"{path}: ignored, because it is not the measurement of a host ({short}); run `testbed calibrate --host` again",
+        file=sys.stderr,
+    )
