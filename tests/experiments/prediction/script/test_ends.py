@@ -34,6 +34,7 @@ def start(tmp_path, library_cache):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # pytest itself may run with nohup
         )
 
     return start, folder
