@@ -60,12 +60,9 @@ def calibrate_command(suites: Suites = None, out: Out = None, host: Host = False
 
 def _measure_host(suites: list[str] | None, out: Path | None) -> None:
     from experiments.errors import InputError
-    from experiments.prediction.times.calibrate import calibrate, this_machine
-    from experiments.prediction.times.host import REFERENCE_TABLE, host_ratio, host_sample_path, sample_keys
-    from experiments.prediction.times.table import Table
-    from experiments.system.files import write_atomically
+    from experiments.prediction.times.calibrate import measure_host, this_machine
+    from experiments.prediction.times.host import host_sample_path
     from experiments.system.packages import require_packages
-    from provision.temporary import TemporaryFolder
 
     if suites:
         raise InputError(f"--host measures no suite; allowed: `testbed calibrate --host` without {' '.join(suites)}")
@@ -74,15 +71,5 @@ def _measure_host(suites: list[str] | None, out: Path | None) -> None:
     require_packages("torch")
     machine = this_machine(" ".join(["testbed", *sys.argv[1:]]))
     path = out or host_sample_path(machine.card)
-    with TemporaryFolder("host") as folder:
-        measured = folder / "host.jsonl"
-        calibrate(sample_keys(), measured, machine, say)
-        ratio = host_ratio(Table.read(measured).measured, Table.read(REFERENCE_TABLE).measured)
-        if ratio is None:
-            raise InputError("too few operations could be measured on this GPU, so the speed of the host is unknown")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, measured.read_text())
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    ratio = measure_host(path, machine, say)
     say(f"this host needs {ratio:.2f} times as long as the host with the H200 of the package's table; {path}")

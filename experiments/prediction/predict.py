@@ -15,8 +15,7 @@ from typing import IO, Any
 from pydantic import ValidationError
 
 from experiments.errors import InputError
-from experiments.prediction.times.host import host_sample_files
-from experiments.prediction.times.table import table_files
+from experiments.prediction.times.host import time_files
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import code_sha256
 from experiments.suites.attention_kernels import group_by_kernels
@@ -158,8 +157,7 @@ def _prediction_code_sha256() -> str:
         PREDICTION_FOLDER.parent / "results" / "predictions.py",
         *sorted(path for end in ("py", "h", "cpp") for path in (PREDICTION_FOLDER / "phantom").rglob(f"*.{end}")),
         *sorted((PREDICTION_FOLDER / "times").glob("*.py")),
-        *table_files(),
-        *host_sample_files(),
+        *time_files(),
     ]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 

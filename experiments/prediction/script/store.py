@@ -13,8 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
-from experiments.prediction.times.host import host_sample_files
-from experiments.prediction.times.table import table_files
+from experiments.prediction.times.host import time_files
 from experiments.suites.cards import card_named
 from experiments.system.files import CODE_FOLDER, cache_folder, write_atomically
 from provision.files import read_bytes
@@ -88,7 +87,7 @@ def _is_for_group(prediction: ScriptPrediction, group: Sequence[str]) -> bool:
 
 def _table_hashes() -> list[str]:
     """Return the SHA-256 of each table of operation times. A calibration of this user's card or host changes them."""
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in (*table_files(), *host_sample_files())]
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in time_files()]
 
 
 @functools.cache

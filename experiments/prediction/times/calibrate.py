@@ -9,13 +9,15 @@ from pathlib import Path
 import torch
 
 from experiments.errors import InputError
+from experiments.prediction.times.host import REFERENCE_TABLE, host_ratio, sample_keys
 from experiments.prediction.times.operations import canonical_key, parse
 from experiments.prediction.times.replay import NotReplayable, measure
-from experiments.prediction.times.table import Machine, read_lines
+from experiments.prediction.times.table import Machine, Table, read_lines
 from experiments.results.wording import format_duration
 from experiments.suites.cards import card_of_device
 from experiments.system.files import write_atomically
 from provision.hardware import local
+from provision.temporary import TemporaryFolder
 from provision.words import number_with_noun
 
 PROGRESS_INTERVAL_S = 5.0
@@ -65,6 +67,26 @@ def calibrate(keys: Iterable[str], out: Path, machine: Machine, print_line: Call
                 trying_file.unlink()
             file.flush()
             _require_working_gpu(key)
+
+
+def measure_host(out: Path, machine: Machine, print_line: Callable[[str], None]) -> float:
+    """Measure how fast the host of this machine starts operations, and write their times to ``out``.
+
+    Returns the time of the host relative to the reference host. An earlier file stays until the measurement has ended.
+    Raises InputError if too few operations could be measured, or if the file cannot be written.
+    """
+    with TemporaryFolder("host") as folder:
+        measured = folder / "host.jsonl"
+        calibrate(sample_keys(), measured, machine, print_line)
+        ratio = host_ratio(Table.read(measured).measured, Table.read(REFERENCE_TABLE).measured)
+        if ratio is None:
+            raise InputError("too few operations could be measured on this GPU, so the speed of the host is unknown")
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(out, measured.read_text())
+        except OSError as error:
+            raise InputError(f"{out}: cannot be written: {error.strerror}") from None
+    return ratio
 
 
 def _known_keys(table: Path, machine: Machine) -> Iterator[str]:

@@ -18,6 +18,7 @@ from experiments.prediction.times.table import (
     OperationTime,
     Table,
     calibrated_table_path,
+    table_files,
     waited_for_host,
 )
 from experiments.suites.cards import cards, have_same_chip
@@ -36,9 +37,9 @@ def host_sample_path(card: str) -> Path:
     return calibrated_table_path(card).parent / "hosts" / f"{card}.jsonl"
 
 
-def host_sample_files() -> list[Path]:
-    """Return the files of this user's measured hosts."""
-    return [path for card in sorted(cards()) if (path := host_sample_path(card)).is_file()]
+def time_files() -> list[Path]:
+    """Return all files that predicted times depend on: the tables, and this user's measured hosts."""
+    return [*table_files(), *(path for card in sorted(cards()) if (path := host_sample_path(card)).is_file())]
 
 
 def sample_keys() -> list[str]:
@@ -76,35 +77,31 @@ def set_own_hosts(tables: Mapping[Path, Table]) -> None:
 def with_measured_host(table: Table, card: str) -> Table:
     """Return the table for the host that this user has measured on the card, or on one with its chip.
 
-    Without such a measurement, returns the table as it is.
+    Without a usable measurement, returns the table as it is.
     """
     names = [card, *(name for name in cards() if have_same_chip(name, card))]
-    sample = next(filter(None, map(_read_sample, names)), None)
-    if sample is None:
+    ratio = next(filter(None, (_measured_ratio(host_sample_path(name), table) for name in names)), None)
+    if ratio is None:
         return table
-    operations = host_ratio(sample, table.measured) or 1.0
     table.prepare()
     with_host = copy.copy(table)
-    with_host.host = HostFactors(operations, operations * table.host.other, is_measured=True)
+    with_host.host = HostFactors(ratio, ratio * table.host.other, is_measured=True)
     return with_host
 
 
-@functools.cache
-def _read_sample(card: str) -> Mapping[str, OperationTime] | None:
-    """Return the measurement of a host on this card; None if there is none. Warns of a file that is unusable."""
-    path = host_sample_path(card)
+def _measured_ratio(path: Path, table: Table) -> float | None:
+    """Return the time of a measured host relative to the table's host; None without a usable file. Warns of others."""
     if not path.exists():
         return None
     try:
-        sample = Table.read(path)
-        ratio = host_ratio(sample.measured, Table.read(REFERENCE_TABLE).measured)
+        ratio = host_ratio(Table.read(path).measured, table.measured)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         _warn(path, f"{type(error).__name__}: {error}")
         return None
     if ratio is None or not 1 / MAX_RATIO < ratio < MAX_RATIO:
         _warn(path, f"fewer than {MIN_SHARED} usable times" if ratio is None else f"{ratio:g} times the usual time")
         return None
-    return sample.measured
+    return ratio
 
 
 def _warn(path: Path, reason: str) -> None:

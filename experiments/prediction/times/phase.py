@@ -92,7 +92,10 @@ class PhaseTime(NamedTuple):
 
     def host_s_with_factors(self, factors: Mapping[HostWork, float]) -> float:
         """Return the seconds in which the host works, with other factors than HOST_FACTORS."""
-        return sum(factors[kind] * work for kind, work in self.host_work.items())
+        return sum(self._host_s_by_kind(factors).values())
+
+    def _host_s_by_kind(self, factors: Mapping[HostWork, float]) -> dict[HostWork, float]:
+        return {kind: factors[kind] * work for kind, work in self.host_work.items()}
 
     @property
     def gpu_s(self) -> float:
@@ -119,10 +122,10 @@ class PhaseTime(NamedTuple):
 
         host_begun_s: time at which the host begins the part. gpu_free_s: time at which the GPU can begin it.
         """
-        host_s = {kind: factors[kind] * work for kind, work in self.host_work.items()}
-        if self.schedule is None:
-            return max(host_begun_s, gpu_free_s, host_begun_s + sum(host_s.values()) - self.gpu_s) + self.gpu_s
-        return self.schedule.gpu_end_s(host_s, self.device_s, host_begun_s, gpu_free_s)
+        if self.schedule:
+            return self.schedule.gpu_end_s(self._host_s_by_kind(factors), self.device_s, host_begun_s, gpu_free_s)
+        host_ended_s = host_begun_s + self.host_s_with_factors(factors)
+        return max(max(host_begun_s, gpu_free_s) + self.gpu_s, host_ended_s)
 
     def scaled(self, host_factor: float, device_factor: float) -> "PhaseTime":
         """Return the time with the host's seconds times ``host_factor``, all others times ``device_factor``."""
@@ -154,9 +157,10 @@ def phase_time(recorded: RecordedPhase, table: Table, card: Card, new_keys: Coll
     works = _works(recorded, recorded.phase, table, card, new_keys) + _works(recorded, "forward", table, card, new_keys)
     repeated = [recorded.recomputed.get(key, 0) for key in recorded.operations]
     counts = [count - again for count, again in zip(recorded.operations.values(), repeated, strict=True)] + repeated
+    executed = [*zip(works, counts, strict=True)]
     host_work: dict[HostWork, float] = defaultdict(float)
     device_s: dict[Family, float] = defaultdict(float)
-    for work, count in zip(works, counts, strict=True):
+    for work, count in executed:
         for kind, units in work.host_work.items():
             host_work[kind] += count * units
         if count and work.device_s:
@@ -165,9 +169,9 @@ def phase_time(recorded: RecordedPhase, table: Table, card: Card, new_keys: Coll
     return PhaseTime(
         dict(host_work),
         dict(device_s),
-        sum(count * work.link_s for work, count in zip(works, counts, strict=True)),
-        sum(count * work.cpu_optimizer_s for work, count in zip(works, counts, strict=True)),
-        sum(count * work.unmeasured_s for work, count in zip(works, counts, strict=True)),
+        sum(count * work.link_s for work, count in executed),
+        sum(count * work.cpu_optimizer_s for work, count in executed),
+        sum(count * work.unmeasured_s for work, count in executed),
         any(operation.host_waits for operation in operations),
         any(operation.family == "communication" and not operation.reduces for operation in operations),
         recorded.phase,

@@ -20,7 +20,7 @@ from experiments.results.run_folder import Run
 from experiments.results.schema import Result
 from experiments.system.files import cache_folder
 from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, summary, write
-from tests.benchmarks.training.step_times import TimedRow, step_seconds, trace_row
+from tests.benchmarks.training.step_times import TimedRow, step_s_from_medians, trace_row
 
 HEAD = [
     "run",
@@ -55,7 +55,7 @@ def is_measured(run: Run, result: Result) -> bool:
 
 def predicted_step_s(row: TimedRow, slowness: float) -> float:
     """Return the predicted seconds of a step with a host that needs ``slowness`` times the predicted time."""
-    return step_seconds([[part.scaled(slowness, 1.0) for part in step] for step in row.steps])
+    return step_s_from_medians([[part.scaled(slowness, 1.0) for part in step] for step in row.steps])
 
 
 def fitted_slowness(rows: Sequence[TimedRow]) -> float | None:

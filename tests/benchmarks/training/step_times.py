@@ -90,7 +90,7 @@ class TimedRow(NamedTuple):
         return self._error(factors)
 
     def _error(self, factors: Mapping[HostWork, float]) -> float:
-        return relative_error(step_seconds(self.steps, factors), self.speed.step_s)
+        return relative_error(step_s_from_medians(self.steps, factors), self.speed.step_s)
 
     def errors(self) -> list[float]:
         """Return the relative error of the time that follows with each of FACTORS."""
@@ -133,25 +133,23 @@ def _trace(row: dict[str, Any], phantom: Phantom) -> TimedRow:
     return found[0]
 
 
-def step_seconds(steps: Sequence[Sequence[PhaseTime]], factors: Mapping[HostWork, float] = HOST_FACTORS) -> float:
+def step_s_from_medians(
+    steps: Sequence[Sequence[PhaseTime]], factors: Mapping[HostWork, float] = HOST_FACTORS
+) -> float:
     """Return the seconds of a step as a run measures them: from the medians of its micro-steps.
 
     steps: the phases of each step. The first one also runs before the others, as a warm-up. factors: see HOST_FACTORS.
     """
-    clocks, ends_s, accumulate = Clocks(), [], 0
-    for step in [steps[0], *steps]:
-        accumulate = 0
+    clocks, ends_s = Clocks(), [0.0]
+    simulated = [*[steps[0]] * WARM_UP_STEPS, *steps]
+    for step in simulated:
         for part, following in itertools.pairwise([*step, None]):
             clocks.run(part, factors)
             if following is None or (part.phase != "forward" and following.phase == "forward"):
                 ends_s.append(clocks.latest_s)
-                accumulate += 1
-    times_s = [end - begin for begin, end in itertools.pairwise(ends_s[accumulate - 1 :])]
-    numbered = [*enumerate(times_s, start=1)]
-    return Timing(
-        [time_s for number, time_s in numbered if number % accumulate == 0],
-        [time_s for number, time_s in numbered if number % accumulate],
-    ).step_s(accumulate)
+    times_s = [end - begin for begin, end in itertools.pairwise(ends_s)]
+    accumulate = len(times_s) // len(simulated)
+    return Timing.from_times(times_s, accumulate).step_s(accumulate)
 
 
 def card_of(row: dict[str, Any]) -> str:
@@ -179,7 +177,7 @@ def compare_steps(
     others: rows of the other suites. held_out_error: with factors that were fitted to them. torch: the estimate of
     PyTorch's own estimator.
     """
-    spec, speed, predicted_s = row.spec, row.speed, step_seconds(row.steps)
+    spec, speed, predicted_s = row.spec, row.speed, step_s_from_medians(row.steps)
     data_type = "fp32" if spec.settings.precision == "32-true" else "bf16"
     tflop = (speed.tflop_per_sample or 0.0) * spec.settings.batch_size * spec.settings.accumulate
     return {

@@ -22,10 +22,10 @@ MACHINE = Machine(card="h200_141gb", gpu="NVIDIA H200", host="a host", torch="2.
 def own_cache(tmp_path, monkeypatch):
     """Use an empty cache folder, and read tables and measured hosts again."""
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
-    for cached in (step.tables, host.with_measured_host, host._read_sample):
+    for cached in (step.tables, host.with_measured_host):
         cached.cache_clear()
     yield
-    for cached in (step.tables, host.with_measured_host, host._read_sample):
+    for cached in (step.tables, host.with_measured_host):
         cached.cache_clear()
 
 
@@ -65,8 +65,7 @@ def test_without_a_measurement_the_host_is_that_of_the_table():
 def test_a_measured_host_changes_all_work_of_the_host_on_cards_with_its_chip():
     before = {card: host_s(card) for card in ("h200_141gb", "h100_80gb", "a100_80gb")}
     store_sample(slowness=1.3)
-    for cached in (step.tables, host._read_sample):
-        cached.cache_clear()
+    step.tables.cache_clear()
     assert host_s("h200_141gb") == pytest.approx(1.3 * before["h200_141gb"])
     assert host_s("a100_80gb") == pytest.approx(before["a100_80gb"])
     assert step.table_for_card("h200_141gb").host.is_measured
