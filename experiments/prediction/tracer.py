@@ -118,6 +118,7 @@ def trace(
     from experiments.prediction.phantom.cuda import replace_cuda
     from experiments.prediction.phantom.fake_deepspeed import replace_deepspeed_optimizers
     from experiments.prediction.phantom.gpus import simulate_gpus
+    from experiments.prediction.phantom.host_work import log_steps_of_trainer
     from experiments.prediction.phantom.ranks import simulate_ranks
     from experiments.training.data.texts import batch_lengths
     from experiments.training.rank import run_rank
@@ -129,6 +130,8 @@ def trace(
         skip_fused_adamw(phantom.log_operation)
     if spec.settings.offloads_by_deepspeed:
         replace_deepspeed_optimizers(phantom.log_operation)
+    if spec.settings.engine == "hf_trainer":
+        log_steps_of_trainer(phantom)
     meter = PhantomMeter(phantom)
     device = Device(
         kind="cuda",

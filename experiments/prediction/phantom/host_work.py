@@ -1,4 +1,7 @@
-"""Log work of the host that starts no operation: the views that FSDP replaces, and activation checkpointing."""
+"""Log work of the host that starts no operation.
+
+This work is: the views that FSDP replaces, activation checkpointing, and the steps of transformers' Trainer.
+"""
 
 import functools
 import json
@@ -8,7 +11,7 @@ from typing import Any
 from torch.utils import checkpoint
 
 from experiments.prediction.phantom.library import Phantom
-from experiments.prediction.times.operations import CHECKPOINT, VIEWS
+from experiments.prediction.times.operations import CHECKPOINT, MODULES, VIEWS
 
 VIEW_METHODS = ("_use_unsharded_views", "_use_sharded_views", "_use_unsharded_grad_views", "_use_sharded_grad_views")
 """Methods with which FSDP (version 1) replaces the views of all parameters of a unit, or of their gradients: after a
@@ -35,6 +38,22 @@ def log_checkpoints(phantom: Phantom) -> None:
         (checkpoint.CheckpointFunction, "forward"),
     ):
         _log_before(phantom, owner, name, lambda *_, **__: json.dumps([CHECKPOINT]))
+
+
+def log_steps_of_trainer(phantom: Phantom) -> None:
+    """Patch transformers' Trainer: each micro-step logs the number of the model's modules.
+
+    In each micro-step, the Trainer goes through all modules to set the training mode, and to count the parameters for
+    its floating-point operations; in each step, also to delete the gradients (transformers/trainer.py).
+    """
+    from transformers import trainer
+
+    _log_before(
+        phantom,
+        trainer.Trainer,
+        "training_step",
+        lambda _, model, *__, **___: json.dumps([MODULES, sum(1 for _ in model.modules())]),
+    )
 
 
 def _log_before(phantom: Phantom, owner: Any, name: str, key: Callable[..., str]) -> None:

@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from experiments.prediction.times.phase import HOST_FACTORS, HostWork, PhaseTime
+from experiments.prediction.times.schedule import Queue
 
+QUEUED_OPERATIONS = 1024
+"""Number of operations that the host can start before the GPU has executed the first of them."""
 SIMULATED_STEPS = 3
 """Number of equal steps to simulate. Only the last one counts: it begins while the GPU may still be busy."""
 
@@ -11,12 +14,14 @@ SIMULATED_STEPS = 3
 class Clocks:
     """Simulated clocks: the time, in seconds, at which host, GPU and links end the work that was added so far.
 
-    busy_s: seconds in which kernels ran on the GPU, those of transfers between GPUs included.
+    busy_s: seconds in which kernels ran on the GPU, those of transfers between GPUs included. queued_operations: number
+    of operations that the host can start before the GPU has executed the first of them; None: no limit.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, queued_operations: int | None = QUEUED_OPERATIONS) -> None:
         self.host_s = self.gpu_s = self.links_s = self.busy_s = 0.0
         self._busy_until_s = 0.0
+        self._queue = Queue(queued_operations)
 
     def run(self, part: PhaseTime, factors: Mapping[HostWork, float]) -> None:
         """Add the work of a part of a phase.
@@ -27,9 +32,10 @@ class Clocks:
         """
         gpu_free_s = max(self.gpu_s, 0.0 if part.phase == "backward" else self.links_s)
         host_begun_s = self.host_s
-        self.host_s += part.host_s_with_factors(factors)
-        if part.gpu_s:
-            self.gpu_s = part.gpu_end_s(factors, host_begun_s, gpu_free_s)
+        if not part.gpu_s:
+            self.host_s += part.host_s_with_factors(factors)
+        else:
+            self.host_s, self.gpu_s = part.run(factors, host_begun_s, gpu_free_s, self._queue)
             self._count_busy(max(host_begun_s, gpu_free_s), self.gpu_s, part.kernels_s)
         if part.phase == "optimizer step":
             self.links_s = max(self.links_s, self.gpu_s)
@@ -37,6 +43,10 @@ class Clocks:
             self._transfer(part)
         if part.host_waits or part.cpu_optimizer_s:
             self.host_s = max(self.host_s, self.gpu_s) + part.cpu_optimizer_s
+
+    def wait(self) -> None:
+        """Let the host wait until all work is done."""
+        self.host_s = self.latest_s
 
     def _transfer(self, part: PhaseTime) -> None:
         """Begin a gather as soon as the host requests it, and a reduction after the GPU has computed its input."""

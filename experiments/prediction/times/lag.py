@@ -14,13 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.prediction.phantom.library import Phantom
-from experiments.prediction.times.clocks import Clocks
+from experiments.prediction.times.clocks import QUEUED_OPERATIONS, Clocks
 from experiments.prediction.times.phase import HOST_FACTORS, PhaseTime, RecordedPhase, phase_time
 from experiments.prediction.times.step import table_for_card
 from experiments.suites.cards import card_named
-
-QUEUED_OPERATIONS = 1024
-"""Number of operations that the host can start before the GPU has executed the first of them."""
 
 
 class ClockPoint(NamedTuple):
@@ -47,7 +44,7 @@ def set_clocks_of(card: str, phantom: Phantom, recorded: Sequence[RecordedPhase]
 
 def clock_points(begin: int, parts: Iterable[tuple[int, PhaseTime]]) -> list[ClockPoint]:
     """Return the clocks from operation ``begin`` on, when no work is left. parts: end and time of each part."""
-    clocks, points = Clocks(), [ClockPoint(begin, 0.0, 0.0)]
+    clocks, points = Clocks(queued_operations=None), [ClockPoint(begin, 0.0, 0.0)]
     for end, time in parts:
         if end == points[-1].operations:
             continue

@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,10 +22,12 @@ Family = Literal[
     "CPU optimizer",
     "views",
     "checkpoints",
+    "modules",
+    "micro-steps",
     "waiting",
 ]
 FAMILIES_WITHOUT_KERNEL: frozenset[Family] = frozenset(
-    {"communication", "CPU optimizer", "views", "checkpoints", "waiting"}
+    {"communication", "CPU optimizer", "views", "checkpoints", "modules", "micro-steps", "waiting"}
 )
 """Families whose operations are in no table, because they run no kernel that computes."""
 
@@ -55,7 +57,15 @@ OUTPUT_OVERLOAD = re.compile(r"out$|^(output|grad_input|values|dim_max|dim_min|U
 OUTPUT_COUNTS = {"aten::nll_loss_forward.output": 2, "aten::topk.values": 2, "aten::sort.values": 2}
 """Numbers of outputs among the arguments, if not 1."""
 COMMUNICATION, CPU_ADAM, WAIT = "communication::", "host::adam", "host::wait"
-VIEWS, CHECKPOINT = "host::views", "host::checkpoint"
+VIEWS, CHECKPOINT, MODULES, MICRO_STEP = "host::views", "host::checkpoint", "host::modules", "host::micro_step"
+FAMILIES_OF_HOST_WORK: Mapping[str, Family] = {
+    WAIT: "waiting",
+    CPU_ADAM: "CPU optimizer",
+    VIEWS: "views",
+    CHECKPOINT: "checkpoints",
+    MODULES: "modules",
+    MICRO_STEP: "micro-steps",
+}
 HOST_READS = re.compile(r"^aten::(_local_scalar_dense|nonzero|masked_select|equal|_?unique\w*|bincount)\b")
 """Operations whose result, or its size, the host reads from the GPU before it goes on."""
 INDEXING_BY_MASK = re.compile(r"^aten::_?index(_put_impl_|_put_?)?\.")
@@ -87,10 +97,11 @@ class Operation:
     def host_waits(self) -> bool:
         """Return whether the host waits until the GPU has executed the operation, and all earlier ones.
 
-        The host does not wait for a copy to the GPU: CUDA first copies the values to memory of its own.
+        A copy that may not block the host says so in its last argument (aten/src/ATen/native/cuda/Copy.cu waits for the
+        stream after all other copies, also those to the GPU).
         """
         if self.copies_between_host_and_gpu:
-            return "host" in self.tensors[0] and self.arguments[2] is False
+            return self.arguments[2] is False
         if INDEXING_BY_MASK.match(self.name):
             return any(tensor["type"] == "Bool" for tensor in _tensors(self.arguments[1]))
         return self.name == WAIT or HOST_READS.match(self.name) is not None
@@ -118,18 +129,12 @@ class Operation:
 
     @functools.cached_property
     def family(self) -> Family:
-        if self.name == WAIT:
-            return "waiting"
+        if self.name in FAMILIES_OF_HOST_WORK:
+            return FAMILIES_OF_HOST_WORK[self.name]
         if self.copies_between_host_and_gpu:
             return "host transfers"
         if self.name.startswith(COMMUNICATION):
             return "communication"
-        if self.name == CPU_ADAM:
-            return "CPU optimizer"
-        if self.name == VIEWS:
-            return "views"
-        if self.name == CHECKPOINT:
-            return "checkpoints"
         if self.name.startswith("bitsandbytes::") and "optimizer" not in self.name:
             return "quantization"
         for pattern, family in FAMILIES:

@@ -1,36 +1,41 @@
 """The operations of one phase of a step, and the seconds that they need of the host, the GPU and the links."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
 from experiments.prediction.times.operations import Family, Operation, parse
-from experiments.prediction.times.schedule import Schedule
+from experiments.prediction.times.schedule import Queue, Schedule
 from experiments.prediction.times.table import Table
 from experiments.results.schema import Phase
 from experiments.suites.cards import Card
 
-HostWork = Phase | Literal["layers", "kernel choices", "shards", "views", "checkpoints"]
+HostWork = Phase | Literal["layers", "kernel choices", "shards", "views", "checkpoints", "modules", "micro-steps"]
 HOST_FACTORS: Mapping[HostWork, float] = {
     "forward": 1.0,
     "backward": 1.75,
     "optimizer step": 1.0,
-    "layers": 1.4e-4,
-    "kernel choices": 1.25e-3,
+    "layers": 1.3e-4,
+    "kernel choices": 1.5e-3,
     "shards": 0.88e-3,
     "views": 17.5e-6,
     "checkpoints": 1.57e-3,
+    "modules": 10.6e-6,
+    "micro-steps": 3e-3,
 }
 """Seconds of the host for each unit of its work.
 
 For the three phases, the unit is a second of host time that the operations alone need. In a backward pass, autograd
 needs additional time. These factors were fitted to passes of trainings whose host was measured (benchmark host_times).
 layers: for each matrix product of a forward pass, which stands for the Python code of a layer. kernel choices: for each
-product of new sizes. These two were fitted to the same passes and to the rows of the benchmark step_times. shards: for
-each gather or reduce-scatter, with the hooks of FSDP or ZeRO around it. views: for each parameter whose view FSDP
-replaces. These two were fitted to units of FSDP around small layers (benchmark rank_hosts). checkpoints: for each
-checkpointed function, in addition to its repetition (benchmark host_times.checkpointing)."""
+product of new sizes, for which cuBLAS chooses a kernel, and CUDA loads it if it is new. micro-steps: for each one, in
+which the training's loop loads a batch and calls its hooks. These three were fitted to the same passes and to the rows
+of the benchmark step_times. shards: for each gather or reduce-scatter, with the hooks of FSDP or ZeRO around it. views:
+for each parameter whose view FSDP replaces. These two were fitted to units of FSDP around small layers (benchmark
+rank_hosts). checkpoints: for each checkpointed function, in addition to its repetition (benchmark
+host_times.checkpointing). modules: for each module of a model in each micro-step of transformers' Trainer (benchmark
+host_times.trainer_steps)."""
 RANK_SPREAD = 0.107
 """Standard deviation of the host's time between ranks that do the same work on one machine, relative to its mean
 (benchmark rank_hosts)."""
@@ -67,7 +72,7 @@ class PhaseTime(NamedTuple):
     """Seconds that a phase, or a part of it, needs: of the host, of the GPU by family of operations, and of the links.
 
     host_work: units of the host's work (see HOST_FACTORS): for each phase, seconds of the operations alone; and numbers
-    of layers, of kernel choices, of shards, of views and of checkpoints. link_s: seconds of the links between GPUs.
+    of layers, of kernel choices, and of the other units. link_s: seconds of the links between GPUs.
     cpu_optimizer_s: seconds in which the optimizer works on the CPU while the GPU waits. unmeasured_s: those seconds of
     ``device_s`` that were estimated from similar operations. host_waits: whether the host waits at the end until the
     GPU has done all its work. gathers: whether the GPU waits for the links at the end, because later operations need
@@ -117,15 +122,18 @@ class PhaseTime(NamedTuple):
         """Return only the wait at the end of the part: for the GPU, for links, or for the optimizer on the CPU."""
         return self._replace(host_work={}, device_s={}, schedule=None)
 
-    def gpu_end_s(self, factors: Mapping[HostWork, float], host_begun_s: float, gpu_free_s: float) -> float:
-        """Return the time at which the GPU has done the work of the part. factors: see HOST_FACTORS.
+    def run(
+        self, factors: Mapping[HostWork, float], host_begun_s: float, gpu_free_s: float, queue: Queue
+    ) -> tuple[float, float]:
+        """Return the times at which the host and the GPU have done their work of the part. factors: see HOST_FACTORS.
 
         host_begun_s: time at which the host begins the part. gpu_free_s: time at which the GPU can begin it.
         """
         if self.schedule:
-            return self.schedule.gpu_end_s(self._host_s_by_kind(factors), self.device_s, host_begun_s, gpu_free_s)
+            return self.schedule.run(self._host_s_by_kind(factors), self.device_s, host_begun_s, gpu_free_s, queue)
+        queue.clear()
         host_ended_s = host_begun_s + self.host_s_with_factors(factors)
-        return max(max(host_begun_s, gpu_free_s) + self.gpu_s, host_ended_s)
+        return host_ended_s, max(max(host_begun_s, gpu_free_s) + self.gpu_s, host_ended_s)
 
     def scaled(self, host_factor: float, device_factor: float) -> "PhaseTime":
         """Return the time with the host's seconds times ``host_factor``, all others times ``device_factor``."""
@@ -149,12 +157,19 @@ class OperationWork(NamedTuple):
     unmeasured_s: float = 0.0
 
 
-def phase_time(recorded: RecordedPhase, table: Table, card: Card, new_keys: Collection[str] = ()) -> PhaseTime:
+def phase_time(recorded: RecordedPhase, table: Table, card: Card, new_sizes: Mapping[str, float] = {}) -> PhaseTime:
     """Return the seconds of a phase, or of a part of it, on ``card``.
 
-    new_keys: keys of those operations of the phase whose sizes no earlier operation had.
+    new_sizes: by key of an operation, the share of such phases in which its sizes are new: no earlier operation had
+    them.
     """
-    works = _works(recorded, recorded.phase, table, card, new_keys) + _works(recorded, "forward", table, card, new_keys)
+    works = [
+        operation_work(key, phase, table, card) for phase in (recorded.phase, "forward") for key in recorded.operations
+    ]
+    choices = [
+        table.host.other * new_sizes[key] * parse(key).kernel_choices if key in new_sizes else 0.0
+        for key in recorded.operations
+    ]
     repeated = [recorded.recomputed.get(key, 0) for key in recorded.operations]
     counts = [count - again for count, again in zip(recorded.operations.values(), repeated, strict=True)] + repeated
     executed = [*zip(works, counts, strict=True)]
@@ -165,6 +180,8 @@ def phase_time(recorded: RecordedPhase, table: Table, card: Card, new_keys: Coll
             host_work[kind] += count * units
         if count and work.device_s:
             device_s[work.family] += count * work.device_s
+    if any(choices):
+        host_work["kernel choices"] = sum(choices)
     operations = [parse(key) for key in recorded.operations]
     return PhaseTime(
         dict(host_work),
@@ -175,24 +192,8 @@ def phase_time(recorded: RecordedPhase, table: Table, card: Card, new_keys: Coll
         any(operation.host_waits for operation in operations),
         any(operation.family == "communication" and not operation.reduces for operation in operations),
         recorded.phase,
-        _schedule(recorded, works) if device_s and recorded.sequence else None,
+        _schedule(recorded, works, choices) if device_s and recorded.sequence else None,
     )
-
-
-def _works(
-    recorded: RecordedPhase, phase: Phase, table: Table, card: Card, new_keys: Collection[str]
-) -> list[OperationWork]:
-    """Return the work of each distinct operation, if it belongs to ``phase``.
-
-    The choice of a kernel for new sizes is spread over all executions of the operation.
-    """
-    works = []
-    for key, count in recorded.operations.items():
-        work = operation_work(key, phase, table, card)
-        if key in new_keys and (choices := parse(key).kernel_choices):
-            work = work._replace(host_work={**work.host_work, "kernel choices": table.host.other * choices / count})
-        works.append(work)
-    return works
 
 
 def operation_work(key: str, phase: Phase, table: Table, card: Card) -> OperationWork:
@@ -207,6 +208,10 @@ def operation_work(key: str, phase: Phase, table: Table, card: Card) -> Operatio
             return OperationWork(family, {"views": host.other * operation.arguments[0]})
         case "checkpoints":
             return OperationWork(family, {"checkpoints": host.other})
+        case "modules":
+            return OperationWork(family, {"modules": host.other * operation.arguments[0]})
+        case "micro-steps":
+            return OperationWork(family, {"micro-steps": host.other})
         case "CPU optimizer":
             return OperationWork(family, cpu_optimizer_s=operation.elements / ADAM_PARAMETERS_PER_S)
         case "waiting":
@@ -219,11 +224,24 @@ def operation_work(key: str, phase: Phase, table: Table, card: Card) -> Operatio
     return OperationWork(family, work, times.device_s, unmeasured_s=unmeasured_s)
 
 
-def _schedule(recorded: RecordedPhase, works: Sequence[OperationWork]) -> Schedule:
-    """Return the order of the operations. works: those of the phase, then those of repeated forward passes."""
+def _schedule(recorded: RecordedPhase, works: Sequence[OperationWork], choices: Sequence[float]) -> Schedule:
+    """Return the order of the operations.
+
+    works: of each distinct operation as one of the phase, then as one of a repeated forward pass. choices: units of
+    kernel choices of each distinct operation. The host chooses a kernel before the first execution.
+    """
     distinct = len(recorded.operations)
     order = [place + distinct * repeats for place, repeats in zip(recorded.sequence, recorded.repeats, strict=True)]
-    return Schedule.build(order, [work.host_work for work in works], [(work.family, work.device_s) for work in works])
+    remaining = [*choices]
+    choices_in_order = [0.0] * len(order)
+    for at, place in enumerate(recorded.sequence):
+        choices_in_order[at], remaining[place] = remaining[place], 0.0
+    return Schedule.build(
+        order,
+        [work.host_work for work in works],
+        [(work.family, work.device_s) for work in works],
+        {"kernel choices": choices_in_order},
+    )
 
 
 def communication_s(operation: Operation, card: Card) -> float:

@@ -47,7 +47,8 @@ def step_time(
     if not _has_step(recorded) or target.computes_in_software(spec.settings.precision):
         return None
     accumulate = spec.settings.accumulate
-    steps = phases_of_steps(recorded, accumulate, typical_steps(lengths, accumulate), table, target)
+    typical = typical_steps(lengths, accumulate)
+    steps = phases_of_steps(recorded, accumulate, typical, table, target, share_of_new(lengths))
     shared_error = SHARED_ERROR if spec.settings.world_size > 1 or spec.settings.uses_host_memory else 0.0
     return RowStepTime(
         **dict(_build_time(steps, table, card, shared_error)),
@@ -134,14 +135,26 @@ def typical_steps(lengths: Sequence[float], accumulate: int) -> list[Sequence[fl
     return [mixed[begin : begin + accumulate] for begin in range(0, count, accumulate)]
 
 
+def share_of_new(lengths: Sequence[float], first: int = 0) -> float:
+    """Return the share of the batches from number ``first`` on whose length no earlier batch had; 0 without batches."""
+    new = set(lengths) - set(lengths[:first])
+    return len(new) / (len(lengths) - first) if lengths[first:] else 0.0
+
+
 def phases_of_step(
-    recorded: Sequence[RecordedPhase], accumulate: int, tokens: Sequence[float] | None, table: Table, card: Card
+    recorded: Sequence[RecordedPhase],
+    accumulate: int,
+    tokens: Sequence[float] | None,
+    table: Table,
+    card: Card,
+    new_lengths: float = 0.0,
 ) -> list[PhaseTime]:
     """Return the parts of a step's phases: forward and backward pass of each micro-step, then the optimizer's step.
 
-    tokens: length of the batch's texts in each micro-step; None: the lengths of the traced batches.
+    tokens: length of the batch's texts in each micro-step; None: the lengths of the traced batches. new_lengths: share
+    of the micro-steps in which the texts have a length that no earlier batch had.
     """
-    return phases_of_steps(recorded, accumulate, [tokens], table, card)[0]
+    return phases_of_steps(recorded, accumulate, [tokens], table, card, new_lengths)[0]
 
 
 def phases_of_steps(
@@ -150,13 +163,14 @@ def phases_of_steps(
     steps: Sequence[Sequence[float] | None],
     table: Table,
     card: Card,
+    new_lengths: float = 0.0,
 ) -> list[list[PhaseTime]]:
     """Return for each of ``steps`` what ``phases_of_step`` returns for its lengths."""
-    pairs, rare_keys = parts_of_step(recorded, accumulate), operations_of_one_micro_step(recorded)
+    pairs, varying_keys = parts_of_step(recorded, accumulate), varying_operations(recorded)
     times = {
-        id(part): phase_time(part, table, card, new_keys)
+        id(part): phase_time(part, table, card, dict.fromkeys(new_keys, new_lengths))
         for whole in itertools.chain(*pairs)
-        for part, new_keys in zip(whole, _first_occurrences(whole, rare_keys), strict=True)
+        for part, new_keys in zip(whole, _first_occurrences(whole, varying_keys), strict=True)
     }
     ranks = ranks_of(recorded)
     return [slowest_host(interpolated_phases(pairs, times, tokens), ranks) for tokens in steps]
@@ -168,21 +182,16 @@ def ranks_of(recorded: Sequence[RecordedPhase]) -> int:
     return max((one.arguments[1] for one in operations if one.family == "communication"), default=1)
 
 
-def operations_of_one_micro_step(recorded: Sequence[RecordedPhase]) -> set[str]:
-    """Return the keys of the operations that only one micro-step of the trace has.
-
-    The other micro-steps lack the operation, or have it with other sizes. The share of traced micro-steps with such
-    sizes estimates the share of later micro-steps whose sizes are new (Good, 1953, The population frequencies of
-    species).
-    """
+def varying_operations(recorded: Sequence[RecordedPhase]) -> set[str]:
+    """Return the keys of the operations that not every micro-step of the trace has: their sizes vary."""
     wholes: dict[Phase, list[WholePhase]] = defaultdict(list)
     for whole in whole_phases(recorded):
         wholes[whole[0].phase].append(whole)
-    rare_keys: set[str] = set()
+    keys: set[str] = set()
     for wholes_of_phase in wholes.values():
         counts = Counter(key for whole in wholes_of_phase for key in {key for part in whole for key in part.operations})
-        rare_keys |= {key for key, count in counts.items() if count == 1}
-    return rare_keys
+        keys |= {key for key, count in counts.items() if count < len(wholes_of_phase)}
+    return keys
 
 
 def _first_occurrences(whole: WholePhase, keys: Set[str]) -> Iterator[set[str]]:

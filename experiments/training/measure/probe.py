@@ -155,22 +155,28 @@ class Probe:
         """Return True if the training may end now. If enough steps remain, steps are profiled before the end."""
         assert self.schedule is not None
         if self.profile is None:
-            return self._all_ranks_may_end()
+            return self._all_ranks_may_end(stepped)
         if self._timed_micro_steps is not None:
             return stepped and self.profile.step()
         remaining = self.schedule.total - self.schedule.done - self.micro_steps
         needed = self.profile.STEPS * self.spec.settings.accumulate
-        if remaining >= needed and (remaining == needed or self._all_ranks_may_end()):
+        if remaining >= needed and (remaining == needed or self._all_ranks_may_end(stepped)):
             self._timed_micro_steps = self.micro_steps
             self.profile.start()
             return False
-        return self._all_ranks_may_end()
+        return self._all_ranks_may_end(stepped)
 
-    def _all_ranks_may_end(self) -> bool:
-        """Return True if all ranks have run long enough."""
+    def _all_ranks_may_end(self, stepped: bool) -> bool:
+        """Return True if all ranks have run long enough.
+
+        Only after an optimizer step, the host waits for the GPU to read the times. In other micro-steps, a wait would
+        make the training slower.
+        """
         assert self.schedule is not None
         if not self.schedule.minimum <= self.micro_steps < self.schedule.last_micro_step:
             return self.micro_steps >= self.schedule.last_micro_step
+        if not stepped:
+            return False
         may_end = self.device.shared or self.schedule.may_end(self._timer.intervals_s())
         return all_ranks_agree(may_end, self.device) if self.spec.settings.ranks > 1 else may_end
 

@@ -20,7 +20,7 @@ from experiments.results.run_folder import Run
 from experiments.results.schema import Result
 from experiments.system.files import cache_folder
 from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, summary, write
-from tests.benchmarks.training.step_times import TimedRow, step_s_from_medians, trace_row
+from tests.benchmarks.training.step_times import TimedRow, trace_row
 
 HEAD = [
     "run",
@@ -35,6 +35,8 @@ HEAD = [
     "links, s",
     "measured in links, s",
 ]
+WAITED = {"waited_in_steps": True}
+"""How the stored runs waited for the GPU (see step_times.Waits)."""
 SLOWNESS = tuple(number / 20 for number in range(10, 51))
 """Times of the host, relative to the predicted one, among which a fit chooses."""
 
@@ -55,7 +57,7 @@ def is_measured(run: Run, result: Result) -> bool:
 
 def predicted_step_s(row: TimedRow, slowness: float) -> float:
     """Return the predicted seconds of a step with a host that needs ``slowness`` times the predicted time."""
-    return step_s_from_medians([[part.scaled(slowness, 1.0) for part in step] for step in row.steps])
+    return row._replace(steps=[[part.scaled(slowness, 1.0) for part in step] for step in row.steps]).predicted_s()
 
 
 def fitted_slowness(rows: Sequence[TimedRow]) -> float | None:
@@ -70,7 +72,7 @@ def fitted_slowness(rows: Sequence[TimedRow]) -> float | None:
 
 def compare_run(run_id: str, results: Sequence[Result], phantom: Phantom) -> list[dict[str, Any]]:
     """Return the predicted and the measured step of each row of a run on several GPUs."""
-    rows = [(len(one.ranks), trace_row(one.model_dump(mode="json"), phantom)) for one in results]
+    rows = [(len(one.ranks), trace_row(one.model_dump(mode="json") | WAITED, phantom)) for one in results]
     slowness = fitted_slowness([row for ranks, row in rows if ranks <= 1])
     return [compare_row(run_id, ranks, row, slowness) for ranks, row in rows if ranks > 1]
 

@@ -27,14 +27,14 @@ from experiments.prediction.times import host
 from experiments.prediction.times.clocks import Clocks
 from experiments.prediction.times.operations import parse
 from experiments.prediction.times.phase import HOST_FACTORS, HostWork, PhaseTime, RecordedPhase
-from experiments.prediction.times.step import phases_of_steps, step_time, table_for_card
+from experiments.prediction.times.step import phases_of_steps, share_of_new, step_time, table_for_card
 from experiments.prediction.times.table import OperationTime, Table
 from experiments.results.predictions import RowStepTime
 from experiments.results.schema import WARM_UP_STEPS, Speed
 from experiments.suites.cards import Card, card_named, card_of_device
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
-from experiments.training.measure.schedule import Timing
+from experiments.training.measure.schedule import Timing, schedule_of
 from tests.benchmarks.forks import run_in_fork
 from tests.benchmarks.prediction.published_times.roofline import bound_s
 from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, summary, write
@@ -68,11 +68,32 @@ class Roofline(Table):
         return OperationTime(bound_s(parse(key), card), 0.0)
 
 
+class Waits(NamedTuple):
+    """The micro-steps after which a run waits for the GPU to read its times: from ``first`` on, each ``every``-th."""
+
+    first: int
+    every: int
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any], spec: RowSpec, speed: Speed) -> "Waits | None":
+        """Return the waits of a measured row. Older runs waited after each micro-step, newer ones after each step."""
+        if spec.length != "verdict":
+            return None
+        accumulate = spec.settings.accumulate
+        first = schedule_of("verdict", speed.planned_micro_steps, accumulate).minimum
+        return cls(first, 1 if row.get("waited_in_steps") else accumulate)
+
+    def follow(self, micro_step: int) -> bool:
+        """Return whether a wait follows this micro-step, counted from 1."""
+        return micro_step >= self.first and micro_step % self.every == 0
+
+
 class TimedRow(NamedTuple):
     """A measured row, the card that measured it, its predicted time, the phases of its steps, and its roofline, s.
 
     steps: the phases of each step, for the lengths of the measured batches. tokens: median length of the batches'
-    texts. host_ratio: time of the host that the prediction is for, relative to the reference host.
+    texts. host_ratio: time of the host that the prediction is for, relative to the reference host. waits: of the
+    measured run.
     """
 
     spec: RowSpec
@@ -83,6 +104,11 @@ class TimedRow(NamedTuple):
     roofline_s: float
     tokens: float | None
     host_ratio: float
+    waits: Waits | None
+
+    def predicted_s(self, factors: Mapping[HostWork, float] = HOST_FACTORS) -> float:
+        """Return the predicted seconds of a step, as the run has measured it."""
+        return step_s_from_medians(self.steps, factors, self.waits)
 
     def error_for_host_of_table(self) -> float:
         """Return the error of the prediction without the measured host."""
@@ -90,7 +116,7 @@ class TimedRow(NamedTuple):
         return self._error(factors)
 
     def _error(self, factors: Mapping[HostWork, float]) -> float:
-        return relative_error(step_s_from_medians(self.steps, factors), self.speed.step_s)
+        return relative_error(self.predicted_s(factors), self.speed.step_s)
 
     def errors(self) -> list[float]:
         """Return the relative error of the time that follows with each of FACTORS."""
@@ -107,7 +133,8 @@ def _trace(row: dict[str, Any], phantom: Phantom) -> TimedRow:
 
     spec, speed, card = RowSpec.model_validate(row["spec"]), Speed.model_validate(row["speed"]), card_of(row)
     first, accumulate = WARM_UP_STEPS * spec.settings.accumulate, spec.settings.accumulate
-    lengths = batch_lengths(spec)[first : first + speed.measured_micro_steps]
+    until_end = batch_lengths(spec)[: first + speed.measured_micro_steps]
+    lengths, new_lengths = until_end[first:], share_of_new(until_end, first)
     tokens = median(lengths) if lengths else None
     found: list[TimedRow] = []
 
@@ -121,11 +148,12 @@ def _trace(row: dict[str, Any], phantom: Phantom) -> TimedRow:
                 lengths[begin : begin + accumulate] for begin in range(0, len(lengths) - accumulate + 1, accumulate)
             ]
             steps, shortest = (
-                phases_of_steps(recorded, accumulate, tokens_of_steps or [None], times, target)
+                phases_of_steps(recorded, accumulate, tokens_of_steps or [None], times, target, new_lengths)
                 for times in (table, Roofline(table.machine, {}))
             )
             roofline_s = median(sum(part.gpu_s for part in step) for step in shortest)
-            found.append(TimedRow(spec, card, speed, time, steps, roofline_s, tokens, table.host.other))
+            waits = Waits.of_row(row, spec, speed)
+            found.append(TimedRow(spec, card, speed, time, steps, roofline_s, tokens, table.host.other, waits))
         return time
 
     setattr(tracer, "step_time", keep)  # noqa: B010 - a function of a module
@@ -134,11 +162,14 @@ def _trace(row: dict[str, Any], phantom: Phantom) -> TimedRow:
 
 
 def step_s_from_medians(
-    steps: Sequence[Sequence[PhaseTime]], factors: Mapping[HostWork, float] = HOST_FACTORS
+    steps: Sequence[Sequence[PhaseTime]],
+    factors: Mapping[HostWork, float] = HOST_FACTORS,
+    waits: Waits | None = None,
 ) -> float:
     """Return the seconds of a step as a run measures them: from the medians of its micro-steps.
 
     steps: the phases of each step. The first one also runs before the others, as a warm-up. factors: see HOST_FACTORS.
+    waits: the micro-steps after which the run waited for the GPU; None: it never did.
     """
     clocks, ends_s = Clocks(), [0.0]
     simulated = [*[steps[0]] * WARM_UP_STEPS, *steps]
@@ -147,6 +178,8 @@ def step_s_from_medians(
             clocks.run(part, factors)
             if following is None or (part.phase != "forward" and following.phase == "forward"):
                 ends_s.append(clocks.latest_s)
+                if waits and waits.follow(len(ends_s) - 1):
+                    clocks.wait()
     times_s = [end - begin for begin, end in itertools.pairwise(ends_s)]
     accumulate = len(times_s) // len(simulated)
     return Timing.from_times(times_s, accumulate).step_s(accumulate)
@@ -177,7 +210,7 @@ def compare_steps(
     others: rows of the other suites. held_out_error: with factors that were fitted to them. torch: the estimate of
     PyTorch's own estimator.
     """
-    spec, speed, predicted_s = row.spec, row.speed, step_s_from_medians(row.steps)
+    spec, speed, predicted_s = row.spec, row.speed, row.predicted_s()
     data_type = "fp32" if spec.settings.precision == "32-true" else "bf16"
     tflop = (speed.tflop_per_sample or 0.0) * spec.settings.batch_size * spec.settings.accumulate
     return {

@@ -96,6 +96,7 @@ def prepare_imports(phantom: Phantom) -> None:
         "transformers.modeling_utils": weights.replace_missing_weights,
         "transformers.models.auto.tokenization_auto": tokenizer.replace_missing_auto_tokenizers,
         "transformers.tokenization_utils_base": tokenizer.replace_missing_tokenizers,
+        "transformers.trainer": lambda: _prepare_trainer(phantom),
         "transformers.utils.hub": hub.skip_uploads_of_models,
         "triton": lambda: _prepare_triton(phantom.log_operation),
     }
@@ -193,6 +194,12 @@ def _prepare_deepspeed(log: Callable[[str], None]) -> None:
     from experiments.prediction.phantom.fake_deepspeed import replace_deepspeed_optimizers
 
     replace_deepspeed_optimizers(log)
+
+
+def _prepare_trainer(phantom: Phantom) -> None:
+    from experiments.prediction.phantom.host_work import log_steps_of_trainer
+
+    log_steps_of_trainer(phantom)
 
 
 def _prepare_extensions() -> None:

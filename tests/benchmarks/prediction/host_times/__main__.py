@@ -24,7 +24,7 @@ from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
 from experiments.prediction.times import host
 from experiments.prediction.times.phase import RecordedPhase
-from experiments.prediction.times.step import phases_of_step, table_for_card
+from experiments.prediction.times.step import phases_of_step, share_of_new, table_for_card
 from experiments.prediction.times.table import read_lines
 from experiments.results.schema import WARM_UP_STEPS, Phase
 from experiments.suites.cards import card_named
@@ -37,6 +37,8 @@ from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, rela
 PASSES: tuple[Phase, ...] = ("forward", "backward")
 FILE = EVIDENCE / "host_times.jsonl"
 CARD = "h200_141gb"
+MICRO_STEPS = 24
+"""About how many micro-steps a measured row runs. Texts of a new length need new kernels."""
 
 
 def measure_row(spec: RowSpec) -> dict[str, Any]:
@@ -95,10 +97,14 @@ def measure(file: Path, rows: Sequence[str]) -> None:
 
 def trace_passes(spec: RowSpec, phantom: Phantom) -> dict[Phase, float]:
     """Return the predicted seconds of the host in each pass of a micro-step."""
+    from experiments.training.data.texts import batch_lengths
+
     found: dict[Phase, float] = {}
 
     def keep(recorded: Sequence[RecordedPhase], *_: Any) -> None:
-        phases = phases_of_step(recorded, spec.settings.accumulate, None, table_for_card(CARD), card_named(CARD))
+        new_lengths = share_of_new(batch_lengths(spec)[:MICRO_STEPS])
+        table, card = table_for_card(CARD), card_named(CARD)
+        phases = phases_of_step(recorded, spec.settings.accumulate, None, table, card, new_lengths)
         for name in PASSES:
             found[name] = sum(one.host_s for one in phases if one.phase == name) / spec.settings.accumulate
 

@@ -1,4 +1,4 @@
-"""FSDP's views of parameters are logged each time that FSDP replaces them, and each checkpointed function."""
+"""Work of the host is logged: views that FSDP replaces, checkpointed functions, and micro-steps of the Trainer."""
 
 import json
 from contextlib import nullcontext
@@ -17,7 +17,11 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.checkpoint import checkpoint
 
 from experiments.prediction.phantom import ranks
-from experiments.prediction.phantom.host_work import log_checkpoints, log_view_replacements_of_fsdp
+from experiments.prediction.phantom.host_work import (
+    log_checkpoints,
+    log_steps_of_trainer,
+    log_view_replacements_of_fsdp,
+)
 from experiments.prediction.times.operations import parse
 from tests.benchmarks.forks import run_in_fork
 from tests.benchmarks.training.rank_hosts.fitting import VIEWS
@@ -112,3 +116,32 @@ def test_each_checkpointed_function_is_logged_once(use_reentrant: bool) -> None:
     keys = run_in_fork(logged_checkpoints, use_reentrant)
     assert keys == [json.dumps(["host::checkpoint"])] * 2
     assert parse(keys[0]).family == "checkpoints"
+
+
+def keys_of_trainer(folder: Path) -> list[str]:
+    """Return the keys that the last of two devices logs in two steps, each of two micro-steps, of the Trainer."""
+    from transformers import Trainer, TrainingArguments
+
+    class Model(nn.Module):
+        """Model with one layer, which returns its loss."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 1)
+
+        def forward(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"loss": self.layer(features).sum()}
+
+    log: Any = Log()
+    log_steps_of_trainer(Log())  # type: ignore[arg-type]
+    log_steps_of_trainer(log)
+    arguments = TrainingArguments(str(folder), max_steps=2, gradient_accumulation_steps=2, use_cpu=True, report_to=[])
+    data: Any = [{"features": torch.ones(4)} for _ in range(64)]
+    Trainer(Model(), arguments, train_dataset=data).train()
+    return list(log.keys)
+
+
+def test_each_micro_step_of_the_trainer_logs_the_modules_of_the_model(tmp_path: Path) -> None:
+    keys = run_in_fork(keys_of_trainer, tmp_path)
+    assert keys == [json.dumps(["host::modules", 2])] * 4
+    assert parse(keys[0]).family == "modules"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from experiments.prediction.times.lag import QUEUED_OPERATIONS, ClockPoint, clock_points, delay_host, queue_waits
+from experiments.prediction.times.clocks import QUEUED_OPERATIONS
+from experiments.prediction.times.lag import ClockPoint, clock_points, delay_host, queue_waits
 from experiments.prediction.times.phase import HOST_FACTORS, PhaseTime
 
 

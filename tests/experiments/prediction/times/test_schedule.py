@@ -1,12 +1,14 @@
 """Times of a phase whose operations are known in their order: where the GPU waits for the host, and where it lags."""
 
+from random import Random
+
 import pytest
 
 from experiments.prediction.times.clocks import Clocks, gpu_busy_share
 from experiments.prediction.times.phase import HOST_FACTORS, PhaseTime, interpolate_parts
 from experiments.prediction.times.replay import list_tensor_length
-from experiments.prediction.times.schedule import Schedule
-from experiments.prediction.times.step import typical_steps
+from experiments.prediction.times.schedule import Queue, Schedule
+from experiments.prediction.times.step import share_of_new, typical_steps
 
 HOST_LIMITED, GPU_LIMITED = 0, 1
 HOST_S, GPU_S = (3.0, 1.0), (1.0, 3.0)
@@ -38,6 +40,47 @@ def test_earlier_work_of_the_gpu_hides_the_slow_host():
     assert gpu_end_s(phase(HOST_LIMITED, GPU_LIMITED), gpu_s=10.0) == 14.0
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, None])
+def test_the_host_waits_while_the_queue_is_full(limit):
+    """The times of host and GPU are those of a simulation that goes from one operation to the next."""
+    random = Random(limit)
+    host_s, gpu_s = ([random.random() for _ in range(40)] for _ in range(2))
+    clocks, host, gpu, ends = Clocks(limit), 0.0, 0.0, []
+    for begin in range(0, 40, 8):
+        part = (host_s[begin : begin + 8], gpu_s[begin : begin + 8])
+        device = [("copies", one) for one in part[1]]
+        schedule = Schedule.build(range(8), [{"forward": one} for one in part[0]], device)
+        clocks.run(PhaseTime({"forward": sum(part[0])}, {"copies": sum(part[1])}, schedule=schedule), HOST_FACTORS)
+        for started, executed in zip(*part, strict=True):
+            host = max(host, ends[-limit] if limit and len(ends) >= limit else 0.0) + started
+            gpu = max(gpu, host) + executed
+            ends.append(gpu)
+        assert (clocks.host_s, clocks.gpu_s) == (pytest.approx(host), pytest.approx(gpu))
+
+
+def test_after_a_part_with_unknown_order_the_queue_is_empty():
+    clocks = Clocks(1)
+    clocks.run(phase(GPU_LIMITED), HOST_FACTORS)
+    clocks.run(PhaseTime({"forward": 1.0}, {"copies": 9.0}), HOST_FACTORS)
+    clocks.run(phase(GPU_LIMITED), HOST_FACTORS)
+    assert (clocks.host_s, clocks.gpu_s) == (3.0, 16.0)
+
+
+def test_a_wait_lets_the_host_begin_after_the_gpu():
+    clocks = Clocks()
+    clocks.run(phase(GPU_LIMITED), HOST_FACTORS)
+    clocks.wait()
+    assert clocks.host_s == clocks.gpu_s == 4.0
+
+
+@pytest.mark.parametrize("order", [(0, 1, 0), (1, 0, 0)])
+def test_work_of_one_execution_counts_where_it_happens(order):
+    """The host works for 5 seconds before the second operation only; the GPU then waits for it."""
+    schedule = Schedule.build(order, [{"forward": 1.0}] * 2, [("copies", 1.0)] * 2, {"layers": [0.0, 5.0, 0.0]})
+    found = schedule.run({"forward": 3.0, "layers": 5.0}, {"copies": 3.0}, 0.0, 0.0, Queue(None))
+    assert found == (8.0, 9.0)
+
+
 def test_scaled_times_scale_each_operation():
     assert gpu_end_s(phase(HOST_LIMITED, GPU_LIMITED).scaled(2.0, 1.0)) == 6.0 + 2.0 + 3.0
     assert gpu_end_s(phase(HOST_LIMITED, GPU_LIMITED).scaled(1.0, 2.0)) == 3.0 + 8.0
@@ -59,6 +102,12 @@ def test_a_step_has_a_length_for_each_micro_step_and_all_steps_together_have_at_
     assert [len(step) for step in typical_steps([1, 2, 3], 16)] == [16]
     assert [len(step) for step in typical_steps([1, 2, 3], 3)] == [3, 3, 3]
     assert typical_steps([7], 1) == [[7]] * 8
+
+
+def test_a_length_is_new_if_no_earlier_batch_had_it():
+    assert share_of_new([5, 7, 5, 6, 6]) == 3 / 5
+    assert share_of_new([5, 7, 5, 6, 6], first=2) == 1 / 3
+    assert share_of_new([]) == 0.0
 
 
 def test_without_texts_the_traced_batches_are_typical():

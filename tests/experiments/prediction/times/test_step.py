@@ -81,14 +81,9 @@ def test_host_and_gpu_work_at_the_same_time_except_during_an_optimizer_on_the_cp
         ([phase(1, 3, host_waits=True), phase(1, 3)], 6),  # the GPU limits
         ([phase(1, 1, link_s=4.0, gathers=True), phase(1, 2), optimizer(1, 1)], 7),  # the GPU waits for the gather
         ([phase(1, 3), phase(1, 1, link_s=2.0, gathers=True), phase(1, 4)], 8),  # a gather in advance
-        (
-            [backward(1, 4), backward(1, 4, link_s=3.0), backward(1, 4), optimizer(1, 1)],
-            13,
-        ),  # a reduction at the same time
-        (
-            [backward(1, 4), backward(1, 4), backward(1, 4, link_s=3.0), optimizer(1, 1)],
-            16,
-        ),  # the optimizer waits for it
+        # a reduction at the same time, and one that the optimizer waits for
+        ([backward(1, 4), backward(1, 4, link_s=3.0), backward(1, 4), optimizer(1, 1)], 13),
+        ([backward(1, 4), backward(1, 4), backward(1, 4, link_s=3.0), optimizer(1, 1)], 16),
     ],
 )
 def test_values_delay_the_host_and_gathers_delay_the_gpu_and_reductions_delay_the_optimizer(phases, expected_s):
@@ -213,11 +208,12 @@ def convolution(tokens: int, backward: bool = False) -> str:
 def test_for_an_operation_of_new_sizes_the_host_chooses_a_kernel_and_for_gradients_of_a_convolution_two():
     keys = [product(512), copy({"sizes": [8]}), convolution(300), convolution(300, backward=True)]
     table, known = Table(MACHINE, {}), RecordedPhase("forward", 0, dict(zip(keys, (3, 2, 1, 1), strict=True)))
-    choices = [phase_time(known, table, H100, {key}).host_work.get("kernel choices", 0.0) for key in keys]
+    choices = [phase_time(known, table, H100, {key: 1.0}).host_work.get("kernel choices", 0.0) for key in keys]
     assert choices == [1, 0, 1, 2]
     assert phase_time(known, table, H100).host_work.get("kernel choices", 0.0) == 0
-    new, old = (phase_time(known, table, H100, found).host_s for found in ({product(512)}, ()))
-    assert new - old == pytest.approx(HOST_FACTORS["kernel choices"])
+    never, half, always = (phase_time(known, table, H100, {product(512): share}).host_s for share in (0.0, 0.5, 1.0))
+    assert always - never == pytest.approx(HOST_FACTORS["kernel choices"])
+    assert half - never == pytest.approx(HOST_FACTORS["kernel choices"] / 2)
 
 
 def micro_steps(lengths: Sequence[int]) -> list[RecordedPhase]:
@@ -230,16 +226,20 @@ def micro_steps(lengths: Sequence[int]) -> list[RecordedPhase]:
     ]
 
 
-def test_an_operation_is_new_if_only_one_micro_step_has_its_sizes_and_is_counted_once_in_a_phase():
-    new = step.operations_of_one_micro_step(micro_steps([100, 200, 200, 300]))
-    assert new == {product(rows) for rows in (100, 300)}
+def test_sizes_vary_that_not_all_micro_steps_have_and_a_phase_has_each_of_them_once():
+    varying = step.varying_operations(micro_steps([100, 200, 200, 300]))
+    assert varying == {product(rows) for rows in (100, 200, 300)}
     parts = (RecordedPhase("forward", 0, {product(100): 1}), RecordedPhase("forward", 0, {product(100): 4}))
-    assert [*step._first_occurrences(parts, new)] == [{product(100)}, set()]
+    assert [*step._first_occurrences(parts, varying)] == [{product(100)}, set()]
 
 
-@pytest.mark.parametrize(("lengths", "choices"), [([128, 128], 0), ([128, 256], 2)])
-def test_the_host_chooses_kernels_for_texts_of_new_lengths_in_the_forward_and_the_backward_pass(lengths, choices):
-    times = step.phases_of_step(micro_steps(lengths), 1, None, Table(MACHINE, {}), H100)
+@pytest.mark.parametrize(
+    ("lengths", "new_lengths", "choices"), [([128, 128], 1.0, 0.0), ([128, 256], 1.0, 2.0), ([128, 256], 0.25, 0.5)]
+)
+def test_the_host_chooses_kernels_for_texts_of_new_lengths_in_the_forward_and_the_backward_pass(
+    lengths, new_lengths, choices
+):
+    times = step.phases_of_step(micro_steps(lengths), 1, None, Table(MACHINE, {}), H100, new_lengths)
     assert sum(time.host_work.get("kernel choices", 0.0) for time in times) == choices
 
 
@@ -263,15 +263,19 @@ def test_hooks_of_sharded_parameters_take_host_time_and_only_gathers_keep_the_gp
     assert [time.gathers for time in found.values()] == [True, False, False]
 
 
-def test_a_unit_of_fsdp_needs_the_host_for_the_views_of_its_parameters():
-    views = RecordedPhase("forward", 0, {json.dumps(["host::views", 16]): 3, json.dumps(["host::views", 2]): 1})
-    time = phase_time(views, Table(MACHINE, {}), H100)
-    assert (time.host_s, time.gpu_s) == (pytest.approx(50 * HOST_FACTORS["views"]), 0.0)
-
-
-def test_checkpointing_needs_the_host_for_each_checkpointed_function():
-    time = phase_time(RecordedPhase("forward", 0, {json.dumps(["host::checkpoint"]): 24}), Table(MACHINE, {}), H100)
-    assert (time.host_s, time.gpu_s) == (pytest.approx(24 * HOST_FACTORS["checkpoints"]), 0.0)
+@pytest.mark.parametrize(
+    ("counts", "work"),
+    [
+        ({'["host::views", 16]': 3, '["host::views", 2]': 1}, {"views": 50}),
+        ({'["host::checkpoint"]': 24}, {"checkpoints": 24}),
+        ({'["host::modules", 30]': 2}, {"modules": 60}),
+        ({'["host::micro_step"]': 1}, {"micro-steps": 1}),
+    ],
+)
+def test_work_without_an_operation_needs_the_host_only(counts, work):
+    time = phase_time(RecordedPhase("forward", 0, counts), Table(MACHINE, {}), H100)
+    assert (dict(time.host_work), time.gpu_s) == (work, 0.0)
+    assert time.host_s == pytest.approx(sum(HOST_FACTORS[kind] * units for kind, units in work.items()))
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
@@ -303,10 +307,12 @@ def test_a_phase_is_split_at_each_wait_and_each_collective_operation():
     to_host = copy({"sizes": [8]}).replace('"sizes":[8]}', '"sizes":[8],"host":1}', 1)
     mask = json.dumps(["aten::index.Tensor_out", {"type": "Float", "sizes": [8]}, [{"type": "Bool", "sizes": [8]}]])
     read = json.dumps(["aten::_local_scalar_dense.default", {"type": "Float", "sizes": []}])
-    waiting = [to_host, mask, read, json.dumps(["host::wait"]), collective("allreduce")]
-    places = [mask.replace("Bool", "Long"), to_host.replace("false", "true"), copy({"sizes": [8]}), product(64)]
-    assert [*map(ends_part, waiting)] == [True] * 5
-    assert [*map(ends_part, places)] == [False] * 4
+    to_gpu = copy({"sizes": [8], "host": 1})
+    waiting = [to_host, to_gpu, mask, read, json.dumps(["host::wait"]), collective("allreduce")]
+    asynchronous = [copied.replace("false", "true") for copied in (to_host, to_gpu)]
+    places = [*asynchronous, mask.replace("Bool", "Long"), copy({"sizes": [8]}), product(64)]
+    assert [*map(ends_part, waiting)] == [True] * 6
+    assert [*map(ends_part, places)] == [False] * 5
     assert phase_time(RecordedPhase("forward", 0, {read: 1}), Table(MACHINE, {}), H100).host_waits
 
 

@@ -103,6 +103,21 @@ def test_steady_steps_are_the_steps_between_the_warm_up_and_the_profile(tmp_path
     assert steady[timed - 1 :] == [(2.0, timed)] * (len(steady) - timed + 1)
 
 
+def test_a_training_waits_for_the_gpu_only_after_optimizer_steps(tmp_path, monkeypatch):
+    """The times vary so much that the training continues up to its maximum."""
+    training = probe_of(spec(batch_size=1, accumulate=2, train_samples=40, length="verdict"), tmp_path)
+    probe, waits = training[0], []
+
+    def intervals_s():
+        waits.append(probe.micro_steps)
+        return [1.0 + number % 5 for number in range(probe.micro_steps)]
+
+    monkeypatch.setattr(probe._timer, "intervals_s", intervals_s)
+    while not micro_step(*training):
+        pass
+    assert (waits, probe.micro_steps) == ([8, 10, 12, 14], 16)
+
+
 def test_on_a_shared_gpu_a_training_ends_after_its_minimum_number_of_steps_and_reports_no_speed(tmp_path, monkeypatch):
     """The times of the micro-steps vary so much that a training without a shared GPU would continue."""
     row = spec(batch_size=1, train_samples=40, length="verdict")
