@@ -51,7 +51,7 @@ def log_steps_of_trainer(phantom: Phantom) -> None:
     _log_before(
         phantom,
         trainer.Trainer,
-        "training_step",
+        "compute_loss",  # in the forward pass: earlier operations would count to the previous step
         lambda _, model, *__, **___: json.dumps([MODULES, sum(1 for _ in model.modules())]),
     )
 

@@ -45,7 +45,8 @@ def test_the_host_waits_while_the_queue_is_full(limit):
     """The times of host and GPU are those of a simulation that goes from one operation to the next."""
     random = Random(limit)
     host_s, gpu_s = ([random.random() for _ in range(40)] for _ in range(2))
-    clocks, host, gpu, ends = Clocks(limit), 0.0, 0.0, []
+    clocks, host, gpu = Clocks(limit), 0.0, 0.0
+    ends: list[float] = []
     for begin in range(0, 40, 8):
         part = (host_s[begin : begin + 8], gpu_s[begin : begin + 8])
         device = [("copies", one) for one in part[1]]
