@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import TextIO
 
 from experiments.errors import InputError
@@ -47,19 +48,20 @@ def open_output(path: Path, option: str = "", *, append: bool = False) -> Iterat
 def write_atomically(path: Path, text: str, errors: str = "strict") -> None:
     """Write ``text`` in UTF-8 so that the file is never incomplete, even if this process is killed.
 
-    The text is first written to a partial file next to ``path``. A link, FIFO or device with the name of the partial
-    file is replaced, not written to. Raises OSError with ``path``.
+    The text is first written to a new partial file next to ``path``, whose name ends with .part and is not used by any
+    other process or thread. So several writers of the same file cannot damage it: the last one wins. The partial file
+    is removed if the write fails or is interrupted. Raises OSError with ``path``.
     """
-    partial = path.with_name(path.name + ".part")
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{token_hex(8)}.part")
     try:
-        if partial.is_symlink() or not partial.is_file():
-            partial.unlink(missing_ok=True)
-        partial.write_text(text, encoding="utf-8", errors=errors)
+        with partial.open("x", encoding="utf-8", errors=errors) as file:
+            file.write(text)
         partial.replace(path)
     except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
         with suppress(OSError):
             partial.unlink()
-        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def point_link(link: Path, name: str) -> None:
