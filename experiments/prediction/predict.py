@@ -25,7 +25,7 @@ from experiments.suites.models import Model
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Row, Suite
-from experiments.system.files import CODE_FOLDER, write_atomically
+from experiments.system.files import CODE_FOLDER, write_to_cache
 from experiments.system.processes import process_group
 from provision.files import read_bytes
 from provision.temporary import TemporaryFolder
@@ -94,12 +94,13 @@ def predict(
     """Return predictions in the order of ``specs``; call ``on_prediction`` for each.
 
     Predictions are cached under ``cache``, or in the folder ``store``. The key of the cache contains everything that a
-    prediction depends on: row, rank, card, code, libraries. Rows that differ only in the card are traced once if the
-    cards have the same kernels. At most ``workers`` rows (None: the number of CPUs) are traced at a time, and no more
-    than fit into the memory that is free; a row of the labs needs less than 6 GiB of host memory. For a row that cannot
-    be traced, ``on_failure`` is called with the reason and the row is omitted. Without ``on_failure``, the first row
-    that cannot be traced raises InputError (user error) or RuntimeError. Raises InputError if no row can be traced on
-    this machine.
+    prediction depends on: row, rank, card, code, libraries. The folder has the limits of ``write_to_cache``.
+
+    Rows that differ only in the card are traced once if the cards have the same kernels. At most ``workers`` rows
+    (None: the number of CPUs) are traced at a time, and no more than fit into the memory that is free; a row of the
+    labs needs less than 6 GiB of host memory. For a row that cannot be traced, ``on_failure`` is called with the reason
+    and the row is omitted. Without ``on_failure``, the first row that cannot be traced raises InputError (user error)
+    or RuntimeError. Raises InputError if no row can be traced on this machine.
 
     rank: the rank that is traced, from 0. All rows must have this rank.
     """
@@ -123,7 +124,7 @@ def predict(
                 raise prediction
             on_failure(missing[key], prediction)
             continue
-        write_atomically(folder / f"{key}.json", prediction.model_dump_json())
+        write_to_cache(folder / f"{key}.json", prediction.model_dump_json())
         predictions[key] = prediction
         on_prediction(missing[key], prediction, False)
     return [predictions[key] for key in keys if key in predictions]

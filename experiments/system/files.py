@@ -12,6 +12,8 @@ from experiments.errors import InputError
 from provision.files import open_file
 
 GIB = 1024**3
+MAX_CACHED_FILES, MAX_CACHED_BYTES = 2000, 64 * 1024**2
+"""How many files, and how many bytes, ``write_to_cache`` keeps in one folder."""
 CODE_FOLDER = Path(__file__).resolve().parents[2]
 """The folder with the packages experiments and provision."""
 
@@ -62,6 +64,24 @@ def write_atomically(path: Path, text: str, errors: str = "strict") -> None:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def write_to_cache(path: Path, text: str) -> None:
+    """Write ``text`` as ``write_atomically`` does, and keep the folder of ``path`` below its limits.
+
+    Of all files in the folder, the newest MAX_CACHED_FILES with at most MAX_CACHED_BYTES in total stay, and always
+    ``path``. The folder is for nothing else: partial files that a killed process has left are removed in time, too.
+    Raises OSError if ``path`` cannot be written, but not if an old file cannot be removed.
+    """
+    write_atomically(path, text)
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        files = [(one, one.stat(follow_symlinks=False)) for one in entries if one.is_file(follow_symlinks=False)]
+        by_age = sorted(files, key=lambda file: (file[0].name == path.name, file[1].st_mtime_ns), reverse=True)
+        total = 0
+        for number, (entry, status) in enumerate(by_age, 1):
+            total += status.st_size
+            if number > 1 and (number > MAX_CACHED_FILES or total > MAX_CACHED_BYTES):
+                os.unlink(entry.path)
 
 
 def point_link(link: Path, name: str) -> None:

@@ -15,7 +15,7 @@ from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
 from experiments.prediction.times.host import time_files
 from experiments.suites.cards import card_named
-from experiments.system.files import CODE_FOLDER, cache_folder, write_atomically
+from experiments.system.files import CODE_FOLDER, cache_folder, write_to_cache
 from provision.files import read_bytes
 
 FOLDER = "program-predictions"
@@ -43,7 +43,8 @@ class PredictionStore:
     The key contains everything that can change a prediction: the command with its job, content that the command only
     names (``facts``), the options of the trace, all properties of the cards, this project's code, the versions of all
     installed packages and of Python, the measured times of operations, and the environment variables of the libraries.
-    Neither failures nor predictions that ended at the time limit are stored.
+    Neither failures nor predictions that ended at the time limit are stored. The folder of all stored predictions has
+    the limits of ``write_to_cache``.
     """
 
     def __init__(self, command: Sequence[str], options: ScriptOptions, facts: Iterable[str] = ()) -> None:
@@ -71,7 +72,7 @@ class PredictionStore:
         with suppress(OSError):
             path = self.path(group)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, PREDICTIONS.dump_json(of_group).decode())
+            write_to_cache(path, PREDICTIONS.dump_json(of_group).decode())
 
     def path(self, group: Sequence[str]) -> Path:
         """Return the file of the predictions for a group of cards."""

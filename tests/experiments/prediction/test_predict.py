@@ -16,6 +16,7 @@ from experiments.prediction.predict import predict
 from experiments.results.predictions import Prediction
 from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
+from experiments.system import files
 from tests.experiments.prediction.miniatures import ROWS
 from tests.support.runners.fake_predictions import prediction
 from tests.support.training.tiny_rows import spec
@@ -97,6 +98,13 @@ def test_an_unreadable_cached_prediction_is_traced_again(tracer, tmp_path, text)
     assert predict([A], tmp_path) == first
     assert tracer.asked == [["a"], ["a"]]
     assert Prediction.model_validate_json(file.read_bytes()) == first[0]
+
+
+def test_the_cache_keeps_a_limited_number_of_predictions(tracer, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_CACHED_FILES", 2)
+    for batch_size in range(1, 5):
+        predict([spec(row="a", batch_size=batch_size)], tmp_path)
+    assert len([*(tmp_path / "predictions").iterdir()]) == 2
 
 
 def test_every_row_is_reported_once_with_whether_it_was_cached(tracer, tmp_path):

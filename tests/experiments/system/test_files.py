@@ -1,11 +1,12 @@
-"""Atomic writes: of several writers at once, of writers that fail, and through links."""
+"""Atomic writes, also of several writers at once and of writers that fail; the limits of a cache folder."""
 
 import os
 import threading
 
 import pytest
 
-from experiments.system.files import write_atomically
+from experiments.system import files
+from experiments.system.files import write_atomically, write_to_cache
 
 SIZE = 100_000
 
@@ -64,3 +65,50 @@ def test_a_text_that_cannot_be_encoded_leaves_no_partial_file(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_atomically(tmp_path / "entry.json", "\udc80")
     assert list(tmp_path.iterdir()) == []
+
+
+def fill_cache(folder, count, size=1):
+    """Write cached files of these ages: the file 0 is the oldest."""
+    for number in range(count):
+        (folder / f"{number}.json").write_text("x" * size)
+        os.utime(folder / f"{number}.json", (number, number))
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_cache_keeps_the_newest_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_CACHED_FILES", 3)
+    fill_cache(tmp_path, 5)
+    (tmp_path / "folder").mkdir()
+    write_to_cache(tmp_path / "new.json", "text")
+    assert names(tmp_path) == ["3.json", "4.json", "folder", "new.json"]
+
+
+def test_a_cache_keeps_as_many_bytes_as_its_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_CACHED_BYTES", 100)
+    fill_cache(tmp_path, 5, size=40)
+    write_to_cache(tmp_path / "new.json", "x" * 30)
+    assert names(tmp_path) == ["4.json", "new.json"]
+    write_to_cache(tmp_path / "large.json", "x" * 200)
+    assert names(tmp_path) == ["large.json"]
+
+
+def test_the_file_that_is_written_stays_although_the_clock_of_others_is_ahead(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_CACHED_FILES", 1)
+    fill_cache(tmp_path, 1)
+    os.utime(tmp_path / "0.json", (2**33, 2**33))
+    write_to_cache(tmp_path / "new.json", "text")
+    assert names(tmp_path) == ["new.json"]
+
+
+def test_a_file_of_the_cache_that_cannot_be_removed_is_no_error(tmp_path, monkeypatch):
+    def fail(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(files, "MAX_CACHED_FILES", 1)
+    fill_cache(tmp_path, 2)
+    monkeypatch.setattr(os, "scandir", fail)
+    write_to_cache(tmp_path / "new.json", "text")
+    assert names(tmp_path) == ["0.json", "1.json", "new.json"]

@@ -22,6 +22,7 @@ from experiments.prediction.script.store import PredictionStore
 from experiments.prediction.script.trace import ScriptFailed, trace_script
 from experiments.results.predictions import PeakParts
 from experiments.suites.cards import card_named
+from experiments.system import files
 from experiments.system.files import CODE_FOLDER
 from tests.experiments.prediction.loops.test_generate import CONFIG
 
@@ -249,6 +250,13 @@ def test_only_cards_without_a_stored_prediction_are_traced_and_the_order_stays(t
     assert middle in mixed
     assert not any("h100_94gb" in message for message in messages)
     assert trace_three() == (mixed, [])
+
+
+def test_the_store_keeps_a_limited_number_of_predictions(traces, trace_three, monkeypatch, tmp_path):
+    monkeypatch.setattr(files, "MAX_CACHED_FILES", 2)
+    trace_three()
+    assert len(traces.traced) == 3
+    assert len([*(tmp_path / "cache").rglob("*.json")]) == 2
 
 
 def test_a_failed_trace_is_not_stored(traces, trace_three):
