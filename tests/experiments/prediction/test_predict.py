@@ -13,6 +13,8 @@ import pytest
 from experiments.errors import InputError
 from experiments.prediction import predict as predicting
 from experiments.prediction.predict import predict
+from experiments.prediction.times.host import host_sample_path
+from experiments.prediction.times.table import calibrated_table_path
 from experiments.results.predictions import Prediction
 from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
@@ -86,6 +88,31 @@ def test_a_cached_prediction_for_other_code_libraries_or_another_card_is_not_use
 ):
     predict([A], tmp_path)
     monkeypatch.setattr(predicting, part, value)
+    predict([A], tmp_path)
+    assert tracer.asked == [["a"], ["a"]]
+
+
+def test_a_host_or_card_that_is_measured_during_the_process_is_noticed(tracer, tmp_path, monkeypatch):
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
+    predict([A], tmp_path)
+    for measured, content in (
+        (host_sample_path("a100_80gb"), "first"),
+        (host_sample_path("a100_80gb"), "second"),
+        (calibrated_table_path("a100_80gb"), "first"),
+    ):
+        measured.parent.mkdir(parents=True, exist_ok=True)
+        measured.write_text(content)
+        for _ in range(2):
+            predict([A], tmp_path)
+    assert tracer.asked == [["a"], ["a"], [], ["a"], [], ["a"], []]
+
+
+def test_a_library_that_is_installed_during_the_process_is_noticed(tracer, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    predict([A], tmp_path)
+    package = tmp_path / "litgpt-99.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: litgpt\nVersion: 99.0\n")
     predict([A], tmp_path)
     assert tracer.asked == [["a"], ["a"]]
 
