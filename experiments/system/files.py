@@ -1,15 +1,16 @@
-"""Folders of this program, checksums of files, and atomic writes."""
+"""Folders of this program, checksums of files, atomic writes, and notebooks."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import TextIO
+from typing import Any, TextIO
 
 from experiments.errors import InputError
-from provision.files import open_file
+from provision.files import open_file, read_text
 
 GIB = 1024**3
 MAX_CACHED_FILES, MAX_CACHED_BYTES = 2000, 64 * 1024**2
@@ -90,3 +91,49 @@ def point_link(link: Path, name: str) -> None:
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(name)
     fresh.replace(link)
+
+
+def read_notebook(path: Path) -> Any:
+    """Return the document of a Jupyter notebook, converted to version 4 of the format.
+
+    Raises InputError if the file cannot be read, or if it is not a notebook.
+    """
+    import nbformat
+
+    try:
+        text = read_text(path)
+        content = json.loads(text)
+        if problem := _problem_of_notebook(content):
+            raise InputError(f"{path}: not a Jupyter notebook: {problem}")
+        return nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise InputError(f"{path}: not a Jupyter notebook: not JSON ({place}: {error.msg})") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a Jupyter notebook: not text in UTF-8") from None
+    except Exception as error:  # nbformat raises errors of many classes
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not a Jupyter notebook: {type(error).__name__}: {reason}") from None
+
+
+def _problem_of_notebook(content: Any) -> str:
+    """Return what a notebook of versions 3 or 4 has and ``content`` lacks; '' if it lacks nothing."""
+    if not isinstance(content, dict) or type(content.get("nbformat")) is not int:
+        return "it has no version (nbformat)"
+    sheets = content.get("worksheets") if content["nbformat"] < 4 else [content]
+    if not isinstance(sheets, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("cells"), list) for one in sheets
+    ):
+        return "it has no list of cells"
+    for number, cell in enumerate((cell for sheet in sheets for cell in sheet["cells"]), 1):
+        if not isinstance(cell, dict) or not isinstance(cell.get("cell_type"), str):
+            return f"cell {number} has no type (cell_type)"
+        source = cell.get("source", cell.get("input") if content["nbformat"] < 4 else None)
+        lines = source if isinstance(source, list) else [source]
+        if not all(isinstance(line, str) for line in lines):
+            return f"the source of cell {number} is neither a text nor a list of lines"
+    return ""
