@@ -82,7 +82,7 @@ def prepare_imports(phantom: Phantom) -> None:
     prepared = {
         "bitsandbytes": lambda: _prepare_bitsandbytes(phantom),
         "datasets.load": hub.prepare_datasets,
-        "deepspeed": lambda: _prepare_deepspeed(phantom.log_operation),
+        "deepspeed": lambda: _prepare_deepspeed(phantom),
         "huggingface_hub.file_download": network.watch_connection,
         "huggingface_hub.hf_api": hub.skip_uploads,
         "safetensors.torch": _prepare_safetensors,
@@ -189,10 +189,12 @@ def _prepare_bitsandbytes(phantom: Phantom) -> None:
     import_bitsandbytes(phantom)
 
 
-def _prepare_deepspeed(log: Callable[[str], None]) -> None:
+def _prepare_deepspeed(phantom: Phantom) -> None:
     from experiments.prediction.phantom.fake_deepspeed import replace_deepspeed_optimizers
+    from experiments.prediction.phantom.host_work import log_checkpoints_of_deepspeed
 
-    replace_deepspeed_optimizers(log)
+    replace_deepspeed_optimizers(phantom.log_operation)
+    log_checkpoints_of_deepspeed(phantom)
 
 
 def _prepare_extensions() -> None:

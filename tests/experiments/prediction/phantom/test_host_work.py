@@ -17,7 +17,11 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.checkpoint import checkpoint
 
 from experiments.prediction.phantom import ranks
-from experiments.prediction.phantom.host_work import log_checkpoints, log_view_replacements_of_fsdp
+from experiments.prediction.phantom.host_work import (
+    log_checkpoints,
+    log_checkpoints_of_deepspeed,
+    log_view_replacements_of_fsdp,
+)
 from experiments.prediction.times.operations import parse
 from tests.benchmarks.forks import run_in_fork
 from tests.benchmarks.training.rank_hosts.fitting import VIEWS
@@ -112,3 +116,25 @@ def test_each_checkpointed_function_is_logged_once(use_reentrant: bool) -> None:
     keys = run_in_fork(logged_checkpoints, use_reentrant)
     assert keys == [json.dumps(["host::checkpoint"])] * 2
     assert parse(keys[0]).family == "checkpoints"
+
+
+def logged_checkpoints_of_deepspeed(name: str) -> list[str]:
+    """Return the keys that the last of two devices logs, if two of three layers are checkpointed by DeepSpeed."""
+    from deepspeed import checkpointing
+
+    log: Any = Log()
+    log_checkpoints_of_deepspeed(Log())  # type: ignore[arg-type]
+    log_checkpoints_of_deepspeed(log)
+    layers = [nn.Linear(4, 4) for _ in range(3)]
+    result = layers[0](torch.ones(2, 4))
+    for layer in layers[1:]:
+        result = getattr(checkpointing, name)(layer, result)
+    result.sum().backward()
+    assert all(layer.weight.grad is not None for layer in layers)
+    return list(log.keys)
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "non_reentrant_checkpoint"])
+def test_each_function_that_deepspeed_checkpoints_is_logged_once(name: str) -> None:
+    pytest.importorskip("deepspeed")
+    assert run_in_fork(logged_checkpoints_of_deepspeed, name) == [json.dumps(["host::checkpoint"])] * 2
