@@ -18,6 +18,7 @@ from experiments.prediction.phantom.kernels.cuda_graphs import CUDAGraph
 from experiments.prediction.phantom.kernels.fake_triton import FakeModule, TritonFinder
 from experiments.prediction.phantom.kernels.torchao_adam import CompiledUpdate
 from experiments.prediction.phantom.library import Phantom
+from experiments.prediction.script.traced import trackers
 from experiments.prediction.script.traced.missing import hub, network, tokenizer, weights
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def prepare_imports(phantom: Phantom) -> None:
         "torchao": _prepare_torchao,
         "torchao.optim.adam": _prepare_torchao_optimizers,
         "torchvision": lambda: _prepare_torchvision(phantom),
+        "trackio": trackers.keep_trackio_local,
         "transformers.configuration_utils": weights.explain_missing_configurations,
         "transformers.generation.stopping_criteria": _prepare_generation,
         "transformers.models.whisper.generation_whisper": _prepare_whisper,

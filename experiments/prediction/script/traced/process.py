@@ -119,7 +119,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Phantom, Any]:
     """Return the program, the installed device, and a function that writes the prediction and exits."""
     started_s = time.perf_counter()
     command = parse_command(job.command)
-    phantom = install_phantom_device(job.cards[0], job.cache)
+    phantom = install_phantom_device(job.cards[0], job.cache, out.parent)
     from experiments.prediction.peak import MemoryTags
     from experiments.prediction.phantom.gpus import simulate_gpus
     from experiments.prediction.phantom.ranks import simulate_ranks
