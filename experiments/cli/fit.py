@@ -107,7 +107,7 @@ def _fit_model(training: CustomTraining, card: str, batches: list[int], as_json:
 
     try:
         for variant in (replace(training, card=names[0], batch=size) for size in batches):
-            with failed.catch(variant.batch, data):
+            with failed.catch(variant.batch):
                 fits, attempts = list["ScriptFit"](), list[list["Attempt"]]()
                 try:
                     with progress() as show:

@@ -99,7 +99,7 @@ def _predict_model(training: CustomTraining, card: str, batches: list[int], as_j
     data: list[dict[str, object]] = []
     try:
         for variant in (replace(training, card=names[0], batch=size) for size in batches):
-            with failed.catch(variant.batch, data):
+            with failed.catch(variant.batch):
                 words, options = program_command(variant), trace_options(variant)
                 label = f"{variant.model}, batch {variant.batch}"
                 with progress() as show:

@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 from experiments.errors import InputError
 from experiments.notebooks.lab import EVIDENCE, folder_named
 from experiments.suites.suite import suite_names
-from experiments.system.files import CODE_FOLDER
+from experiments.system.files import CODE_FOLDER, read_notebook
 
 NOTEBOOKS = Path(__file__).parent
 WITHOUT_LAB = ("sizing",)
@@ -30,15 +30,17 @@ def refresh(notebook: Path, run: str, target: Path) -> None:
     """Execute ``notebook`` so that every cell shows the run ``run``; write the notebook with its outputs to ``target``.
 
     run: the name of a run that is stored in this project. Rows that the run lacks are shown without a result; nothing
-    is run. Raises InputError if ``run`` is unknown, or if its suite is not the notebook's.
+    is run. Raises InputError if ``run`` is unknown, if its suite is not the notebook's, or if ``notebook`` is not a
+    notebook.
     """
     suite = folder_named(run, EVIDENCE).read_run().suite
     if suite != notebook.stem:
         raise InputError(f"--from {run}: a run of {suite}; allowed for {notebook.name}: a run of {notebook.stem}")
-    document = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
-    setup = next(cell for cell in document.cells if cell.cell_type == "code")
-    setup.source, found = RUN_LINES.subn(rf'\1 = "{run}"  # kept with the project', setup.source)
-    assert found
+    document = read_notebook(notebook)
+    setup = next((cell for cell in document.cells if cell.cell_type == "code"), None)
+    if not (setup and RUN_LINES.search(setup.source)):
+        raise InputError(f'{notebook}: its first code cell has no line RUN = "..."')
+    setup.source = RUN_LINES.sub(rf'\1 = "{run}"  # kept with the project', setup.source)
     execute(document)
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(document, target)  # type: ignore[no-untyped-call]
@@ -88,7 +90,7 @@ def main() -> None:
     """Update the outputs of each lab's notebook, and the cell that states how to open it."""
     for name in (*suite_names(), *WITHOUT_LAB):
         path = NOTEBOOKS / f"{name}.ipynb"
-        document = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+        document = read_notebook(path)
         write_opening_cell(document, name)
         if name not in WITHOUT_LAB:
             execute(document)

@@ -3,7 +3,7 @@
 Each change saves memory or leaves the memory as it is. So if a training does not fit with several changes, it does not
 fit with some of them either. 4-bit weights are an exception: the weights that are not quantized, such as those of the
 embedding, become 32-bit numbers (peft, prepare_model_for_kbit_training). So a combination that contains 4-bit weights
-rules out only combinations that also contain them.
+rules out only combinations that also contain them. The changes of rows have other exceptions (MAY_COST in fit.py).
 """
 
 import re
@@ -35,7 +35,8 @@ class RuledOut(Generic[TrainingT]):
 
     training: the training that is changed. changes_of: returns the single changes of a training by name, cheapest
     first. may_fit: returns whether a combination fits, or may fit. already_made: names of changes that ``training``
-    already has.
+    already has. may_cost: beginnings of the names of changes that can also increase the memory: a combination that
+    contains them rules out only combinations that also contain them.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class RuledOut(Generic[TrainingT]):
         changes_of: Callable[[TrainingT], Sequence[tuple[str, TrainingT]]],
         may_fit: Callable[[Combination[TrainingT]], bool],
         already_made: Collection[str] = (),
+        may_cost: tuple[str, ...] = (QUANTIZATION,),
     ) -> None:
         self._training, self._changes_of, self._already_made = training, changes_of, already_made
-        self._compute_may_fit = may_fit
+        self._compute_may_fit, self._may_cost = may_fit, may_cost
         self._not_fitting: list[tuple[str, ...]] = []
         self._tried: list[tuple[TrainingT, bool]] = []
 
@@ -55,14 +57,14 @@ class RuledOut(Generic[TrainingT]):
         needed = [name for name in names if name not in self._already_made]
         return any(
             all(_is_in(name, changes) for name in needed)
-            and all(name in needed for name in changes if name.startswith(QUANTIZATION))
+            and all(name in needed for name in changes if name.startswith(self._may_cost))
             for changes in self._not_fitting
         )
 
     def rule_out(self, names: Iterable[str], allowed: Collection[str]) -> bool:
         """Return whether the changes ``names`` do not fit even with as many of the ``allowed`` changes as possible."""
         needed = [name for name in names if name not in self._already_made]
-        for added in (allowed, [name for name in allowed if not name.startswith(QUANTIZATION)]):
+        for added in (allowed, [name for name in allowed if not name.startswith(self._may_cost)]):
             combination = self._combine(needed, added)
             if combination is None or self._may_fit(combination):
                 return False
@@ -87,6 +89,19 @@ class RuledOut(Generic[TrainingT]):
         """Return whether neither a single change nor any combination fits; try as few combinations as possible."""
         uncovered = [name for name in reversed(names) if name not in self._already_made]
         return all(self.covers([name]) or self.rule_out([name], names) for name in uncovered)
+
+    def not_ruled_out(self, combinations: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        """Return the combinations that may fit. Those of a half are tried only if all their changes together may fit.
+
+        combinations: names of changes; all combinations have the same last change.
+        """
+        left = [names for names in combinations if not self.covers(names)]
+        if len(left) < 2:
+            return left
+        if self.rule_out(left[0], {name for names in left for name in names}):
+            return self.not_ruled_out(left)
+        middle = len(left) // 2
+        return [*self.not_ruled_out(left[:middle]), *self.not_ruled_out(left[middle:])]
 
     def _combine(self, names: Sequence[str], allowed: Collection[str]) -> Combination[TrainingT] | None:
         """Return the training with ``names`` and, costliest first, each allowed change that is still possible.

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from experiments.errors import InputError
 from experiments.prediction.batches import BatchSearch
+from experiments.prediction.changes import SEPARATOR, Combination, RuledOut
 from experiments.prediction.custom_spec import OPTIMIZER_STEPS, build_lora
 from experiments.prediction.predict import OnFailure
 from experiments.results.predictions import BORDERLINE_SHARE, Prediction
@@ -17,6 +18,8 @@ from experiments.suites.yaml_schema import validate
 
 DEFAULT_LORA_RANK = 16
 FSDP_GPU_COUNTS = (2, 4, 8)
+MAY_COST = ("packing", "precision bf16-mixed", "DeepSpeed", "FSDP")
+"""Beginnings of the names of changes that can also increase the memory, with other kernels, copies or buffers."""
 
 Predict = Callable[[Sequence[RowSpec], OnFailure | None], list[Prediction]]
 """Predicts rows as ``service.trace_rows`` does. The second argument is called for each row that cannot be predicted."""
@@ -65,7 +68,8 @@ class Fit(Record):
 def fit_row(spec: RowSpec, predict: Predict) -> Fit:
     """Return the largest batch of ``spec`` that fits and, if ``spec`` does not fit, changes that save memory.
 
-    Pairs of changes are tried if no single change fits.
+    Pairs of changes are tried if no single change fits. A pair is not tried if a combination that contains it does not
+    fit.
 
     Changes are ordered by cost. The cheapest do not affect the result of the training (accumulation, the optimizer step
     in the backward pass, packing, the chunked loss). Then come changes of the arithmetic (precision), the time
@@ -83,11 +87,7 @@ def fit_row(spec: RowSpec, predict: Predict) -> Fit:
         [] if requested.predicted_outcome == "fits" else [*_smaller_batch_change(spec, largest), *single_changes(spec)]
     )
     singles = _try_changes(spec, candidates, predict)
-    pairs = (
-        []
-        if any(map(fits, singles))
-        else cheapest_pairs(candidates, _combine, lambda pairs: _attempts_that_fit(spec, pairs, predict))
-    )
+    pairs = [] if any(map(fits, singles)) else _pairs_that_fit(spec, candidates, predict, largest_borderline)
     return Fit(
         requested=requested,
         largest=batches.predict_batch(largest) if largest else None,
@@ -194,11 +194,57 @@ def _smaller_batch_change(spec: RowSpec, largest: int) -> Iterator[Change]:
         yield Change(name, "some more time", {"batch_size": batch, "accumulate": accumulate})
 
 
+class _ChangedRow(NamedTuple):
+    """A row with some changes. changed: the names of the settings that they set, and that no further change may set."""
+
+    spec: RowSpec
+    changed: frozenset[str] = frozenset()
+
+
+def _changes_of_row(row: _ChangedRow) -> list[tuple[str, _ChangedRow]]:
+    """Return the single changes, cheapest first, that are possible beside those that the row has."""
+    found = []
+    for change in single_changes(row.spec):
+        changed = _change_or_explain(row.spec, change)
+        if isinstance(changed, RowSpec) and not row.changed & change.settings.keys():
+            found.append((change.name, _ChangedRow(changed, row.changed | change.settings.keys())))
+    return found
+
+
+def _pairs_that_fit(
+    spec: RowSpec, candidates: Sequence[Change], predict: Predict, largest_borderline: int
+) -> list[Attempt]:
+    """Return the cheapest pairs of changes with which the row fits.
+
+    largest_borderline: the largest batch that may fit without changes; 0: none does.
+    """
+
+    def may_fit(combination: Combination[_ChangedRow]) -> bool:
+        problems = list[Exception]()
+        predictions = predict([combination.training.spec], lambda _, problem: problems.append(problem))
+        return any(one.predicted_outcome != "oom" for one in predictions) or bool(problems)
+
+    smaller = [change for change in candidates if "batch_size" in change.settings]
+    batch = min((change.settings["batch_size"] for change in smaller), default=spec.settings.batch_size)
+    smallest = _ChangedRow(change_settings(spec, batch_size=batch))
+    ruled_out = RuledOut(smallest, _changes_of_row, may_fit, [change.name for change in smaller], MAY_COST)
+    if not largest_borderline and ruled_out.rule_out_all([change.name for change in candidates]):
+        return []
+
+    def try_pairs(pairs: Sequence[Change]) -> list[Attempt]:
+        possible = [pair for pair in pairs if isinstance(_change_or_explain(spec, pair), RowSpec)]
+        by_names = {tuple(pair.name.split(SEPARATOR)): pair for pair in possible}
+        left = [by_names[names] for names in ruled_out.not_ruled_out([*by_names])]
+        return _attempts_that_fit(spec, left, predict)
+
+    return cheapest_pairs(candidates, _combine, try_pairs)
+
+
 def _combine(cheaper: Change, costlier: Change) -> Change | None:
     """Return two changes as one; None if they set the same settings."""
     if cheaper.settings.keys() & costlier.settings.keys():
         return None
-    name, cost = (f"{a}; {b}" for a, b in zip(cheaper[:2], costlier[:2], strict=True))
+    name, cost = (f"{a}{SEPARATOR}{b}" for a, b in zip(cheaper[:2], costlier[:2], strict=True))
     return Change(name, cost, cheaper.settings | costlier.settings)
 
 

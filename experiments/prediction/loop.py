@@ -37,7 +37,10 @@ OPTIMIZER_NAMES = {
 """Names of optimizers in the output if they say more than the value of --optim."""
 QUANTIZED_ADAMW = ("adamw_8bit", *TORCHAO_OPTIMIZERS)
 NOT_IN_BACKWARD = ("adamw_cpu", "deepspeed_cpu", *TORCHAO_OPTIMIZERS)
-"""Optimizers that cannot update each parameter in the backward pass. In torchao, the learning rate is a tensor."""
+"""Optimizers that cannot update each parameter in the backward pass: in torchao, the learning rate is a tensor.
+
+adamw_cpu can in the loops of the labs' rows.
+"""
 GENERATION_PRECISIONS = ("32-true", "bf16-true", "16-true")
 OPTIONS_OF_TRAINING = (
     "accumulate",
@@ -225,7 +228,7 @@ def _changes_of_training(training: CustomTraining) -> list[tuple[str, CustomTrai
         changes.append(("precision bf16-true", replace(training, precision="bf16-true")))
     if not training.activation_checkpointing:
         changes.append(("activation checkpointing", replace(training, activation_checkpointing=True)))
-    has_adamw = training.optimizer.startswith("adamw") and training.optimizer not in QUANTIZED_ADAMW
+    has_adamw = training.optimizer.startswith("adamw") and training.optimizer not in (*QUANTIZED_ADAMW, "adamw_cpu")
     if has_adamw:
         name: LoopOptimizer = "adam_8bit" if training.loop in ROW_LOOPS else "adamw_8bit"
         changes.append(("8-bit Adam" if training.loop in ROW_LOOPS else "8-bit AdamW", replace(training, optim=name)))
@@ -235,8 +238,8 @@ def _changes_of_training(training: CustomTraining) -> list[tuple[str, CustomTrai
         changes.append(("SGD", replace(training, optim="sgd")))
     if training.lora_r is None:
         changes.append((f"LoRA, rank {DEFAULT_LORA_RANK}", replace(training, lora_r=DEFAULT_LORA_RANK)))
-    if has_adamw and training.optimizer != "adamw_cpu":
-        changes.append(("AdamW on the host", replace(training, optim="adamw_cpu", optimizer_in_backward=False)))
+    if has_adamw:
+        changes.append(("AdamW on the host", replace(training, optim="adamw_cpu")))
     if not training.activation_offload:
         changes.append(("activations on the host", replace(training, activation_offload=True)))
     if training.quantization is None:
@@ -266,12 +269,13 @@ def _reject_options_of_training(training: CustomTraining) -> None:
 
 def _may_step_in_backward(training: CustomTraining) -> bool:
     """Return whether each parameter can be updated in the backward pass: its gradient must be final and unscaled."""
+    on_host_in_row = training.optim == "adamw_cpu" and training.loop in ROW_LOOPS
     steps_after_each_backward = training.devices == 1 and training.accumulate == 1 and not training.clip_gradients
     return (
         steps_after_each_backward
         and training.loop != "trainer"
         and not training.precision.startswith("16")
-        and training.optim not in NOT_IN_BACKWARD
+        and (training.optim not in NOT_IN_BACKWARD or on_host_in_row)
     )
 
 

@@ -155,17 +155,10 @@ def try_changes(
     def try_pairs(pairs: Sequence[NamedChange]) -> list[Attempt]:
         """Return the attempts that fit. All pairs have the same costlier change."""
         traces.progress.begin(2 * len(pairs))
-        return try_halves([pair for pair in pairs if not ruled_out.covers(pair[0].split(SEPARATOR))])
-
-    def try_halves(pairs: Sequence[NamedChange]) -> list[Attempt]:
-        """Return the attempts that fit. The pairs of a half are tried only if all their changes together may fit."""
-        if len(pairs) < 2:
-            return [attempt for pair in pairs if (attempt := try_change(pair)).fits]
-        parts = [pair[0].split(SEPARATOR) for pair in pairs]
-        if ruled_out.rule_out(parts[0], {name for names in parts for name in names}):
-            return try_halves([pair for pair in pairs if not ruled_out.covers(pair[0].split(SEPARATOR))])
-        middle = len(pairs) // 2
-        return [*try_halves(pairs[:middle]), *try_halves(pairs[middle:])]
+        by_names = {tuple(pair[0].split(SEPARATOR)): pair for pair in pairs}
+        return [
+            attempt for names in ruled_out.not_ruled_out([*by_names]) if (attempt := try_change(by_names[names])).fits
+        ]
 
     attempts += cheapest_pairs(candidates, combine, try_pairs)
     return attempts

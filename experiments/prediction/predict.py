@@ -15,7 +15,7 @@ from typing import IO, Any
 from pydantic import ValidationError
 
 from experiments.errors import InputError
-from experiments.prediction.times.host import time_files
+from experiments.prediction.times.host import time_file_hashes
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import code_sha256
 from experiments.suites.attention_kernels import group_by_kernels
@@ -25,7 +25,7 @@ from experiments.suites.models import Model
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Row, Suite
-from experiments.system.files import CODE_FOLDER, write_atomically
+from experiments.system.files import CODE_FOLDER, write_to_cache
 from experiments.system.processes import process_group
 from provision.files import read_bytes
 from provision.temporary import TemporaryFolder
@@ -94,12 +94,14 @@ def predict(
     """Return predictions in the order of ``specs``; call ``on_prediction`` for each.
 
     Predictions are cached under ``cache``, or in the folder ``store``. The key of the cache contains everything that a
-    prediction depends on: row, rank, card, code, libraries. Rows that differ only in the card are traced once if the
-    cards have the same kernels. At most ``workers`` rows (None: the number of CPUs) are traced at a time, and no more
-    than fit into the memory that is free; a row of the labs needs less than 6 GiB of host memory. For a row that cannot
-    be traced, ``on_failure`` is called with the reason and the row is omitted. Without ``on_failure``, the first row
-    that cannot be traced raises InputError (user error) or RuntimeError. Raises InputError if no row can be traced on
-    this machine.
+    prediction depends on: row, rank, card, code, libraries, measured times. The folder has the limits of
+    ``write_to_cache``.
+
+    Rows that differ only in the card are traced once if the cards have the same kernels. At most ``workers`` rows
+    (None: the number of CPUs) are traced at a time, and no more than fit into the memory that is free; a row of the
+    labs needs less than 6 GiB of host memory. For a row that cannot be traced, ``on_failure`` is called with the reason
+    and the row is omitted. Without ``on_failure``, the first row that cannot be traced raises InputError (user error)
+    or RuntimeError. Raises InputError if no row can be traced on this machine.
 
     rank: the rank that is traced, from 0. All rows must have this rank.
     """
@@ -108,7 +110,8 @@ def predict(
     predictions: dict[str, Prediction] = {}
     missing: dict[str, RowSpec] = {}
     traced_specs = {id(spec): group[0] for group in _group_by_kernels(specs) for spec in group}
-    keys = [_cache_key(spec, traced_specs[id(spec)], rank) for spec in specs]
+    shared = [code_sha256(), _prediction_code_sha256(), *_library_versions(), *time_file_hashes()]
+    keys = [_cache_key(spec, traced_specs[id(spec)], rank, shared) for spec in specs]
     for key, spec in zip(keys, specs, strict=True):
         if key in predictions or key in missing:
             continue
@@ -123,7 +126,7 @@ def predict(
                 raise prediction
             on_failure(missing[key], prediction)
             continue
-        write_atomically(folder / f"{key}.json", prediction.model_dump_json())
+        write_to_cache(folder / f"{key}.json", prediction.model_dump_json())
         predictions[key] = prediction
         on_prediction(missing[key], prediction, False)
     return [predictions[key] for key in keys if key in predictions]
@@ -141,28 +144,27 @@ def _group_by_kernels(specs: Iterable[RowSpec]) -> list[list[RowSpec]]:
     ]
 
 
-def _cache_key(spec: RowSpec, traced_spec: RowSpec, rank: int) -> str:
-    """Return the cache key of a row. traced_spec: the row on the card of the trace."""
+def _cache_key(spec: RowSpec, traced_spec: RowSpec, rank: int, shared: Sequence[str]) -> str:
+    """Return the cache key of a row. traced_spec: the row on the card of the trace. shared: what all keys contain."""
     traced_multiprocessors = str(card_named(traced_spec.card).multiprocessors)
     row = [spec.fingerprint, card_named(spec.card).model_dump_json(), traced_multiprocessors]
-    parts = [*row, str(rank), code_sha256(), _prediction_code_sha256(), *_library_versions()]
+    parts = [*row, str(rank), *shared]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 @functools.cache
 def _prediction_code_sha256() -> str:
+    """Return the SHA-256 of the code of predictions, without tables of times. A process reads it once."""
     files = [
         PREDICTION_FOLDER / "tracer.py",
         PREDICTION_FOLDER / "peak.py",
         PREDICTION_FOLDER.parent / "results" / "predictions.py",
         *sorted(path for end in ("py", "h", "cpp") for path in (PREDICTION_FOLDER / "phantom").rglob(f"*.{end}")),
         *sorted((PREDICTION_FOLDER / "times").glob("*.py")),
-        *time_files(),
     ]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
-@functools.cache
 def _library_versions() -> tuple[str, ...]:
     library_versions = []
     for name in LIBRARIES:

@@ -11,7 +11,7 @@ from experiments.prediction.batches import LARGEST_BATCH
 from experiments.prediction.fit import Attempt, Fit, fits
 from experiments.prediction.outcome_tables import STYLES, format_gib, outcome_cells, outcomes_table
 from experiments.prediction.predict import CUSTOM_SUITE
-from experiments.prediction.script.speed import describe_fastest
+from experiments.prediction.script.speed import describe_fastest, source_notes
 from experiments.results.memory_parts import ACTIVATIONS, BUFFERS, OPTIMIZER_CPU, PARAMETERS, PART_COLUMNS, MemoryPart
 from experiments.results.predictions import RULE_OF_THUMB_FACTOR, Prediction
 from experiments.results.wording import OUTCOME_NAMES, format_number
@@ -34,7 +34,7 @@ OMITTED_FIELDS = {
 }
 UNIT = "GiB on one GPU"
 MARGIN_MEANING = "margin: free memory of the card, negative if memory is missing"
-STEP_MEANING = "step: time of an optimizer step, from operations measured on one GPU"
+STEP_MEANING = "step: time of an optimizer step"
 COMPILATION_NOTE = (
     "compiled rows are predicted without compilation: their memory is an upper bound, their time is unknown"
 )
@@ -91,11 +91,15 @@ def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def note_lines(predictions: Sequence[Prediction]) -> list[Line]:
-    """Return notes, each once: on missing bf16 arithmetic, on compiled rows, and those of cards.yaml."""
+def note_lines(predictions: Sequence[Prediction], timed: Sequence[Prediction]) -> list[Line]:
+    """Return notes, each once: on missing bf16 arithmetic, on compiled rows, those of cards.yaml, and on times.
+
+    timed: the predictions whose times are shown if they fit.
+    """
     slow = software_bf16_notes(one.spec.card for one in predictions if emulates_bf16(one))
     compiled = [COMPILATION_NOTE] if any(one.spec.settings.compile for one in predictions) else []
-    lines = [*slow, *compiled, *card_notes(one.spec.card for one in predictions)]
+    times = source_notes([one.time for one in timed if one.time and one.likely_outcome == "fits"])
+    lines = [*slow, *compiled, *card_notes(one.spec.card for one in predictions), *times]
     return [Line(f"note: {line}", "yellow") for line in lines]
 
 
@@ -111,7 +115,7 @@ def prediction_tables(predictions: Sequence[Prediction]) -> Group:
     tables = [
         _suite_table(f"{suite}, {card}: {usable:.2f} GiB usable", [*group]) for (suite, card, usable), group in groups
     ]
-    return Group(*tables, *note_lines(predictions), Legend(UNIT, *tables))
+    return Group(*tables, *note_lines(predictions, predictions), Legend(UNIT, *tables))
 
 
 def _suite_table(title: str, predictions: Sequence[Prediction]) -> Table:
@@ -240,7 +244,8 @@ def fit_view(fit: Fit) -> Group:
     if fit.changes and not any(map(fits, (*fit.changes, *fit.pairs))):
         lines.append("no change and no pair of changes makes the row fit")
     lines += _describe_fastest((*fit.changes, *fit.pairs))
-    return Group(*(Text(line) for line in lines), *tables, *note_lines([requested]))
+    timed = [one.prediction for one in (*fit.changes, *fit.pairs) if fits(one) and one.prediction]
+    return Group(*(Text(line) for line in lines), *tables, *note_lines([requested], timed))
 
 
 def _describe_largest_batch(fit: Fit) -> str:

@@ -1,16 +1,20 @@
-"""Folders of this program, checksums of files, and atomic writes."""
+"""Folders of this program, checksums of files, atomic writes, and notebooks."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from secrets import token_hex
+from typing import Any, TextIO
 
 from experiments.errors import InputError
-from provision.files import open_file
+from provision.files import open_file, read_text
 
 GIB = 1024**3
+MAX_CACHED_FILES, MAX_CACHED_BYTES = 2000, 64 * 1024**2
+"""How many files, and how many bytes, ``write_to_cache`` keeps in one folder."""
 CODE_FOLDER = Path(__file__).resolve().parents[2]
 """The folder with the packages experiments and provision."""
 
@@ -47,19 +51,38 @@ def open_output(path: Path, option: str = "", *, append: bool = False) -> Iterat
 def write_atomically(path: Path, text: str, errors: str = "strict") -> None:
     """Write ``text`` in UTF-8 so that the file is never incomplete, even if this process is killed.
 
-    The text is first written to a partial file next to ``path``. A link, FIFO or device with the name of the partial
-    file is replaced, not written to. Raises OSError with ``path``.
+    The text is first written to a new partial file next to ``path``, whose name ends with .part and is not used by any
+    other process or thread. So several writers of the same file cannot damage it: the last one wins. The partial file
+    is removed if the write fails or is interrupted. Raises OSError with ``path``.
     """
-    partial = path.with_name(path.name + ".part")
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{token_hex(8)}.part")
     try:
-        if partial.is_symlink() or not partial.is_file():
-            partial.unlink(missing_ok=True)
-        partial.write_text(text, encoding="utf-8", errors=errors)
+        with partial.open("x", encoding="utf-8", errors=errors) as file:
+            file.write(text)
         partial.replace(path)
     except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
         with suppress(OSError):
             partial.unlink()
-        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def write_to_cache(path: Path, text: str) -> None:
+    """Write ``text`` as ``write_atomically`` does, and keep the folder of ``path`` below its limits.
+
+    Of all files in the folder, the newest MAX_CACHED_FILES with at most MAX_CACHED_BYTES in total stay, and always
+    ``path``. The folder is for nothing else: partial files that a killed process has left are removed in time, too.
+    Raises OSError if ``path`` cannot be written, but not if an old file cannot be removed.
+    """
+    write_atomically(path, text)
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        files = [(one, one.stat(follow_symlinks=False)) for one in entries if one.is_file(follow_symlinks=False)]
+        by_age = sorted(files, key=lambda file: (file[0].name == path.name, file[1].st_mtime_ns), reverse=True)
+        total = 0
+        for number, (entry, status) in enumerate(by_age, 1):
+            total += status.st_size
+            if number > 1 and (number > MAX_CACHED_FILES or total > MAX_CACHED_BYTES):
+                os.unlink(entry.path)
 
 
 def point_link(link: Path, name: str) -> None:
@@ -68,3 +91,49 @@ def point_link(link: Path, name: str) -> None:
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(name)
     fresh.replace(link)
+
+
+def read_notebook(path: Path) -> Any:
+    """Return the document of a Jupyter notebook, converted to version 4 of the format.
+
+    Raises InputError if the file cannot be read, or if it is not a notebook.
+    """
+    import nbformat
+
+    try:
+        text = read_text(path)
+        content = json.loads(text)
+        if problem := _problem_of_notebook(content):
+            raise InputError(f"{path}: not a Jupyter notebook: {problem}")
+        return nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise InputError(f"{path}: not a Jupyter notebook: not JSON ({place}: {error.msg})") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a Jupyter notebook: not text in UTF-8") from None
+    except Exception as error:  # nbformat raises errors of many classes
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not a Jupyter notebook: {type(error).__name__}: {reason}") from None
+
+
+def _problem_of_notebook(content: Any) -> str:
+    """Return what a notebook of versions 3 or 4 has and ``content`` lacks; '' if it lacks nothing."""
+    if not isinstance(content, dict) or type(content.get("nbformat")) is not int:
+        return "it has no version (nbformat)"
+    sheets = content.get("worksheets") if content["nbformat"] < 4 else [content]
+    if not isinstance(sheets, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("cells"), list) for one in sheets
+    ):
+        return "it has no list of cells"
+    for number, cell in enumerate((cell for sheet in sheets for cell in sheet["cells"]), 1):
+        if not isinstance(cell, dict) or not isinstance(cell.get("cell_type"), str):
+            return f"cell {number} has no type (cell_type)"
+        source = cell.get("source", cell.get("input") if content["nbformat"] < 4 else None)
+        lines = source if isinstance(source, list) else [source]
+        if not all(isinstance(line, str) for line in lines):
+            return f"the source of cell {number} is neither a text nor a list of lines"
+    return ""

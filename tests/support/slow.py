@@ -20,6 +20,7 @@ FILES = [
     "experiments/prediction/loops/test_torchao.py::test_the_states_of_the_trainer_have_this_many_bits",
     "experiments/prediction/loops/test_torchao.py::test_torchao_cannot_update_in_the_backward_pass",
     "experiments/prediction/phantom/test_device.py",
+    "experiments/prediction/script/missing/test_trackers.py::test_the_real_mlflow_writes_to_the_folder",
     "experiments/prediction/script/test_inside.py",
     "experiments/prediction/script/test_sandbox.py",
     "experiments/prediction/test_hostile_numbers.py::test_a_command_too_long_for_a_process_argument_reaches_the_tracer",

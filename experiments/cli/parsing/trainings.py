@@ -1,7 +1,7 @@
 """Arguments of `testbed predict` and `testbed fit`, and functions that interpret them."""
 
 import shlex
-from collections.abc import Collection, Iterator, Sized
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,13 +72,17 @@ def exit_if_script_fails() -> Iterator[None]:
         raise typer.Exit(report_failure(problem)) from None
 
 
-def report_failure(problem: BaseException, what: str = "") -> int:
-    """Print why a prediction failed; return the exit code. what: what was predicted, such as 'batch 4'."""
+def report_failure(problem: BaseException, what: str = "", reason: str = "") -> int:
+    """Print why a prediction failed; return the exit code.
+
+    what: what was predicted, such as 'batch 4'. reason: printed in place of the problem's own text.
+    """
     from experiments.prediction.script.trace import ScriptFailed
 
     interrupted = isinstance(problem, KeyboardInterrupt)
-    reason = "interrupted; predictions that were not shown are lost" if interrupted else problem
-    say(f"testbed: {what}{': ' if what else ''}{reason}", stderr=True)
+    if interrupted:
+        reason = "interrupted; predictions that were not shown are lost"
+    say(f"testbed: {what}{': ' if what else ''}{reason or problem}", stderr=True)
     if isinstance(problem, ScriptFailed):
         return problem.code if problem.code > 0 else 128 - problem.code
     return EXIT_INTERRUPTED if interrupted else EXIT_BAD_INPUT
@@ -87,18 +91,19 @@ def report_failure(problem: BaseException, what: str = "") -> int:
 class FailedBatches:
     """The batch sizes whose prediction failed.
 
-    If a batch size fails before there is any prediction, the command ends. Otherwise, it goes on with the next batch
-    size. count: the number of batch sizes.
+    After the failure of a batch size, the command goes on with the next one; after Ctrl-C, it ends. count: the number
+    of batch sizes.
     """
 
     def __init__(self, count: int) -> None:
         self._count, self._code = count, 0
+        self._first_batch_by_reason: dict[str, int] = {}
 
     @contextmanager
-    def catch(self, batch: int, predictions: Sized) -> Iterator[None]:
-        """Print a failure in the body of the with statement. Exit after Ctrl-C, or if there is no prediction yet.
+    def catch(self, batch: int) -> Iterator[None]:
+        """Print a failure in the body of the with statement. Exit after Ctrl-C.
 
-        predictions: the predictions so far; the body can add some before it fails.
+        The reason of a failure is printed once: further batch sizes that fail for it name the first one.
         """
         from experiments.prediction.script.trace import ScriptFailed
 
@@ -107,9 +112,14 @@ class FailedBatches:
         except (InputError, ScriptFailed, KeyboardInterrupt) as problem:
             if isinstance(problem, InputError) and self._count == 1:
                 raise
-            code = report_failure(problem, f"batch {batch}" if self._count > 1 else "")
+            first = self._first_batch_by_reason.setdefault(str(problem), batch)
+            code = report_failure(
+                problem,
+                f"batch {batch}" if self._count > 1 else "",
+                "" if first == batch else f"fails as batch {first} does",
+            )
             self._code = self._code or code
-            if not predictions or isinstance(problem, KeyboardInterrupt):
+            if isinstance(problem, KeyboardInterrupt):
                 raise typer.Exit(code) from None
 
     def exit_if_any(self) -> None:

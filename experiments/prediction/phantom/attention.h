@@ -139,12 +139,13 @@ EfficientBackward efficient_backward(int64_t width, bool half, bool dropout) {
 }
 
 // Return the size of the workspace in which blocks add up gradients (workspace_size): of the queries, with a lock for
-// each block; of keys and values, for each part of the keys.
-int64_t efficient_backward_workspace(const AttentionSizes& sizes, const EfficientBackward& kernel, bool half) {
+// each block; of keys and values, for each part of the keys. most_splits: the number of parts that the program allows.
+int64_t efficient_backward_workspace(
+    const AttentionSizes& sizes, const EfficientBackward& kernel, bool half, std::optional<int64_t> most_splits) {
   int64_t values = 0;
   if (!kernel.holds_gradients && half) {
     int64_t splits = divide_rounding_up(sizes.key_length, kernel.keys);
-    splits = std::max<int64_t>(std::min(splits, 200 / sizes.batch_heads()), 1);
+    splits = std::max<int64_t>(std::min(splits, most_splits.value_or(200 / sizes.batch_heads())), 1);
     if (!kernel.splits_keys || is_deterministic()) splits = 1;
     const auto columns = [&](int64_t width) { return round_up_to_multiple(width, kernel.queries); };
     values = splits * kernel.keys * (columns(sizes.width) + columns(sizes.value_width));
@@ -164,17 +165,43 @@ struct EfficientBackwardScratch {
   int64_t sums = 0, workspace = 0;
 };
 
-EfficientBackwardScratch efficient_backward_scratch(const AttentionSizes& sizes, double dropout) {
+// text: the sizes of a batch of texts of the length of the longest one: `sizes`, unless texts are concatenated.
+EfficientBackwardScratch efficient_backward_scratch(
+    const AttentionSizes& sizes, const AttentionSizes& text, double dropout, std::optional<int64_t> most_splits = {}) {
   const int64_t rows = sizes.batch_heads() * sizes.length, sums = 4 * rows, products = 4 * rows * sizes.value_width;
-  if (card.attention_generation == kAmd)
-    return {.sums = is_fused_on_amd(sizes.length, sizes.value_width) ? 0 : sums};
+  if (card.attention_generation == kAmd) {
+    const bool fused = !text.concatenated && is_fused_on_amd(sizes.length, sizes.value_width);
+    return {.sums = fused ? 0 : 4 * sizes.batch_heads() * text.length};
+  }
   const bool half = sizes.element == 2;
   const auto kernel = efficient_backward(std::max(sizes.width, sizes.value_width), half, dropout > 0);
-  EfficientBackwardScratch scratch{{}, sums, efficient_backward_workspace(sizes, kernel, half)};
+  EfficientBackwardScratch scratch{{}, sums, efficient_backward_workspace(text, kernel, half, most_splits)};
   if (kernel.sums_outputs) return scratch;
   scratch.products = Sizes(half ? 3 : 1, products);
   if (sizes.heads > 1 && sizes.length > 1) scratch.products.push_back(sums);
   return scratch;
+}
+
+// Return the sizes of the tensors of _efficient_attention_forward and _backward: batch x length x heads x width. If
+// texts are concatenated, the batch is 1.
+AttentionSizes direct_efficient_sizes(const Tensor& query, const Tensor& key, const Tensor& value) {
+  return attention_sizes(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2));
+}
+
+// Return the scratch memory of _efficient_attention_backward (attention_backward.cu). Arguments 6 to 9: the positions
+// at which texts begin, of queries and keys, if texts are concatenated; and the lengths of the longest text.
+EfficientBackwardScratch direct_efficient_backward_scratch(const std::vector<IValue>& arguments) {
+  const auto tensor = [&](size_t place) { return arguments[place].toTensor(); };
+  const auto sizes = direct_efficient_sizes(tensor(1), tensor(2), tensor(3));
+  const auto starts = arguments[6].toOptional<Tensor>().value_or(Tensor());
+  auto text = sizes;
+  if (starts.defined()) {
+    text.concatenated = true;
+    text.batch = starts.size(0) - 1;
+    text.length = arguments[8].toInt();
+    text.key_length = arguments[9].toInt();
+  }
+  return efficient_backward_scratch(sizes, text, arguments[11].toDouble(), arguments[17].toOptional<int64_t>());
 }
 
 std::vector<c10::DataPtr> allocate_blocks(const Sizes& sizes) {
@@ -196,12 +223,14 @@ bool is_own_flash_backward(const std::string& name, const std::vector<IValue>& a
 // The copies are free when the pass ends.
 std::vector<c10::DataPtr> allocate_attention_copies(const std::string& name, const std::vector<IValue>& arguments) {
   if (name.find("attention_backward") == std::string::npos) return {};
-  const bool efficient = name == "aten::_scaled_dot_product_efficient_attention_backward";
+  const bool direct_efficient = name == "aten::_efficient_attention_backward";
+  const bool efficient = direct_efficient || name == "aten::_scaled_dot_product_efficient_attention_backward";
   if (!efficient && !is_own_flash_backward(name, arguments)) return {};
   Sizes copied;
   for (const size_t place : efficient ? std::vector<size_t>{0} : std::vector<size_t>{0, 4}) {
     const Tensor read = arguments[place].toTensor();
-    const bool is_in_order = (name == "aten::_flash_attention_backward" ? read : read.transpose(1, 2)).is_contiguous();
+    const bool direct = direct_efficient || name == "aten::_flash_attention_backward";
+    const bool is_in_order = (direct ? read : read.transpose(1, 2)).is_contiguous();
     if (!is_in_order) copied.push_back(read.numel() * read.element_size());
   }
   return allocate_blocks(copied);

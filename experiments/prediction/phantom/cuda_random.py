@@ -4,6 +4,10 @@ from typing import Any
 
 import torch
 
+STATE_BYTES = 16
+"""Size of the state of a CUDA generator: a seed and an offset (aten/src/ATen/cuda/CUDAGeneratorImpl.cpp)."""
+MAX_GPUS = 16
+
 
 class Generator(torch.Generator):
     """A generator for any device. For the phantom device, it draws numbers on the host, which nothing reads."""
@@ -22,10 +26,18 @@ class Generator(torch.Generator):
         """The device that the generator was made for."""
         return self._requested
 
+    def get_state(self) -> torch.Tensor:
+        """Return the state. For the phantom device, it has the size of a CUDA generator's, and does not change."""
+        return _new_state() if self._requested.type == "cuda" else super().get_state()
+
+    def set_state(self, new_state: torch.Tensor) -> torch.Generator:
+        """Set the state. For the phantom device, nothing happens."""
+        return self if self._requested.type == "cuda" else super().set_state(new_state)
+
 
 def replace_random_functions() -> None:
     """Make torch.cuda's functions for random numbers work on the phantom device, and torch.Generator on "cuda"."""
-    state = torch.zeros(16, dtype=torch.uint8)
+    state = _new_state()
     functions: dict[str, Any] = {
         "manual_seed": make_no_operation(),
         "manual_seed_all": make_no_operation(),
@@ -41,7 +53,11 @@ def replace_random_functions() -> None:
         for name, replacement in functions.items():
             setattr(owner, name, replacement)
     torch.Generator = Generator  # type: ignore[misc]
-    torch.cuda.default_generators = (Generator("cuda"),)
+    torch.cuda.default_generators = (Generator("cuda"),) * MAX_GPUS  # type: ignore[assignment]
+
+
+def _new_state() -> torch.Tensor:
+    return torch.zeros(STATE_BYTES, dtype=torch.uint8)
 
 
 def make_no_operation() -> Any:

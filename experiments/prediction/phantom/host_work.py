@@ -33,11 +33,23 @@ def log_view_replacements_of_fsdp(phantom: Phantom) -> None:
 
 def log_checkpoints(phantom: Phantom) -> None:
     """Patch PyTorch's activation checkpointing: each forward pass of a checkpointed function is logged."""
-    for owner, name in (
-        (checkpoint, "_checkpoint_without_reentrant_generator"),
-        (checkpoint.CheckpointFunction, "forward"),
-    ):
-        _log_before(phantom, owner, name, lambda *_, **__: json.dumps([CHECKPOINT]))
+    _log_checkpoint(phantom, checkpoint, "_checkpoint_without_reentrant_generator")
+    _log_checkpoint(phantom, checkpoint.CheckpointFunction, "forward")
+
+
+def log_checkpoints_of_deepspeed(phantom: Phantom) -> None:
+    """Patch DeepSpeed's own activation checkpointing, which is adapted from PyTorch's (DeepSpeed, checkpointing.py).
+
+    Each forward pass of a checkpointed function is logged. Its time is assumed to be that of PyTorch's.
+    """
+    from deepspeed.runtime.activation_checkpointing import checkpointing
+
+    _log_checkpoint(phantom, checkpointing, "non_reentrant_checkpoint")
+    _log_checkpoint(phantom, checkpointing.CheckpointFunction, "forward")
+
+
+def _log_checkpoint(phantom: Phantom, owner: Any, name: str) -> None:
+    _log_before(phantom, owner, name, lambda *_, **__: json.dumps([CHECKPOINT]))
 
 
 def log_steps_of_trainer(phantom: Phantom) -> None:

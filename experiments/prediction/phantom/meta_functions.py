@@ -7,7 +7,7 @@ elements are distinct.
 from typing import Any
 
 import torch
-from torch._meta_registrations import meta_conv
+from torch._meta_registrations import meta__efficient_attention_backward, meta_conv
 from torch._prims_common import suggest_memory_format
 
 CHANNELS_LAST = {torch.channels_last, torch.channels_last_3d}
@@ -26,6 +26,7 @@ def register_meta_functions() -> None:
         ("unique_dim", _unique_dim),
         ("unique_consecutive", _unique_consecutive),
         ("convolution", _convolution),
+        ("_efficient_attention_backward", _efficient_attention_backward),
     ):
         library.impl(name, function, allow_override=True)  # the default since PyTorch 2.13
     _library.append(library)
@@ -39,6 +40,25 @@ def _convolution(input: torch.Tensor, weight: torch.Tensor, *other_arguments: An
     output = meta_conv(input, weight, *other_arguments)
     orders = {suggest_memory_format(one) for one in (input, weight)} & CHANNELS_LAST
     return output.to(memory_format=orders.pop()) if orders and input.dtype != torch.float64 else output
+
+
+def _efficient_attention_backward(
+    gradient: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor | None,
+    *arguments: Any,
+    window_size: int | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor | None, ...]:
+    """Return the gradients. That of the bias exists only if it is requested (attention_backward.cu).
+
+    PyTorch's own function for meta tensors always returns one, and does not allow ``window_size``.
+    """
+    results = meta__efficient_attention_backward(gradient, query, key, value, bias, *arguments, **options)
+    bias_requires_grad = arguments[10]
+    return results if bias_requires_grad else (*results[:3], None)
 
 
 def _gru_cell(

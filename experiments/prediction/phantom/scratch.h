@@ -137,6 +137,13 @@ void allocate_flash_backward_scratch(const AttentionSizes& sizes) {
   allocate_blocks(amd ? amd_flash_backward_scratch(sizes) : flash_backward_scratch(sizes, is_deterministic()));
 }
 
+void allocate_efficient_backward_scratch(const EfficientBackwardScratch& scratch) {
+  auto products = allocate_blocks(scratch.products);
+  const auto sums = allocate_block(scratch.sums, false);
+  products.clear();
+  allocate_block(scratch.workspace, false);
+}
+
 // Allocate and free the scratch memory of an attention. Return false for all other operations.
 bool allocate_attention_scratch(
     const std::string& name, const std::vector<IValue>& arguments, const std::vector<IValue>& results) {
@@ -155,13 +162,13 @@ bool allocate_attention_scratch(
     allocate_flash_backward_scratch(attention_sizes(tensor(1), tensor(2), tensor(3)));
   } else if (name == "aten::_scaled_dot_product_efficient_attention") {
     allocate_blocks(efficient_scratch(attention_sizes(tensor(0), tensor(1), tensor(2))));
+  } else if (name == "aten::_efficient_attention_forward") {
+    allocate_blocks(efficient_scratch(direct_efficient_sizes(tensor(0), tensor(1), tensor(2))));
   } else if (name == "aten::_scaled_dot_product_efficient_attention_backward") {
     const auto sizes = attention_sizes(tensor(1), tensor(2), tensor(3));
-    const auto scratch = efficient_backward_scratch(sizes, arguments[9].toDouble());
-    auto products = allocate_blocks(scratch.products);
-    const auto sums = allocate_block(scratch.sums, false);
-    products.clear();
-    allocate_block(scratch.workspace, false);
+    allocate_efficient_backward_scratch(efficient_backward_scratch(sizes, sizes, arguments[9].toDouble()));
+  } else if (name == "aten::_efficient_attention_backward") {
+    allocate_efficient_backward_scratch(direct_efficient_backward_scratch(arguments));
   } else if (
       name == "aten::_scaled_dot_product_cudnn_attention_backward" ||
       name == "aten::_scaled_dot_product_flash_attention_backward") {

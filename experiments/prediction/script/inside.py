@@ -1,5 +1,6 @@
 """Predict memory and time of a block of a Python program or notebook, in the process of the program."""
 
+import atexit
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from experiments.results.memory_parts import PARTS_OF_SCRIPT
 from experiments.results.predictions import PredictedOutcome, StepTime
 from experiments.suites.cards import supported_card
 from experiments.system.files import cache_folder
+from provision.temporary import TemporaryFolder
 
 
 class EnoughSteps(BaseException):
@@ -82,7 +84,9 @@ def phantom(card: str, steps: int | None = 2) -> Iterator[BlockPrediction]:
     started_s = time.perf_counter()
     from experiments.prediction.script.traced.device import install_phantom_device
 
-    device = install_phantom_device(card, cache_folder())
+    folder = TemporaryFolder("trackers")
+    atexit.register(folder.remove)
+    device = install_phantom_device(card, cache_folder(), folder.path)
     from experiments.prediction.peak import MemoryTags
     from experiments.prediction.script.traced.build_prediction import Trace, build_prediction
     from experiments.prediction.script.traced.lines import LineTracker

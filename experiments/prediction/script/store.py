@@ -13,9 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
-from experiments.prediction.times.host import time_files
+from experiments.prediction.times.host import time_file_hashes
 from experiments.suites.cards import card_named
-from experiments.system.files import CODE_FOLDER, cache_folder, write_atomically
+from experiments.system.files import CODE_FOLDER, cache_folder, write_to_cache
 from provision.files import read_bytes
 
 FOLDER = "program-predictions"
@@ -43,7 +43,9 @@ class PredictionStore:
     The key contains everything that can change a prediction: the command with its job, content that the command only
     names (``facts``), the options of the trace, all properties of the cards, this project's code, the versions of all
     installed packages and of Python, the measured times of operations, and the environment variables of the libraries.
-    Neither failures nor predictions that ended at the time limit are stored.
+    This project's code is read once per process, the rest for each key: it can change while a notebook runs.
+    Neither failures nor predictions that ended at the time limit are stored. The folder of all stored predictions has
+    the limits of ``write_to_cache``.
     """
 
     def __init__(self, command: Sequence[str], options: ScriptOptions, facts: Iterable[str] = ()) -> None:
@@ -71,23 +73,18 @@ class PredictionStore:
         with suppress(OSError):
             path = self.path(group)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, PREDICTIONS.dump_json(of_group).decode())
+            write_to_cache(path, PREDICTIONS.dump_json(of_group).decode())
 
     def path(self, group: Sequence[str]) -> Path:
         """Return the file of the predictions for a group of cards."""
         cards = [f"{name} {card_named(name).model_dump_json()}" for name in group]
-        parts = [*self._program, *cards, _code_sha256(), sys.version, *_packages(), *_table_hashes(), *_variables()]
+        parts = [*self._program, *cards, _code_sha256(), sys.version, *_packages(), *time_file_hashes(), *_variables()]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
         return cache_folder() / FOLDER / f"{key}.json"
 
 
 def _is_for_group(prediction: ScriptPrediction, group: Sequence[str]) -> bool:
     return {card.card for card in prediction.cards} == {*group}
-
-
-def _table_hashes() -> list[str]:
-    """Return the SHA-256 of each table of operation times. A calibration of this user's card or host changes them."""
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in time_files()]
 
 
 @functools.cache
@@ -108,9 +105,11 @@ def _code_files(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
-@functools.cache
 def _packages() -> tuple[str, ...]:
-    """Return the names of the metadata folders of all installed packages, which contain the names and versions."""
+    """Return the names of the metadata folders of all installed packages, which contain the names and versions.
+
+    A notebook can install a package between two predictions.
+    """
     found: set[str] = set()
     for place in filter(os.path.isdir, sys.path):
         found.update(name for name in os.listdir(place) if name.endswith(PACKAGE_SUFFIXES))

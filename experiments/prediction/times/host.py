@@ -6,6 +6,7 @@ limits on another machine.
 
 import copy
 import functools
+import hashlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +41,11 @@ def host_sample_path(card: str) -> Path:
 def time_files() -> list[Path]:
     """Return all files that predicted times depend on: the tables, and this user's measured hosts."""
     return [*table_files(), *(path for card in sorted(cards()) if (path := host_sample_path(card)).is_file())]
+
+
+def time_file_hashes() -> list[str]:
+    """Return the SHA-256 of each file of ``time_files``. A calibration changes them during the process."""
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in time_files()]
 
 
 def sample_keys() -> list[str]:

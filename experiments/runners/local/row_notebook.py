@@ -6,8 +6,10 @@ python -m experiments.runners.local.row_notebook ROW_FOLDER RUNNER_PID
 import sys
 from pathlib import Path
 
+from experiments.errors import InputError
 from experiments.results.schema import NOTEBOOK_FILE, SPEC_FILE
 from experiments.suites.row_spec import RowSpec
+from experiments.system.files import read_notebook
 from experiments.system.signals import exit_with_parent
 
 KERNEL_START_LIMIT_S = 600
@@ -43,20 +45,27 @@ def execute(row_folder: Path) -> int:
         code = 1
     else:
         code = 0
-    make_parameters_default(row_folder / NOTEBOOK_FILE)
+    try:
+        make_parameters_default(row_folder / NOTEBOOK_FILE)
+    except InputError as error:
+        print(error)
+        code = 1
     return code
 
 
 def make_parameters_default(notebook: Path) -> None:
     """Replace the default parameters of ``notebook`` by the parameters with which it was executed.
 
-    papermill can then run the notebook again with other values for some parameters.
+    papermill can then run the notebook again with other values for some parameters. Raises InputError if the file is
+    not a notebook that papermill has executed.
     """
     import nbformat
 
-    document = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    document = read_notebook(notebook)
     document.cells = [cell for cell in document.cells if "parameters" not in cell.metadata.get("tags", ())]
-    injected = next(cell for cell in document.cells if "injected-parameters" in cell.metadata.get("tags", ()))
+    injected = next((cell for cell in document.cells if "injected-parameters" in cell.metadata.get("tags", ())), None)
+    if injected is None:
+        raise InputError(f"{notebook}: the cell with the parameters (tag injected-parameters) is missing")
     injected.metadata.tags = ["parameters"]
     nbformat.write(document, notebook)  # type: ignore[no-untyped-call]
 

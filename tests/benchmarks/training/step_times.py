@@ -1,21 +1,21 @@
 """Compare the predicted time of an optimizer step with the measured one.
 
-    python -m tests.benchmarks.training.step_times [FOLDER]
+    python -m tests.benchmarks.training.step_times [FOLDER...]
 
-Reads FOLDER/step_times.jsonl (default: experiments/evidence/prediction_h100): the specification of each row, its speed,
-its device. Each row is traced here. Its step is predicted on the device's card for the lengths of the measured batches,
-from the medians of the micro-steps, as it was measured. If FOLDER has a host.jsonl, which `testbed calibrate --host`
-has written on the machine of the rows, the predictions are for this host, and the text below the table also gives the
-error for the host of the table. Writes step_times.md and step_times.json into the folder. Beside each prediction: the
-error with factors of the host's time that were fitted to the other suites only, and four simpler estimates: the time at
-the card's peak rate; the roofline, which is the shortest possible time of each operation; the roofline times one factor
-for all rows on the GPU, fitted to the other suites only; the estimate of RuntimeEstimator of PyTorch. Errors are
-relative to the measurement; negative: too low.
+Reads step_times.jsonl of each folder (default: experiments/evidence/prediction_h100 and prediction_h200): the
+specification of each row, its speed, its device. Each row is traced here. Its step is predicted on the device's card
+for the lengths of the measured batches, from the medians of the micro-steps, as it was measured. If a folder has a
+host.jsonl, which `testbed calibrate --host` has written on the machine of the rows, the predictions are for this host,
+and the text below the table also gives the error for the host of the table. Writes step_times.md and step_times.json
+into each folder. Beside each prediction: the error with factors of the host's time that were fitted to the other suites
+of all these folders only, and four simpler estimates: the time at the card's peak rate; the roofline, which is the
+shortest possible time of each operation; the roofline times one factor for all rows on the GPU, fitted to the other
+suites of the folder only; the estimate of RuntimeEstimator of PyTorch. Errors are relative to the measurement;
+negative: too low.
 """
 
 import argparse
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -28,7 +28,7 @@ from experiments.prediction.times.clocks import Clocks
 from experiments.prediction.times.operations import parse
 from experiments.prediction.times.phase import HOST_FACTORS, HostWork, PhaseTime, RecordedPhase
 from experiments.prediction.times.step import phases_of_steps, share_of_new, step_time, table_for_card
-from experiments.prediction.times.table import OperationTime, Table
+from experiments.prediction.times.table import OperationTime, Table, read_lines
 from experiments.results.predictions import RowStepTime
 from experiments.results.schema import WARM_UP_STEPS, Speed
 from experiments.suites.cards import Card, card_named, card_of_device
@@ -54,6 +54,7 @@ HEAD = [
     "roofline times a factor",
     "RuntimeEstimator, s",
 ]
+HOST_FILE = "host.jsonl"
 FACTORS: list[Mapping[HostWork, float]] = [
     {**HOST_FACTORS, "backward": backward / 4, "layers": layers * 2e-5}
     for backward, layers in itertools.product(range(5, 10), range(2, 13))
@@ -113,14 +114,14 @@ class TimedRow(NamedTuple):
     def error_for_host_of_table(self) -> float:
         """Return the error of the prediction without the measured host."""
         factors = {kind: seconds / self.host_ratio for kind, seconds in HOST_FACTORS.items()}
-        return self._error(factors)
+        return self.error(factors)
 
-    def _error(self, factors: Mapping[HostWork, float]) -> float:
+    def error(self, factors: Mapping[HostWork, float]) -> float:
         return relative_error(self.predicted_s(factors), self.speed.step_s)
 
     def errors(self) -> list[float]:
         """Return the relative error of the time that follows with each of FACTORS."""
-        return [self._error(factors) for factors in FACTORS]
+        return [self.error(factors) for factors in FACTORS]
 
 
 def trace_row(row: dict[str, Any], phantom: Phantom) -> TimedRow:
@@ -239,26 +240,37 @@ def reasons(found: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"- RuntimeEstimator cannot run: {reason}: {', '.join(names)}" for reason, names in rows.items()]
 
 
+def trace_folder(folder: Path, phantom: Phantom) -> list[TimedRow]:
+    """Trace the rows of a folder, for the host that the folder names."""
+    setattr(host, "host_sample_path", lambda _: folder / HOST_FILE)  # noqa: B010 - a function of a module
+    return [trace_row(row, phantom) for row in read_lines(folder / "step_times.jsonl")]
+
+
 def main() -> None:
-    """Compare all rows and write the table."""
+    """Compare all rows, and write a table into each folder."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", nargs="?", type=Path, default=EVIDENCE.parent / "prediction_h100")
-    folder = parser.parse_args().folder
-    rows = [json.loads(line) for line in (folder / "step_times.jsonl").read_text().splitlines()]
-    host_file = folder / "host.jsonl"
-    setattr(host, "host_sample_path", lambda _: host_file)  # noqa: B010 - a function of a module
+    parser.add_argument("folders", nargs="*", type=Path, default=[EVIDENCE.parent / "prediction_h100", EVIDENCE])
+    folders = parser.parse_args().folders
     phantom = load(cache_folder())
     tracer.import_libraries(phantom)
-    known = [trace_row(row, phantom) for row in rows]
-    with_factors = [row.errors() for row in known]
-    found = []
-    for row, own in zip(known, with_factors, strict=True):
-        places = [place for place, one in enumerate(known) if one.spec.suite != row.spec.suite]
-        held_out_error = own[fit_factors([with_factors[place] for place in places])]
+    rows = {folder: trace_folder(folder, phantom) for folder in folders}
+    with_factors = [(row, row.errors()) for known in rows.values() for row in known]
+    for folder, known in rows.items():
+        compare_folder(folder, known, with_factors, phantom)
+
+
+def compare_folder(
+    folder: Path, known: Sequence[TimedRow], with_factors: Sequence[tuple[TimedRow, list[float]]], phantom: Phantom
+) -> None:
+    """Compare the rows of a folder. with_factors: the rows of all folders with their errors for each of FACTORS."""
+    host_file, found = folder / HOST_FILE, []
+    for row in known:
+        others = [one for one in known if one.spec.suite != row.spec.suite]
+        fitted = fit_factors([errors for one, errors in with_factors if one.spec.suite != row.spec.suite])
         torch = estimate_row(row.spec, row.card, row.tokens, phantom)
-        found.append(compare_steps(row, [known[place] for place in places], held_out_error, torch))
-    for one, row in zip(found, known, strict=True):
-        one["table_host_error"] = row.error_for_host_of_table() if host_file.exists() else None
+        compared = compare_steps(row, others, row.error(FACTORS[fitted]), torch)
+        compared["table_host_error"] = row.error_for_host_of_table() if host_file.exists() else None
+        found.append(compared)
     errors, held_out_errors = [one["error"] for one in found], [one["held_out_error"] for one in found]
     simpler = {
         "peak_rate_errors": [relative_error(one["peak_rate_s"], one["measured_s"]) for one in found],
@@ -287,7 +299,7 @@ def main() -> None:
         "rows": found,
         "mean_error": fmean(map(abs, errors)),
         "errors": summary(errors),
-        "fitted_factors": FACTORS[fit_factors(with_factors)],
+        "fitted_factors": FACTORS[fit_factors([errors for _, errors in with_factors])],
         "held_out_mean_error": fmean(map(abs, held_out_errors)),
         "held_out_errors": summary(held_out_errors),
         **{name: {"mean": fmean(map(abs, each))} | summary(each) for name, each in simpler.items()},

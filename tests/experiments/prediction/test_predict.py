@@ -13,9 +13,12 @@ import pytest
 from experiments.errors import InputError
 from experiments.prediction import predict as predicting
 from experiments.prediction.predict import predict
+from experiments.prediction.times.host import host_sample_path
+from experiments.prediction.times.table import calibrated_table_path
 from experiments.results.predictions import Prediction
 from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
+from experiments.system import files
 from tests.experiments.prediction.miniatures import ROWS
 from tests.support.runners.fake_predictions import prediction
 from tests.support.training.tiny_rows import spec
@@ -89,6 +92,31 @@ def test_a_cached_prediction_for_other_code_libraries_or_another_card_is_not_use
     assert tracer.asked == [["a"], ["a"]]
 
 
+def test_a_host_or_card_that_is_measured_during_the_process_is_noticed(tracer, tmp_path, monkeypatch):
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
+    predict([A], tmp_path)
+    for measured, content in (
+        (host_sample_path("a100_80gb"), "first"),
+        (host_sample_path("a100_80gb"), "second"),
+        (calibrated_table_path("a100_80gb"), "first"),
+    ):
+        measured.parent.mkdir(parents=True, exist_ok=True)
+        measured.write_text(content)
+        for _ in range(2):
+            predict([A], tmp_path)
+    assert tracer.asked == [["a"], ["a"], [], ["a"], [], ["a"], []]
+
+
+def test_a_library_that_is_installed_during_the_process_is_noticed(tracer, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    predict([A], tmp_path)
+    package = tmp_path / "litgpt-99.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: litgpt\nVersion: 99.0\n")
+    predict([A], tmp_path)
+    assert tracer.asked == [["a"], ["a"]]
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"prediction_version": 1}', '{"error": "no"}'])
 def test_an_unreadable_cached_prediction_is_traced_again(tracer, tmp_path, text):
     first = predict([A], tmp_path)
@@ -97,6 +125,13 @@ def test_an_unreadable_cached_prediction_is_traced_again(tracer, tmp_path, text)
     assert predict([A], tmp_path) == first
     assert tracer.asked == [["a"], ["a"]]
     assert Prediction.model_validate_json(file.read_bytes()) == first[0]
+
+
+def test_the_cache_keeps_a_limited_number_of_predictions(tracer, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_CACHED_FILES", 2)
+    for batch_size in range(1, 5):
+        predict([spec(row="a", batch_size=batch_size)], tmp_path)
+    assert len([*(tmp_path / "predictions").iterdir()]) == 2
 
 
 def test_every_row_is_reported_once_with_whether_it_was_cached(tracer, tmp_path):

@@ -4,33 +4,28 @@ import os
 from pathlib import Path
 
 from experiments.prediction.phantom.library import Phantom, load
+from experiments.prediction.script.traced.trackers import turn_off_trackers
 from experiments.suites.attention_kernels import kernel_properties
 from experiments.suites.cards import card_named
 
 QUIET_VARIABLES = {
     "TORCHDYNAMO_DISABLE": "1",
-    "WANDB_MODE": "disabled",
-    "MLFLOW_TRACKING_URI": "file:///dev/null",
-    "COMET_MODE": "disabled",
-    "NEPTUNE_MODE": "offline",
-    "CLEARML_OFFLINE_MODE": "1",
-    "SWANLAB_MODE": "disabled",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
-"""Variables that disable compilation, uploads of experiment trackers, telemetry, and PyTorch's warnings about kernels.
-
-NEPTUNE_MODE has a value that both Neptune and Neptune Scale allow.
-"""
+"""Variables that disable compilation, telemetry, and PyTorch's warnings about kernels."""
 
 
-def install_phantom_device(card_name: str, cache: Path) -> Phantom:
+def install_phantom_device(card_name: str, cache: Path, folder: Path) -> Phantom:
     """Make CUDA appear as the card ``card_name`` until this process ends; return the simulated device.
+
+    Experiment trackers upload nothing. folder: a temporary folder for what they write.
 
     Call this function before torch is imported. Raises InputError if the device cannot be compiled on this machine.
     """
     os.environ.update(QUIET_VARIABLES)
+    turn_off_trackers(folder)
     phantom = load(cache)
     import torch
 

@@ -18,6 +18,7 @@ from experiments.prediction.phantom.kernels.cuda_graphs import CUDAGraph
 from experiments.prediction.phantom.kernels.fake_triton import FakeModule, TritonFinder
 from experiments.prediction.phantom.kernels.torchao_adam import CompiledUpdate
 from experiments.prediction.phantom.library import Phantom
+from experiments.prediction.script.traced import trackers
 from experiments.prediction.script.traced.missing import hub, network, tokenizer, weights
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def prepare_imports(phantom: Phantom) -> None:
     prepared = {
         "bitsandbytes": lambda: _prepare_bitsandbytes(phantom),
         "datasets.load": hub.prepare_datasets,
-        "deepspeed": lambda: _prepare_deepspeed(phantom.log_operation),
+        "deepspeed": lambda: _prepare_deepspeed(phantom),
         "huggingface_hub.file_download": network.watch_connection,
         "huggingface_hub.hf_api": hub.skip_uploads,
         "safetensors.torch": _prepare_safetensors,
@@ -90,6 +91,7 @@ def prepare_imports(phantom: Phantom) -> None:
         "torchao": _prepare_torchao,
         "torchao.optim.adam": _prepare_torchao_optimizers,
         "torchvision": lambda: _prepare_torchvision(phantom),
+        "trackio": trackers.keep_trackio_local,
         "transformers.configuration_utils": weights.explain_missing_configurations,
         "transformers.generation.stopping_criteria": _prepare_generation,
         "transformers.models.whisper.generation_whisper": _prepare_whisper,
@@ -190,10 +192,12 @@ def _prepare_bitsandbytes(phantom: Phantom) -> None:
     import_bitsandbytes(phantom)
 
 
-def _prepare_deepspeed(log: Callable[[str], None]) -> None:
+def _prepare_deepspeed(phantom: Phantom) -> None:
     from experiments.prediction.phantom.fake_deepspeed import replace_deepspeed_optimizers
+    from experiments.prediction.phantom.host_work import log_checkpoints_of_deepspeed
 
-    replace_deepspeed_optimizers(log)
+    replace_deepspeed_optimizers(phantom.log_operation)
+    log_checkpoints_of_deepspeed(phantom)
 
 
 def _prepare_trainer(phantom: Phantom) -> None:

@@ -36,7 +36,7 @@ from experiments.prediction.script.traced.lines import LineTracker
 from experiments.prediction.script.traced.missing import substitutes
 from experiments.prediction.script.traced.missing.failure import describe_failure
 from experiments.prediction.script.traced.stated import remove_temporary_folders
-from experiments.system.files import write_atomically
+from experiments.system.files import read_notebook, write_atomically
 from experiments.system.signals import die_with_parent
 
 LIMIT_SIGNAL = signal.SIGRTMIN + 7
@@ -119,7 +119,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Phantom, Any]:
     """Return the program, the installed device, and a function that writes the prediction and exits."""
     started_s = time.perf_counter()
     command = parse_command(job.command)
-    phantom = install_phantom_device(job.cards[0], job.cache)
+    phantom = install_phantom_device(job.cards[0], job.cache, out.parent)
     from experiments.prediction.peak import MemoryTags
     from experiments.prediction.phantom.gpus import simulate_gpus
     from experiments.prediction.phantom.ranks import simulate_ranks
@@ -226,15 +226,17 @@ def _run_program(program: Program) -> None:
 
 
 def _run_notebook(path: Path) -> None:
-    """Run the code cells of a notebook from top to bottom, with IPython's magics."""
-    import nbformat
+    """Run the code cells of a notebook from top to bottom, with IPython's magics.
+
+    Raises InputError if the file is not a notebook.
+    """
     from IPython.core.interactiveshell import InteractiveShell
 
+    notebook = read_notebook(path)
     shell = InteractiveShell.instance()
     shell.user_module = sys.modules["__main__"] = ModuleType("__main__")
     shell.user_ns = vars(shell.user_module)
     shell.init_user_ns()
-    notebook: Any = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     for cell in notebook.cells:
         if cell.cell_type == "code":
             shell.run_cell(cell.source, store_history=True).raise_error()

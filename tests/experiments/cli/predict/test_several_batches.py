@@ -1,4 +1,4 @@
-"""Answers that are finished are shown if a later batch fails. Fake: the traces."""
+"""Batch sizes are answered although another one fails. Fake: the traces."""
 
 import json
 
@@ -57,16 +57,35 @@ def test_a_failure_of_a_later_batch_is_named_and_the_finished_answers_are_shown(
 
 
 @pytest.mark.parametrize(("failure", "code", "line"), FAILURES)
-def test_a_failure_of_the_first_batch_ends_the_command(failing_batches, capsys, failure, code, line):
+def test_a_failure_of_the_first_batch_is_named_and_the_others_are_answered(
+    failing_batches, capsys, failure, code, line
+):
     failures, traced = failing_batches
     failures[4] = failure
-    assert main(["predict", *MODEL, "--batch", "4,8", "--json"]) == code
-    assert traced == [4]
+    assert main(["predict", *MODEL, "--batch", "4,8,16", "--json"]) == code
+    answered = [] if code == 130 else [8, 16]
+    assert traced == [4, *answered]
     out, err = capsys.readouterr()
-    assert out == ""
+    found = json.loads(out) if answered else out
+    assert [one["predictions"][0]["cards"][0]["needed_gib"] - 10 for one in found] == answered
     assert f"testbed: batch 4: {line}" in err
     assert main(["predict", *MODEL, "--batch", "4", "--json"]) == code
-    assert f"testbed: {line}" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"testbed: {line}" in err
+
+
+@pytest.mark.parametrize("command", ["predict", "fit"])
+def test_a_reason_that_several_batches_share_is_printed_once(failing_batches, capsys, command):
+    failures, traced = failing_batches
+    failures |= {4: ScriptFailed(7), 8: InputError("does not run"), 16: ScriptFailed(7)}
+    assert main([command, *MODEL, "--batch", "4,8,16", "--json"]) == 7
+    assert traced == [4, 8, 16]
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.startswith("testbed: ")]
+    assert lines[0].startswith("testbed: batch 4: the script itself failed with exit code 7")
+    assert lines[1:] == ["testbed: batch 8: does not run", "testbed: batch 16: fails as batch 4 does"]
 
 
 @pytest.mark.parametrize(("failure", "code", "line"), FAILURES)

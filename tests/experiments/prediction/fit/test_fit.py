@@ -1,8 +1,11 @@
 """The search for the largest batch that fits, and for changes of the settings that save memory."""
 
+from random import Random
+
 import pytest
 
 from experiments.errors import InputError
+from experiments.prediction.changes import RuledOut
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.fit import change_settings, fit_row, single_changes
 from experiments.prediction.predict import suite_row_spec
@@ -180,7 +183,51 @@ def test_pairs_of_changes_are_proposed_cheapest_first_if_no_single_change_fits()
     assert found.pairs[0].cost == "weights in 16 bit; no moments: the training converges differently"
     both = found.pairs[1].prediction.spec.settings
     assert (both.optimizer, both.activation_checkpointing, both.precision) == ("sgd", True, "32-true")
-    assert not any(spec.settings.lora and spec.settings.optimizer == "sgd" for spec in predict.asked)
+    lora = next(change for change in single_changes(custom_spec(3)) if change.name.startswith("LoRA"))
+    costlier = change_settings(custom_spec(3), **lora.settings, optimizer="sgd")
+    assert costlier.fingerprint not in {spec.fingerprint for spec in predict.asked}
+
+
+SAVINGS = {
+    "optimizer_in_backward": 3.0,
+    "chunked_loss": 2.0,
+    "precision": 15.0,
+    "activation_checkpointing": 20.0,
+    "optimizer": 25.0,
+    "lora": 30.0,
+    "activation_offload": 20.0,
+}
+
+
+def needs_random(seed: int, too_large: float):
+    """Return the needs of a row of 78.6 GiB + ``too_large``: each changed setting saves a random part of SAVINGS.
+
+    FSDP and bf16-mixed can also cost memory.
+    """
+    random, unchanged = Random(seed), custom_spec(3).settings.model_dump()
+    saved = {name: random.random() * most for name, most in SAVINGS.items()}
+    fsdp, mixed = random.uniform(-10, 20), random.uniform(-10, 10)
+
+    def needs(spec: RowSpec) -> float:
+        settings = spec.settings.model_dump()
+        need = USABLE + too_large - sum(saved[name] for name in SAVINGS if settings[name] != unchanged[name])
+        need += saved["activation_checkpointing"] / 2 if settings["activation_checkpointing"] == "selective" else 0.0
+        need += saved["optimizer"] / 2 if settings["optimizer"] == "adam_8bit" else 0.0
+        need += saved["precision"] - mixed if settings["precision"] == "bf16-mixed" else 0.0
+        return max(1.0, need - (fsdp * settings["devices"] / 8 if settings["strategy"] == "fsdp" else 0.0))
+
+    return needs
+
+
+@pytest.mark.parametrize("too_large", [20.0, 35.0, 60.0, 200.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_ruling_out_pairs_gives_the_answer_of_trying_all_of_them(monkeypatch, seed, too_large):
+    fast, slow = Predictor(needs_random(seed, too_large)), Predictor(needs_random(seed, too_large))
+    found = fit_row(custom_spec(3), fast)
+    monkeypatch.setattr(RuledOut, "rule_out_all", lambda *_: False)
+    monkeypatch.setattr(RuledOut, "not_ruled_out", lambda _, pairs: pairs)
+    assert found == fit_row(custom_spec(3), slow)
+    assert too_large < 200 or len(fast.asked) < 0.4 * len(slow.asked)
 
 
 def test_pairs_of_changes_are_tried_only_if_single_changes_save_too_little():

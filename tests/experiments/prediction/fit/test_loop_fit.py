@@ -8,7 +8,9 @@ import pytest
 
 from experiments.cli.output import console
 from experiments.prediction import loop_fit
+from experiments.prediction.changes import RuledOut
 from experiments.prediction.custom import CustomTraining
+from experiments.prediction.loop import single_changes
 from experiments.prediction.script.record import CardPrediction
 
 TRAINING = CustomTraining("tiny-llama-1.1b", "a100_80gb", batch=4)
@@ -90,3 +92,37 @@ def test_pairs_are_ruled_out_by_all_changes_together(tried_changes, labels):
     found = tried_changes(needs)
     assert not any(one.fits for one in found)
     assert len(labels) < 70
+
+
+@pytest.mark.parametrize(("loop", "possible"), [("plain", False), ("lightning", True), ("litgpt", True)])
+def test_the_host_s_adamw_and_the_step_in_the_backward_pass_are_combined_only_if_both_stay(loop, possible):
+    names = "optimizer in backward", "AdamW on the host"
+    training = CustomTraining("tiny-llama-1.1b", "a100_80gb", loop=loop)
+    for first, second in (names, names[::-1]):
+        once = dict(single_changes(training))[first]
+        twice = dict(single_changes(once))
+        assert (second in twice) is possible
+        if possible:
+            assert (twice[second].optim, twice[second].optimizer_in_backward) == ("adamw_cpu", True)
+
+
+@pytest.mark.parametrize("loop", ["trainer", "plain", "lightning", "litgpt"])
+def test_no_change_moves_the_optimizer_s_state_from_the_host_to_the_gpu(loop):
+    training = CustomTraining("tiny-llama-1.1b", "a100_80gb", loop=loop, optim="adamw_cpu")
+    names = dict(single_changes(training))
+    assert "SGD" in names
+    assert not {"8-bit Adam", "8-bit AdamW", "4-bit AdamW of torchao"} & names.keys()
+
+
+def test_a_combination_without_the_step_in_the_backward_pass_does_not_rule_it_out():
+    training = CustomTraining("tiny-llama-1.1b", "a100_80gb", loop="plain")
+    tried = []
+
+    def may_fit(combination):
+        tried.append(combination)
+        return False
+
+    RuledOut(training, single_changes, may_fit).rule_out(["optimizer in backward"], dict(single_changes(training)))
+    assert tried
+    for combination in tried:
+        assert ("optimizer in backward" in combination.names) is combination.training.optimizer_in_backward

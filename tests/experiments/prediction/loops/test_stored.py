@@ -20,8 +20,11 @@ from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import CardPrediction, ScriptPrediction
 from experiments.prediction.script.store import PredictionStore
 from experiments.prediction.script.trace import ScriptFailed, trace_script
+from experiments.prediction.times.host import host_sample_path
+from experiments.prediction.times.table import calibrated_table_path
 from experiments.results.predictions import PeakParts
 from experiments.suites.cards import card_named
+from experiments.system import files
 from experiments.system.files import CODE_FOLDER
 from tests.experiments.prediction.loops.test_generate import CONFIG
 
@@ -143,9 +146,7 @@ def test_a_changed_configuration_of_the_same_name_is_traced_again(traces, config
 def key(monkeypatch, training, cards=("a100_80gb",), options=None):
     command = program_command(training)
     found = trace_options(training).store if options is None else PredictionStore(command, options)
-    for cached in (storing._code_sha256, storing._packages):
-        if hasattr(cached, "cache_clear"):
-            cached.cache_clear()
+    storing._code_sha256.cache_clear()
     return found.path(list(cards)).name
 
 
@@ -173,10 +174,9 @@ def _change_card(monkeypatch):
     monkeypatch.setattr(storing, "card_named", lambda _: faster)
 
 
-def _write_table(tmp_path):
-    table = tmp_path / "cache" / "times" / "a100_80gb.jsonl"
-    table.parent.mkdir(parents=True)
-    table.touch()
+def _write_times(path):
+    path.parent.mkdir(parents=True)
+    path.touch()
 
 
 CHANGES = {
@@ -185,7 +185,8 @@ CHANGES = {
     "a property of the card": lambda patch, folder: _change_card(patch),
     "the code": lambda patch, folder: patch.setattr(storing, "CODE", ("provision",)),
     "Python": lambda patch, folder: patch.setattr(sys, "version", "3.99"),
-    "a calibrated table of times": lambda patch, folder: _write_table(folder),
+    "a calibrated table of times": lambda patch, folder: _write_times(calibrated_table_path("a100_80gb")),
+    "a measured host": lambda patch, folder: _write_times(host_sample_path("a100_80gb")),
     "a variable of the allocator": lambda patch, folder: patch.setenv("PYTORCH_CUDA_ALLOC_CONF", "backend:native"),
 }
 
@@ -249,6 +250,13 @@ def test_only_cards_without_a_stored_prediction_are_traced_and_the_order_stays(t
     assert middle in mixed
     assert not any("h100_94gb" in message for message in messages)
     assert trace_three() == (mixed, [])
+
+
+def test_the_store_keeps_a_limited_number_of_predictions(traces, trace_three, monkeypatch, tmp_path):
+    monkeypatch.setattr(files, "MAX_CACHED_FILES", 2)
+    trace_three()
+    assert len(traces.traced) == 3
+    assert len([*(tmp_path / "cache").rglob("*.json")]) == 2
 
 
 def test_a_failed_trace_is_not_stored(traces, trace_three):

@@ -191,6 +191,65 @@ def packed_attention(phantom: Any) -> Any:
     return [forward_sizes, temporary_sizes(phantom, lambda: torch.autograd.grad(out, inputs, gradient))[0]]
 
 
+def direct_efficient_attention(phantom: Any) -> Any:
+    """Return the temporary sizes of memory-efficient attention that a program calls directly, by case."""
+    return {
+        name: _measure_direct(phantom, case)
+        for name, case in EFFICIENT.items()
+        if case.in_order and case.gradient_in_order and not case.deterministic
+    }
+
+
+def _measure_direct(phantom: Any, case: Case) -> list[list[int]]:
+    import torch
+
+    batch, heads, key_heads, length, key_length, width = case.sizes
+    install(phantom, case.card)
+
+    def make(heads: int, length: int, width: int) -> Any:
+        made = torch.empty(batch, length, heads, width, dtype=getattr(torch, case.dtype), device="cuda")
+        return made.requires_grad_()
+
+    values = make(key_heads, key_length, case.value_width or width)
+    inputs = make(heads, length, width), make(key_heads, key_length, width), values
+
+    def forward() -> Any:
+        nothing = (None,) * 5
+        return torch.ops.aten._efficient_attention_forward(*inputs, *nothing, case.dropout, 0, True)[0]
+
+    forward_sizes, out = temporary_sizes(phantom, forward)
+    gradient = torch.empty_like(out)
+    return [forward_sizes, temporary_sizes(phantom, lambda: torch.autograd.grad(out, inputs, gradient))[0]]
+
+
+def packed_efficient_attention(phantom: Any) -> Any:
+    """Return the temporary sizes of memory-efficient attention of concatenated texts of 300 and 724 tokens.
+
+    The backward pass is also called with at most one part of the keys, and with a gradient in another order.
+    """
+    import torch
+
+    install(phantom, A100)
+    starts = torch.tensor([0, 300, 1024], dtype=torch.int32, device="cuda")
+    inputs = [torch.empty(1, 1024, 8, 192, dtype=torch.bfloat16, device="cuda") for _ in range(3)]
+
+    def forward() -> Any:
+        return torch.ops.aten._efficient_attention_forward(*inputs, None, starts, starts, 724, 724, 0.0, 0, True)
+
+    forward_sizes, (out, sums, seed, offset, *_) = temporary_sizes(phantom, forward)
+    gradient = torch.empty(1, 8, 1024, 192, dtype=torch.bfloat16, device="cuda").transpose(1, 2)
+
+    def backward(gradient: Any, **options: Any) -> Any:
+        rest = (None, out, starts, starts, 724, 724, sums, 0.0, seed, offset, 0, False)
+        return torch.ops.aten._efficient_attention_backward(gradient, *inputs, *rest, **options)
+
+    return [
+        forward_sizes,
+        temporary_sizes(phantom, lambda: backward(out))[0],
+        temporary_sizes(phantom, lambda: backward(gradient, num_splits_key=1, window_size=100))[0],
+    ]
+
+
 def unsupported_attention(phantom: Any) -> Any:
     """Return the error of an attention that the only allowed kernel does not support."""
     from torch.nn.attention import SDPBackend
@@ -205,4 +264,7 @@ def unsupported_attention(phantom: Any) -> Any:
     return found
 
 
-PROBES = (flash_attention, efficient_attention, chosen_attention, packed_attention, unsupported_attention)
+PROBES = (
+    *(flash_attention, efficient_attention, chosen_attention, packed_attention),
+    *(direct_efficient_attention, packed_efficient_attention, unsupported_attention),
+)

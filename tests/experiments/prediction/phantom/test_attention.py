@@ -101,6 +101,25 @@ def test_memory_efficient_attention_allocates_sums_and_a_workspace(probe_results
     assert probe_results["efficient_attention"][case] == [*sizes]
 
 
+def test_memory_efficient_attention_that_is_called_directly_allocates_the_same(probe_results):
+    found = probe_results["direct_efficient_attention"]
+    assert len(found) > 20
+    assert found == {case: [*EFFICIENT_SIZES[case]] for case in found}
+
+
+def test_memory_efficient_attention_of_concatenated_texts_has_a_workspace_for_the_longest_text(probe_results):
+    """Of two texts with 8 heads of 192 values: the sums of 1024 rows, and blocks of 128 queries and 64 keys.
+
+    The workspace has the gradients of 724 queries (6 blocks, 3 of 64 columns) and of keys and values (256 columns each)
+    for each part of the keys: 12 of 64 keys, but at most 200 / (2 texts * 8 heads).
+    """
+    forward, backward, one_part = probe_results["packed_efficient_attention"]
+    queries, keys = 6 * 3 * (4 * 128 * 64 + 16), 2 * 4 * 64 * 256
+    assert forward == [4 * 8 * 1024 * 192]
+    assert backward == [4 * 8 * 1024, 16 * (queries + 12 * keys)]
+    assert one_part == [2 * 8 * 1024 * 192, 4 * 8 * 1024, 16 * (queries + keys)]
+
+
 @pytest.mark.parametrize(
     ("case", "sizes"),
     [

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from experiments.prediction.phantom import ranks
 from experiments.prediction.phantom.host_work import (
     log_checkpoints,
+    log_checkpoints_of_deepspeed,
     log_steps_of_trainer,
     log_view_replacements_of_fsdp,
 )
@@ -145,3 +146,25 @@ def test_each_micro_step_of_the_trainer_logs_the_modules_of_the_model(tmp_path: 
     keys = run_in_fork(keys_of_trainer, tmp_path)
     assert keys == [json.dumps(["host::modules", 2])] * 4
     assert parse(keys[0]).family == "modules"
+
+
+def logged_checkpoints_of_deepspeed(name: str) -> list[str]:
+    """Return the keys that the last of two devices logs, if two of three layers are checkpointed by DeepSpeed."""
+    from deepspeed import checkpointing
+
+    log: Any = Log()
+    log_checkpoints_of_deepspeed(Log())  # type: ignore[arg-type]
+    log_checkpoints_of_deepspeed(log)
+    layers = [nn.Linear(4, 4) for _ in range(3)]
+    result = layers[0](torch.ones(2, 4))
+    for layer in layers[1:]:
+        result = getattr(checkpointing, name)(layer, result)
+    result.sum().backward()
+    assert all(layer.weight.grad is not None for layer in layers)
+    return list(log.keys)
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "non_reentrant_checkpoint"])
+def test_each_function_that_deepspeed_checkpoints_is_logged_once(name: str) -> None:
+    pytest.importorskip("deepspeed")
+    assert run_in_fork(logged_checkpoints_of_deepspeed, name) == [json.dumps(["host::checkpoint"])] * 2

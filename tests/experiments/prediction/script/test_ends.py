@@ -1,6 +1,7 @@
 """How `testbed predict -- COMMAND` ends in unusual places and after signals, as a program of its own."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 
 import pytest
 
+from experiments.errors import InputError
 from experiments.system.files import CODE_FOLDER
 from experiments.system.processes import find_tagged
 
@@ -79,3 +81,20 @@ def test_a_cache_that_cannot_be_written_is_named(start):
     assert process.returncode == 2
     assert error.splitlines()[-1].startswith("testbed: /proc/none: cannot be written (No such file or directory)")
     assert "Traceback" not in error
+
+
+BROKEN_CELL = '{"cells": [{"cell_type": "code", "source": 3}], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}'
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "not JSON (line 1"),
+        ("{}", "it has no version (nbformat)"),
+        (BROKEN_CELL, "the source of cell 1 is neither"),
+    ],
+)
+def test_a_broken_notebook_is_an_error_in_one_line_without_a_traceback(trace, tmp_path, capfd, text, reason):
+    with pytest.raises(InputError, match=rf"lab\.ipynb: not a Jupyter notebook: {re.escape(reason)}"):
+        trace(text, before=(), name="lab.ipynb")
+    assert "Traceback" not in "".join(capfd.readouterr())

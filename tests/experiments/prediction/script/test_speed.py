@@ -7,12 +7,15 @@ import pytest
 
 from experiments.cli.app import main
 from experiments.cli.output import console
-from experiments.prediction import loop_fit
+from experiments.prediction import loop_fit, service
 from experiments.prediction.script import trace
 from experiments.prediction.script.fit import BatchPrediction, ScriptFit, fit_as_data, fit_view
 from experiments.prediction.script.record import CardPrediction, ScriptPrediction
+from experiments.prediction.script.speed import source_notes
 from experiments.prediction.script.view import script_predictions_view
 from experiments.results.predictions import PeakParts, StepTime
+from tests.support.runners.fake_predictions import Predictor
+from tests.support.runners.fake_predictions import step_time as row_step_time
 
 MODEL = ("--model", "tiny-llama-1.1b", "--batch", "4", "--accumulate", "2")
 SCRIPT = ("--", "python", "x.py")
@@ -158,3 +161,19 @@ def test_an_optimizer_on_the_cpu_limits_a_step_if_it_needs_more_time_than_the_re
     assert "limited by optimizer on the CPU (host 0.1 s, GPU 0.5 s, optimizer on the CPU 2 s)" in printed(capsys)
     shorter = offloaded.model_copy(update={"host_s": 0.5, "cpu_optimizer_s": 0.4})
     assert shorter.limited_by == "GPU: matrix products"
+
+
+@pytest.mark.parametrize("command", ["predict", "fit"])
+@pytest.mark.parametrize("is_measured", [False, True])
+def test_rows_have_the_note_of_scripts_on_the_times_that_are_shown(monkeypatch, capsys, command, is_measured):
+    def needs(spec) -> float:
+        return 60.0 if spec.settings.optimizer == "sgd" else 100.0
+
+    time = row_step_time(0.5).model_copy(update={"host_is_measured": is_measured})
+    (note,) = source_notes([time])
+    assert ("the host that you measured" in note) is is_measured
+    monkeypatch.setattr(service, "predict", Predictor(needs, time=time))
+    assert main([command, "single_gpu_blip2/xxl", "--card", "a100_80gb"]) == 0
+    assert (f"note: {note}" in printed(capsys)) is (command == "fit")
+    assert main([command, "single_gpu_blip2/xxl-sgd", "--card", "a100_80gb"]) == 0
+    assert (f"note: {note}" in printed(capsys)) is (command == "predict")

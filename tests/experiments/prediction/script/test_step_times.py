@@ -22,6 +22,7 @@ MACHINE = {"card": "a100_80gb", "gpu": "A GPU", "host": "", "torch": "2", "comma
 FLOAT = {"type": "Float", "sizes": [1024, 1024]}
 HOST_S, SLOWDOWN = 1e-6, 3.0
 """Seconds of the host for each operation of the table; time of a matrix product divided by its attainable time."""
+DEEPSPEED = "deepspeed.runtime.activation_checkpointing"
 SMALL_BATCH = LOOP.replace("8192", "64")
 """The loop with a batch that the host limits."""
 
@@ -242,3 +243,13 @@ def test_the_time_of_a_custom_training_grows_with_its_micro_steps(use_table, tmp
     assert once.host_s < once.step_s < once.host_s + sum(once.device_s.values())  # the host waits for values
     assert often.device_s["matrix products"] == pytest.approx(3 * once.device_s["matrix products"])
     assert often.step_s > 2 * once.step_s
+
+
+def test_the_host_s_work_for_checkpoints_of_deepspeed_is_that_of_pytorch_s(step):
+    def host_s(module: str, options: str) -> float:
+        start = f"from {module} import checkpoint\n{START}batch = batch[:64].requires_grad_()\n"
+        source = start + LOOP.removeprefix(START).replace("model(batch)", f"checkpoint(model, batch{options})")
+        return step(source)[1].host_s
+
+    difference_s = host_s(f"{DEEPSPEED}.checkpointing", "") - host_s("torch.utils.checkpoint", ", use_reentrant=True")
+    assert abs(difference_s) < 0.3 * HOST_FACTORS["checkpoints"]
