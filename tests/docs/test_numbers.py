@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from experiments.history.lease_record import read_records
+from experiments.prediction.times.clocks import QUEUED_OPERATIONS
 from experiments.prediction.times.phase import HOST_FACTORS, LINK_SHARE, RANK_SPREAD, PhaseTime, slowest_host
 from experiments.suites.attention_kernels import group_by_kernels
 from experiments.suites.cards import parse_card_list
@@ -22,7 +23,7 @@ EVIDENCE = ROOT / "experiments" / "evidence"
 SUMMARY = re.compile(r"^(?:[\w ]+): median(?: error)? ([\d.]+)%, worst ([\d.]+)% of (\d+) cases$", re.MULTILINE)
 LONE_LOOPS = "prediction_h200/lone_loops.md"
 SCRIPT_TIMES = re.compile(r"^step: mean ([\d.]+)%, median ([\d.]+)%, worst [\d.]+% of (\d+) cases$", re.MULTILINE)
-COUNTS = {5: "five", 7: "seven", 8: "eight", 11: "eleven"}
+COUNTS = {5: "five", 7: "seven", 8: "eight", 9: "nine", 11: "eleven"}
 TIMES_HOW_TO = "how-to/predict-times.md"
 TIMES = re.compile(r"^Error: mean ([\d.]+)%, worst ([\d.]+)%;", re.MULTILINE)
 
@@ -111,8 +112,10 @@ def test_the_page_states_the_stored_errors_with_constants_of_the_other_suites() 
         card: json.loads((EVIDENCE / f"prediction_{card}" / "step_times.json").read_text())["rows"]
         for card in ("h100", "h200")
     }
-    h100, h200 = (f"{100 * fmean(abs(one['held_out_error']) for one in found):.1f} %" for found in rows.values())
+    errors = [[100 * abs(one["held_out_error"]) for one in found] for found in rows.values()]
+    h100, h200 = (f"{fmean(each):.1f} %" for each in errors)
     assert f"the mean error is {h100} on an H100, and {h200} on an H200." in page()
+    assert f"The largest errors are {max(errors[0]):.1f} % and {max(errors[1]):.1f} %." in page()
 
 
 def test_the_page_states_the_stored_errors_on_the_machine_where_operations_were_measured() -> None:
@@ -186,6 +189,17 @@ def test_the_host_time_of_checkpointing_is_that_of_the_stored_measurements() -> 
     assert stated in page()
 
 
+def test_the_host_time_of_the_trainer_is_that_of_the_stored_measurements() -> None:
+    folder = EVIDENCE / "prediction_h200"
+    first, *lines = map(json.loads, (folder / "trainer_steps.jsonl").read_text().splitlines())
+    constant = median(line["calls"] / line["modules"] for line in lines) / first["host_ratio"]
+    assert json.loads((folder / "trainer_steps.json").read_text())["modules_s"] == pytest.approx(constant)
+    assert pytest.approx(constant, rel=0.005) == HOST_FACTORS["modules"]
+    assert f"needs {1e6 * HOST_FACTORS['modules']:.1f} µs more for each module of the model" in page()
+    assert f"the host also needs {1000 * HOST_FACTORS['micro-steps']:.0f} ms to load the batch" in page()
+    assert f"at most {QUEUED_OPERATIONS} operations before the GPU has executed the first of them" in page()
+
+
 def test_the_page_states_the_stored_errors_of_rows_that_were_measured_again() -> None:
     folder = EVIDENCE / "prediction_h200" / "repeated"
     found = json.loads((folder / "step_times.json").read_text())
@@ -209,6 +223,10 @@ def test_the_page_states_the_stored_errors_for_measured_hosts() -> None:
     rows = " and ".join(str(len(one["rows"])) for one in found)
     assert f"the {rows} predictions have a mean error of {mean} and {mean_again}, and of" in page()
     assert f"of {table_mean} and {table_mean_again} for the host of the table." in page()
+    fast = json.loads((EVIDENCE / "prediction_h200" / "measured_host_fast" / "step_times.json").read_text())
+    mean, table_mean = (f"{100 * fast[name]:.1f} %" for name in ("mean_error", "table_host_mean_error"))
+    assert f"the host needed {fast['host_ratio']:.2f} times the time. The {COUNTS[len(fast['rows'])]} rows" in page()
+    assert f"have a mean error of {mean} for this host, and of {table_mean} for the host of the table." in page()
 
 
 def test_the_page_states_the_stored_time_errors_of_the_scripts() -> None:

@@ -94,17 +94,24 @@ class Operation:
         return self.name.startswith("aten::copy_") and len(sides) == 2
 
     @property
+    def host_reads(self) -> bool:
+        """Return whether the host reads values from the GPU, or their number, and waits for them."""
+        if self.copies_between_host_and_gpu:
+            return "host" in self.tensors[0] and self.arguments[2] is False
+        if INDEXING_BY_MASK.match(self.name):
+            return any(tensor["type"] == "Bool" for tensor in _tensors(self.arguments[1]))
+        return HOST_READS.match(self.name) is not None
+
+    @property
     def host_waits(self) -> bool:
         """Return whether the host waits until the GPU has executed the operation, and all earlier ones.
 
-        A copy that may not block the host says so in its last argument (aten/src/ATen/native/cuda/Copy.cu waits for the
-        stream after all other copies, also those to the GPU).
+        PyTorch waits after each copy between host and GPU that is not asynchronous (the last argument), also after one
+        to the GPU (aten/src/ATen/native/cuda/Copy.cu).
         """
         if self.copies_between_host_and_gpu:
             return self.arguments[2] is False
-        if INDEXING_BY_MASK.match(self.name):
-            return any(tensor["type"] == "Bool" for tensor in _tensors(self.arguments[1]))
-        return self.name == WAIT or HOST_READS.match(self.name) is not None
+        return self.name == WAIT or self.host_reads
 
     @property
     def reduces(self) -> bool:

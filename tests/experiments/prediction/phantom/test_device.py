@@ -103,8 +103,8 @@ def test_a_cublas_workspace_is_allocated_once_per_thread_and_stream(probe_result
     assert on_a_stream == 96
 
 
-def test_the_host_waits_for_copies_from_the_gpu_for_values_that_it_reads_and_for_synchronization(probe_results):
-    copies = [["aten::copy_", waits] for waits in (True, False, False)]  # the last one to the GPU
+def test_the_host_waits_for_blocking_copies_for_values_that_it_reads_and_for_synchronization(probe_results):
+    copies = [["aten::copy_", waits] for waits in (True, False, True)]  # the second one is asynchronous
     assert probe_results["waits"] == [
         *copies,
         ["aten::sum", False],

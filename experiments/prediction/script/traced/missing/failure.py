@@ -138,6 +138,6 @@ def _reads_unknown_values(phantom: Phantom) -> bool:
     for key in phantom.operations(0, phantom.operation_count()):
         operation = parse(key)
         reads = HOST_READS.match(operation.name) or operation.copies_between_host_and_gpu
-        if reads and operation.host_waits and any(one["type"] in UNKNOWN_TYPES for one in operation.tensors):
+        if reads and operation.host_reads and any(one["type"] in UNKNOWN_TYPES for one in operation.tensors):
             return True
     return False
