@@ -19,6 +19,7 @@ from pathlib import Path
 
 LOCKS = Path(__file__).with_name("locks")
 UV_LOCK = LOCKS / "uv.txt"
+"""List with the locked version of uv itself, which pip installs. uv then installs all other packages."""
 ERROR_LINES = 15
 SITE_PACKAGES = "{folder}/lib/python{version.major}.{version.minor}/site-packages"
 IMPORTED_AT_START = ("annotated_types", "pydantic", "pydantic_core", "rich", "typer", "typing_inspection", "yaml")

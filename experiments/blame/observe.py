@@ -31,15 +31,16 @@ EXIT_REJECTED = 2
 
 
 class ObservationRequest(NamedTuple):
-    """The rows to observe. statement: what to compare, as the id of a statement or as ROW/QUANTITY.
+    """The rows to observe.
 
-    If ``statement`` is None, the outcomes and all measured values of the rows are compared.
+    compared: what to compare: the id of a statement, or a measured value as ROW/QUANTITY; None: the outcomes and all
+    measured values of the rows.
     """
 
     suite: str
     rows: tuple[str, ...]
     card: str
-    statement: str | None = None
+    compared: str | None = None
 
 
 def observe(request: ObservationRequest, method: Method, environment: Environment) -> Observation:

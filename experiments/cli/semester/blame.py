@@ -60,7 +60,7 @@ def blame(
     request = _observation_request(target, card)
     good_and_bad = (pins_of(good, "--good"), pins_of(bad, "--bad"))
     result = find_culprits(
-        *good_and_bad, partial(observe, request), _observation_methods(by), request.statement, partial(say, stderr=True)
+        *good_and_bad, partial(observe, request), _observation_methods(by), request.compared, partial(say, stderr=True)
     )
     if as_json:
         print_json({"target": target, "card": request.card, "good": good, "bad": bad, **result.model_dump(mode="json")})

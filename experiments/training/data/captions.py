@@ -107,8 +107,11 @@ class TableCaptionDataset(Dataset[Any]):
             raise InputError(f"{folder}: cannot be read as captioned images ({first_line(error)})") from None
         table = next(iter(loaded.values())) if isinstance(loaded, datasets.DatasetDict) else loaded
         text = next((name for name in ("text", "caption") if name in table.column_names), None)
-        if text is None or not isinstance(table.features.get("image"), datasets.Image):
-            raise InputError(f"{folder}: needs the columns image and text, has {', '.join(table.column_names)}")
+        if text is None or "image" not in table.column_names:
+            columns = ", ".join(table.column_names)
+            raise InputError(f"{folder}: needs a column image, and a column text or caption; has {columns}")
+        if not isinstance(table.features["image"], datasets.Image):
+            raise InputError(f"{folder}: the column image has no values of the type Image of the library datasets")
         if len(table) < count:
             raise InputError(f"{folder}: has {len(table)} captioned images, the row trains on {count}")
         self._images = table.select(range(count)).select_columns("image")

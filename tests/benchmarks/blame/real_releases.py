@@ -95,7 +95,7 @@ def _changes(target: str, method: Method, current: Pins, moved: Pins, names: Ite
     request = ObservationRequest(suite, (row,), card, "/".join([row, *quantity]) if quantity else None)
     pins = {**current, **{name: moved[name] for name in names}}
     before, now = (observe(request, method, create_environment(one)) for one in (pins, current))
-    return find_difference(before, now, request.statement) is not None
+    return find_difference(before, now, request.compared) is not None
 
 
 if __name__ == "__main__":

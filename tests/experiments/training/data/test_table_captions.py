@@ -53,7 +53,13 @@ def test_too_few_images_are_rejected(tmp_path: Path) -> None:
 
 def test_the_error_for_a_table_without_the_required_columns_names_its_columns(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"text": ["a"], "label": [1]}).save_to_disk(str(tmp_path / "set"))
-    with pytest.raises(InputError, match="needs the columns image and text, has text, label"):
+    with pytest.raises(InputError, match="needs a column image, and a column text or caption; has text, label"):
+        TableCaptionDataset(tmp_path / "set", 1)
+
+
+def test_the_error_for_a_column_with_paths_of_images_names_the_required_type(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": ["a"], "image": ["a.png"]}).save_to_disk(str(tmp_path / "set"))
+    with pytest.raises(InputError, match="the column image has no values of the type Image of the library datasets"):
         TableCaptionDataset(tmp_path / "set", 1)
 
 
