@@ -226,7 +226,7 @@ def test_the_page_states_the_stored_errors_for_measured_hosts() -> None:
     fast = json.loads((EVIDENCE / "prediction_h200" / "measured_host_fast" / "step_times.json").read_text())
     mean, table_mean = (f"{100 * fast[name]:.1f} %" for name in ("mean_error", "table_host_mean_error"))
     assert f"the host needed {fast['host_ratio']:.2f} times the time. The {COUNTS[len(fast['rows'])]} rows" in page()
-    assert f"have a mean error of {mean} for this host, and of {table_mean} for the host of the table." in page()
+    assert f"have a mean error of {mean} for this host, and of {table_mean} for the host of the table (" in page()
 
 
 def test_the_page_states_the_stored_time_errors_of_the_scripts() -> None:
