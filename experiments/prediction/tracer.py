@@ -27,6 +27,7 @@ from experiments.errors import InputError
 from experiments.prediction.peak import BATCH, UNLIMITED, MemoryTags, failure_in_replay, needed_bytes, parts_of_peak
 from experiments.prediction.phantom.library import Phantom, Replay, load
 from experiments.prediction.times.lag import set_clocks_of
+from experiments.prediction.times.operations import MICRO_STEP
 from experiments.prediction.times.record import PhaseRecorder
 from experiments.prediction.times.step import needed_operations, step_time, table_for_card
 from experiments.results.predictions import PeakParts, Prediction
@@ -67,6 +68,8 @@ class PhantomMeter:
     def begin(self, phase: Phase) -> None:
         self.tags.begin_phase(phase)
         self.recorder.begin_phase(phase)
+        if phase == "forward":
+            self._phantom.log_operation(json.dumps([MICRO_STEP]))
         self._phantom.reset_peaks()
 
     def track(self, kind: str, tensors: Iterable[Any]) -> None:

@@ -195,7 +195,10 @@ def test_the_host_time_of_the_trainer_is_that_of_the_stored_measurements() -> No
     constant = median(line["calls"] / line["modules"] for line in lines) / first["host_ratio"]
     assert json.loads((folder / "trainer_steps.json").read_text())["modules_s"] == pytest.approx(constant)
     assert pytest.approx(constant, rel=0.005) == HOST_FACTORS["modules"]
-    assert f"needs {1e6 * HOST_FACTORS['modules']:.1f} µs more for each module of the model" in page()
+    assert (
+        f"in rows and in scripts, needs {1e6 * HOST_FACTORS['modules']:.1f} µs more for each module of the model"
+        in page()
+    )
     assert f"the host also needs {1000 * HOST_FACTORS['micro-steps']:.0f} ms to load the batch" in page()
     assert f"at most {QUEUED_OPERATIONS} operations before the GPU has executed the first of them" in page()
 

@@ -29,11 +29,11 @@ HOST_FACTORS: Mapping[HostWork, float] = {
 For the three phases, the unit is a second of host time that the operations alone need. In a backward pass, autograd
 needs additional time. These factors were fitted to passes of trainings whose host was measured (benchmark host_times).
 layers: for each matrix product of a forward pass, which stands for the Python code of a layer. kernel choices: for each
-product of new sizes, for which cuBLAS chooses a kernel, and CUDA loads it if it is new. micro-steps: for each one, in
-which the training's loop loads a batch and calls its hooks. These three were fitted to the same passes and to the rows
-of the benchmark step_times. shards: for each gather or reduce-scatter, with the hooks of FSDP or ZeRO around it. views:
-for each parameter whose view FSDP replaces. These two were fitted to units of FSDP around small layers (benchmark
-rank_hosts). checkpoints: for each checkpointed function, in addition to its repetition (benchmark
+product of new sizes, for which cuBLAS chooses a kernel, and CUDA loads it if it is new. micro-steps: for each one of a
+row, in which the training's loop loads a batch and calls its hooks. These three were fitted to the same passes and to
+the rows of the benchmark step_times. shards: for each gather or reduce-scatter, with the hooks of FSDP or ZeRO around
+it. views: for each parameter whose view FSDP replaces. These two were fitted to units of FSDP around small layers
+(benchmark rank_hosts). checkpoints: for each checkpointed function, in addition to its repetition (benchmark
 host_times.checkpointing). modules: for each module of a model in each micro-step of transformers' Trainer (benchmark
 host_times.trainer_steps)."""
 RANK_SPREAD = 0.107

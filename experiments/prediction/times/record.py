@@ -2,13 +2,12 @@
 
 import functools
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from experiments.prediction.phantom.library import Phantom
-from experiments.prediction.times.operations import MICRO_STEP, parse
+from experiments.prediction.times.operations import parse
 from experiments.prediction.times.phase import RecordedPhase
 from experiments.results.schema import Phase
 
@@ -23,11 +22,9 @@ class PhaseRecorder:
         self._end: int | None = None
 
     def begin_phase(self, phase: Phase) -> None:
-        """Record the operations from now on as those of ``phase``. A forward pass begins a micro-step."""
+        """Record the operations from now on as those of ``phase``."""
         self._starts.append((self._phantom.operation_count(), phase))
         self._tokens.append(self._tokens[-1] if self._tokens else 0)
-        if phase == "forward":
-            self._phantom.log_operation(json.dumps([MICRO_STEP]))
 
     def record_batch(self, tensors: Iterable[Any]) -> None:
         """Record the length of the longest text in this phase's batch, in tokens."""

@@ -1,8 +1,11 @@
 """Predictions of tiny rows by the tracer."""
 
+from unittest.mock import MagicMock, call
+
 import pytest
 
 from experiments.prediction.predict import predict
+from experiments.prediction.tracer import PhantomMeter
 from experiments.system.files import GIB
 from tests.experiments.prediction.miniatures import ROWS
 
@@ -49,6 +52,14 @@ def test_the_second_rank_has_a_shard_of_its_own(traced, library_cache):
     (second,) = predict([ROWS["fsdp"]], library_cache, rank=1)
     assert second.rank == 1
     assert second.at_peak.params_gib == pytest.approx(traced.predictions["fsdp"].at_peak.params_gib, rel=0.01)
+
+
+def test_a_forward_pass_of_a_row_begins_a_micro_step():
+    phantom = MagicMock()
+    meter = PhantomMeter(phantom)
+    for phase in ("forward", "backward", "forward", "backward", "optimizer step"):
+        meter.begin(phase)
+    assert phantom.log_operation.call_args_list == [call('["host::micro_step"]')] * 2
 
 
 def test_sgd_has_no_optimizer_state(traced):
