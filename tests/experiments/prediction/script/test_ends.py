@@ -12,10 +12,17 @@ import pytest
 from experiments.errors import InputError
 from experiments.system.files import CODE_FOLDER
 from experiments.system.processes import find_tagged
+from tests.support.processes.waiting import enable_interrupts
 
 LONG_S = 100
 TAG = "TEST_OF_ENDS"
 TRAIN = "import torch\ntorch.ones(2**20, device='cuda')\n"
+
+
+def handle_signals() -> None:
+    """Handle signals as in a terminal: pytest itself may run with nohup, or in the background of a shell."""
+    enable_interrupts()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
@@ -36,7 +43,7 @@ def start(tmp_path, library_cache):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # pytest itself may run with nohup
+            preexec_fn=handle_signals,
         )
 
     return start, folder
