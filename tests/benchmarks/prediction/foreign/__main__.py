@@ -14,7 +14,6 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,11 +52,11 @@ def commands(wanted: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 def measure(folder: Path, command: list[str]) -> list[dict[str, Any]]:
     """Run a command on the GPU until its last timed step. Return each rank's memory, GiB, and time of a step, s."""
-    with tempfile.TemporaryDirectory(prefix="llm-testbed-", ignore_cleanup_errors=True) as temporary:
-        (Path(temporary) / "sitecustomize.py").write_text(STARTED_IN_EACH_PROCESS)
-        found = Path(temporary) / "ranks"
+    with TemporaryFolder("program") as temporary:
+        (temporary / "sitecustomize.py").write_text(STARTED_IN_EACH_PROCESS)
+        found = temporary / "ranks"
         found.mkdir()
-        path = os.pathsep.join([temporary, str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join([str(temporary), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | OFFLINE | {"PYTHONPATH": path, "MEASURED_FOLDER": str(found)}
         words = [sys.executable, *command[1:]] if command[0] == "python" else command
         ran = run(words, folder, environment)

@@ -14,12 +14,12 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from provision.temporary import TemporaryFolder
 from tests.benchmarks.prediction.foreign.__main__ import (
     LINES,
     OFFLINE,
@@ -85,11 +85,11 @@ def _needs(predicted: Path) -> dict[str, float]:
 
 def run_within(folder: Path, command: list[str], limit_gib: float) -> dict[str, Any]:
     """Run a command up to its third optimizer step. Return its outcome and, if it fits, the GiB that it reserved."""
-    with tempfile.TemporaryDirectory(prefix="llm-testbed-", ignore_cleanup_errors=True) as temporary:
-        found = Path(temporary) / "0.json"
-        (Path(temporary) / "sitecustomize.py").write_text(STARTED_IN_EACH_PROCESS)
-        path = os.pathsep.join([temporary, str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-        limits = {"PYTHONPATH": path, "MEASURED_FOLDER": temporary, "LIMIT_GIB": str(limit_gib)}
+    with TemporaryFolder("program") as temporary:
+        found = temporary / "0.json"
+        (temporary / "sitecustomize.py").write_text(STARTED_IN_EACH_PROCESS)
+        path = os.pathsep.join([str(temporary), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+        limits = {"PYTHONPATH": path, "MEASURED_FOLDER": str(temporary), "LIMIT_GIB": str(limit_gib)}
         words = [sys.executable, *command[1:]] if command[0] == "python" else command
         try:
             ran = run(words, folder, os.environ | OFFLINE | limits)
