@@ -14,7 +14,7 @@ from experiments.prediction.fit import DEFAULT_LORA_RANK
 from experiments.prediction.loop import describe_training, program_command, single_changes
 from experiments.prediction.loop_fit import ProgramTraces, fit_program, try_changes
 from experiments.prediction.script import trace
-from experiments.prediction.script.record import CardPrediction
+from tests.support.runners.fake_predictions import card_prediction
 
 MODEL = ("--model", "tiny-llama-1.1b", "--card", "a100_80gb")
 GENERATE = (*MODEL, "--task", "generate")
@@ -109,9 +109,7 @@ def traced_jobs(monkeypatch):
         if words[0] == "torchrun":
             raise InputError("no FSDP here")
         need = jobs[-1].get("batch", 1) * (5.0 if jobs[-1].get("precision") == "bf16-true" else 10.0)
-        card = CardPrediction(
-            card=cards[0], usable_gib=78.6, needed_gib=need, reserved_gib=need, retries=0, failure=None
-        )
+        card = card_prediction(cards[0], need, usable_gib=78.6)
         return [SimpleNamespace(cards=(card,), peak_gib=need, notes=(), sample="a text of 512 tokens")]
 
     monkeypatch.setattr(loop_fit, "trace_script", trace_script)

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.results.predictions import PeakParts, Prediction, RowStepTime
+from experiments.prediction.script.record import CardPrediction
+from experiments.results.predictions import PeakParts, Prediction, RowStepTime, StepTime
 from experiments.results.schema import Failure, Memory, Phase
 from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
@@ -20,13 +21,11 @@ def prediction(spec: RowSpec, needed_gib: float = 70.0, **changes: Any) -> Predi
     """
     params = changes.pop("params_gib", PARAMS_GIB)
     usable = card_named(spec.card).usable_gib
-    fits = needed_gib <= usable
     rest = needed_gib - 4 * params
     shares = PeakParts(
         params_gib=params, grads_gib=params, optimizer_gib=2 * params, buffers_gib=0, activations_gib=rest
     )
     phase: Phase = "optimizer step" if spec.row.startswith("xxl") else "backward"
-    failure = Failure(phase=phase, step=1, requested_gib=1.5, kind="OutOfMemoryError", message="1.50 GiB more")
     fields: dict[str, Any] = {
         "spec": spec,
         "parameters": spec.base_model.parameters,
@@ -41,12 +40,34 @@ def prediction(spec: RowSpec, needed_gib: float = 70.0, **changes: Any) -> Predi
         "usable_gib": usable,
         "limited_reserved_gib": min(needed_gib + 1.0, usable),
         "retries": 0,
-        "failure": None if fits else failure,
+        "failure": failure_on_card(needed_gib, usable, phase),
         "memory": memory(params, rest, needed_gib),
         "versions": {"torch": "2.13.0"},
         "elapsed_s": 12.0,
     }
     return Prediction(**fields | changes)
+
+
+def failure_on_card(needed_gib: float, usable_gib: float, phase: Phase = "backward") -> Failure | None:
+    if needed_gib <= usable_gib:
+        return None
+    return Failure(phase=phase, step=1, requested_gib=1.5, kind="OutOfMemoryError", message="1.50 GiB more")
+
+
+def card_prediction(
+    card: str, needed_gib: float, usable_gib: float | None = None, time: StepTime | None = None
+) -> CardPrediction:
+    """Return the prediction of a script for a card. usable_gib: None for that of cards.yaml."""
+    usable_gib = card_named(card).usable_gib if usable_gib is None else usable_gib
+    return CardPrediction(
+        card=card,
+        usable_gib=usable_gib,
+        needed_gib=needed_gib,
+        reserved_gib=needed_gib,
+        retries=0,
+        failure=failure_on_card(needed_gib, usable_gib),
+        time=time,
+    )
 
 
 def memory(params: float, activations: float, peak: float) -> Memory:

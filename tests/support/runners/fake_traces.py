@@ -7,11 +7,10 @@ import pytest
 
 from experiments.prediction import loop_fit
 from experiments.prediction.script import trace
-from experiments.prediction.script.record import CardPrediction, ModuleMemory, ScriptPrediction
+from experiments.prediction.script.record import ModuleMemory, ScriptPrediction
 from experiments.results.predictions import StepTime
-from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
-from tests.support.runners.fake_predictions import prediction
+from tests.support.runners.fake_predictions import card_prediction, prediction
 
 
 class FakeTracer:
@@ -54,7 +53,7 @@ class FakeTracer:
                 steps=2,
                 ended="ended",
                 host_gib=0.5,
-                cards=tuple(self._card_prediction(name, need) for name in cards),
+                cards=tuple(card_prediction(name, need, time=self._time) for name in cards),
                 timeline_gib=(need,),
                 phases=(),
                 modules=modules,
@@ -66,14 +65,3 @@ class FakeTracer:
                 **{name: getattr(row, name) for name in fields},
             )
         ]
-
-    def _card_prediction(self, name: str, need: float) -> CardPrediction:
-        return CardPrediction(
-            card=name,
-            usable_gib=card_named(name).usable_gib,
-            needed_gib=need,
-            reserved_gib=need,
-            retries=0,
-            failure=None,
-            time=self._time,
-        )

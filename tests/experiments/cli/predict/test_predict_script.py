@@ -8,16 +8,11 @@ import pytest
 from experiments.cli.app import main
 from experiments.cli.output import console
 from experiments.prediction.script import trace
-from experiments.prediction.script.record import CardPrediction, LineMemory, ModuleLineMemory, ScriptPrediction
+from experiments.prediction.script.record import LineMemory, ModuleLineMemory, ScriptPrediction
 from experiments.prediction.script.view import script_predictions_view
 from experiments.results.predictions import PeakParts
 from experiments.suites.cards import parse_card_list
-
-
-def card_prediction(card: str, usable_gib: float, needed_gib: float) -> CardPrediction:
-    return CardPrediction(
-        card=card, usable_gib=usable_gib, needed_gib=needed_gib, reserved_gib=needed_gib, retries=0, failure=None
-    )
+from tests.support.runners.fake_predictions import card_prediction
 
 
 def prediction(needed_gib: float) -> ScriptPrediction:
@@ -37,7 +32,7 @@ def prediction(needed_gib: float) -> ScriptPrediction:
         peak_phase="backward",
         peak_step=1,
         host_gib=0.0,
-        cards=(card_prediction("v100_32gb", 31.19, needed_gib), card_prediction("a100_80gb", 78.6, needed_gib)),
+        cards=(card_prediction("v100_32gb", needed_gib, usable_gib=31.19), card_prediction("a100_80gb", needed_gib)),
         timeline_gib=(1.0, 10.0, 2.0),
         phases=(),
         modules=(),
@@ -103,7 +98,7 @@ def test_the_smallest_card_is_searched_among_the_listed_cards_and_among_all_with
 
 
 def test_the_line_of_the_peak_names_the_card_also_if_there_is_only_one(capsys):
-    alone = prediction(40.0).model_copy(update={"cards": (card_prediction("a100_80gb", 78.6, 40.0),)})
+    alone = prediction(40.0).model_copy(update={"cards": (card_prediction("a100_80gb", 40.0),)})
     console().print(script_predictions_view([alone]))
     assert "peak 10.00 GiB on a100_80gb in backward, step 1" in capsys.readouterr().out
 
@@ -182,7 +177,7 @@ def test_the_command_fit_rejects_more_than_one_suite_or_row(capsys):
 def test_the_smallest_card_that_fits_is_named_first_and_the_shown_peak_is_on_this_card(capsys):
     fits = prediction(40.0).model_copy(update={"peak_gib": 9.0})
     larger = prediction(60.0).model_copy(
-        update={"peak_gib": 55.0, "cards": (card_prediction("mi100_32gb", 31.2, 60.0),)}
+        update={"peak_gib": 55.0, "cards": (card_prediction("mi100_32gb", 60.0, usable_gib=31.2),)}
     )
     console().print(script_predictions_view([fits, larger], "bf16-true"))
     lines = capsys.readouterr().out.splitlines()

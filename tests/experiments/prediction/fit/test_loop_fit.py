@@ -11,7 +11,7 @@ from experiments.prediction import loop_fit
 from experiments.prediction.changes import RuledOut
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.loop import single_changes
-from experiments.prediction.script.record import CardPrediction
+from tests.support.runners.fake_predictions import card_prediction
 
 TRAINING = CustomTraining("tiny-llama-1.1b", "a100_80gb", batch=4)
 
@@ -26,9 +26,7 @@ def tried_changes(monkeypatch, labels):
         def trace(words, cards, say, options, name):
             labels.append(name)
             need = needs(json.loads(words[-1]))
-            card = CardPrediction(
-                card=cards[0], usable_gib=78.6, needed_gib=need, reserved_gib=need, retries=0, failure=None
-            )
+            card = card_prediction(cards[0], need, usable_gib=78.6)
             return [SimpleNamespace(cards=(card,), peak_gib=need)]
 
         monkeypatch.setattr(loop_fit, "trace_script", trace)

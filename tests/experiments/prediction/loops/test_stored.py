@@ -17,7 +17,7 @@ from experiments.prediction.loop import program_command, trace_options
 from experiments.prediction.script import store as storing
 from experiments.prediction.script import trace as tracing
 from experiments.prediction.script.options import ScriptOptions
-from experiments.prediction.script.record import CardPrediction, ScriptPrediction
+from experiments.prediction.script.record import ScriptPrediction
 from experiments.prediction.script.store import PredictionStore
 from experiments.prediction.script.trace import ScriptFailed, trace_script
 from experiments.prediction.times.host import host_sample_path
@@ -27,6 +27,7 @@ from experiments.suites.cards import card_named
 from experiments.system import files
 from experiments.system.files import CODE_FOLDER
 from tests.experiments.prediction.loops.test_generate import CONFIG
+from tests.support.runners.fake_predictions import card_prediction
 
 THREE_KERNELS = ["a100_80gb", "h100_94gb", "t4_16gb"]
 LOOPS = ["trainer", "plain", "lightning", "litgpt"]
@@ -39,7 +40,7 @@ def empty_cache(monkeypatch, tmp_path):
 
 
 def predicted(card: str, notes: tuple[str, ...] = ()) -> ScriptPrediction:
-    on_card = CardPrediction(card=card, usable_gib=8, needed_gib=1, reserved_gib=1, retries=0, failure=None)
+    on_card = card_prediction(card, 1.0, usable_gib=8)
     sizes: dict[str, Any] = dict.fromkeys(("peak_gib", "reserved_gib", "host_gib", "elapsed_s"), 1.0)
     counts: dict[str, Any] = dict.fromkeys(("rank", "peak_step"), 0) | dict.fromkeys(
         ("ranks", "parameters", "steps"), 1

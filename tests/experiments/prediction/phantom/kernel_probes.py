@@ -278,6 +278,22 @@ def memory_of_the_search(phantom: Any) -> Any:
     return [scratch(phantom, run)[0] for _ in range(2)]
 
 
+def convolution_without_memory(phantom: Any) -> Any:
+    """Return whether a sum of many rows, and a convolution, complete with three quarters of their temporary memory."""
+    import torch
+
+    def completes(run: Callable[[], Any]) -> bool:
+        phantom.empty_cache()
+        temporary, _ = scratch(phantom, run)
+        replay = phantom.replay(2**62)
+        assert temporary > 2**20
+        return phantom.replay(replay.peak_allocated - temporary // 4).failed_event is None
+
+    given, weight = torch.empty(8, 256, 60, 60, device="cuda"), torch.empty(256, 256, 3, 3, device="cuda")
+    rows = torch.empty(2**22, 64, device="cuda")
+    return [completes(lambda: rows.sum(0)), completes(lambda: torch.nn.functional.conv2d(given, weight))]
+
+
 def convolution_order(phantom: Any) -> Any:
     """Return whether the result of a convolution is channels last: of no operand, of the input, of the weight."""
     import torch
@@ -327,6 +343,7 @@ def adam_in_8_bits(phantom: Any) -> Any:
 PROBES = (
     *(cross_entropy, adam_in_8_bits),
     *(bias_workspace, recurrent, convolutions, other_scratch, dropout_order),
-    *(copied_inputs, searched_convolution, memory_of_the_search, convolution_order, normalizations),
+    *(copied_inputs, searched_convolution, memory_of_the_search, convolution_without_memory, convolution_order),
+    normalizations,
     *(segments_of_equal_blocks, history_with_equal_blocks, history_with_large_first_segments, masks_of_ones),
 )

@@ -113,6 +113,10 @@ def test_the_search_for_the_fastest_convolution_also_tries_the_one_that_needs_th
     assert probe_results["memory_of_the_search"] == pytest.approx([94_372_607, 33_554_704], abs=MIB)
 
 
+def test_a_convolution_does_without_temporary_memory_that_does_not_fit_and_a_sum_does_not(probe_results):
+    assert probe_results["convolution_without_memory"] == [False, True]
+
+
 def test_a_convolution_returns_the_order_channels_last_if_an_operand_has_this_order(probe_results):
     assert probe_results["convolution_order"] == [False, True, True]
 

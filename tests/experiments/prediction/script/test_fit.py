@@ -16,9 +16,9 @@ from experiments.prediction.script.fit import (
     read_batch,
     set_batch,
 )
-from experiments.prediction.script.record import CardPrediction
-from experiments.suites.cards import card_named, parse_card_list
+from experiments.suites.cards import parse_card_list
 from tests.experiments.prediction.script.test_speed import prediction
+from tests.support.runners.fake_predictions import card_prediction
 
 FLAG = "--batch"
 
@@ -129,8 +129,3 @@ def predicted(cards, need):
     return prediction(dict.fromkeys(cards), need).model_copy(
         update={"cards": tuple(card_prediction(card, need) for card in cards)}
     )
-
-
-def card_prediction(card, need):
-    usable = card_named(card).usable_gib
-    return CardPrediction(card=card, usable_gib=usable, needed_gib=need, reserved_gib=need, retries=0, failure=None)

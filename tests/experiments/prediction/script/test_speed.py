@@ -10,11 +10,11 @@ from experiments.cli.output import console
 from experiments.prediction import loop_fit, service
 from experiments.prediction.script import trace
 from experiments.prediction.script.fit import BatchPrediction, ScriptFit, fit_as_data, fit_view
-from experiments.prediction.script.record import CardPrediction, ScriptPrediction
+from experiments.prediction.script.record import ScriptPrediction
 from experiments.prediction.script.speed import source_notes
 from experiments.prediction.script.view import script_predictions_view
 from experiments.results.predictions import PeakParts, StepTime
-from tests.support.runners.fake_predictions import Predictor
+from tests.support.runners.fake_predictions import Predictor, card_prediction
 from tests.support.runners.fake_predictions import step_time as row_step_time
 
 MODEL = ("--model", "tiny-llama-1.1b", "--batch", "4", "--accumulate", "2")
@@ -38,10 +38,7 @@ def step_time(step_s: float, host_s: float = 0.1, unmeasured_share: float = 0.3)
 
 def prediction(times: dict[str, StepTime | None], need: float = 10.0, reason: str = "") -> ScriptPrediction:
     """Return a prediction for cards of 20 GiB, with the time of a step on each."""
-    cards = (
-        CardPrediction(card=name, usable_gib=20, needed_gib=need, reserved_gib=need, retries=0, failure=None, time=time)
-        for name, time in times.items()
-    )
+    cards = (card_prediction(name, need, usable_gib=20, time=time) for name, time in times.items())
     parts = PeakParts(params_gib=1.0, grads_gib=1.0, optimizer_gib=2.0, buffers_gib=0.0, activations_gib=6.0)
     sizes: dict[str, Any] = {
         "peak_gib": need,

@@ -9,12 +9,13 @@ import pytest
 from experiments.errors import InputError
 from experiments.prediction.script import trace as tracing
 from experiments.prediction.script.options import ScriptOptions
-from experiments.prediction.script.record import CardPrediction, ScriptPrediction, smallest_card
+from experiments.prediction.script.record import ScriptPrediction, smallest_card
 from experiments.prediction.script.trace import ScriptFailed, SimulationFailed, describe_command, trace_script
 from experiments.results.predictions import PeakParts
 from experiments.suites.attention_kernels import group_by_kernels
-from experiments.suites.cards import card_named, parse_card_list
+from experiments.suites.cards import parse_card_list
 from tests.experiments.prediction.script.conftest import CARD
+from tests.support.runners.fake_predictions import card_prediction
 
 MIB = 2**20
 GIB = 2**30
@@ -376,13 +377,7 @@ def test_the_smallest_card_that_fits_is_found_with_few_traces(monkeypatch, tmp_p
 
     def fake_traced(job):
         traced.extend(job["cards"])
-        cards = [
-            CardPrediction(
-                card=name, usable_gib=card_named(name).usable_gib, needed_gib=GROUPS[name], reserved_gib=60.0,
-                retries=0, failure=None,
-            )
-            for name in job["cards"]
-        ]  # fmt: skip
+        cards = [card_prediction(name, GROUPS[name]) for name in job["cards"]]
         shares = PeakParts(params_gib=20.0, grads_gib=15.0, optimizer_gib=15.0, buffers_gib=0.0, activations_gib=5.0)
         return ScriptPrediction.model_construct(cards=tuple(cards), ranks=1, at_peak=shares)
 
