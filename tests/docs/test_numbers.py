@@ -376,11 +376,15 @@ def test_the_page_states_the_noise_of_times_in_the_stored_runs() -> None:
     assert f"The noise of the stored runs is {100 * time_noise():.1f} %." in page("how-to/follow-runs.md")
 
 
-def test_the_page_states_the_stored_errors_of_programs_of_other_people():
+def test_the_page_states_the_stored_errors_and_outcomes_of_programs_of_other_people():
     peak, reserved = summaries("prediction_h200/foreign.md")
     section = page().partition("### Programs of other people")[2].partition("###")[0]
     assert f"| median | {peak.median} % | {reserved.median} % |" in section
     assert f"| largest | {peak.largest} % | {reserved.largest} % |" in section
+    outcomes = (EVIDENCE / "prediction_h200" / "foreign_verdicts.md").read_text()
+    (far, all_far), (near, all_near) = re.findall(r"(\d+) of (\d+) outcomes", outcomes)
+    assert f"Of {all_far} runs with limits that differ from this memory by 2 % or more, {far} ended as" in section
+    assert f"So did {near} of {all_near} runs with closer limits." in section
 
 
 def test_the_errors_of_stored_rehearsals_are_those_of_their_records() -> None:

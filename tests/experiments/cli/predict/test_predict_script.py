@@ -83,7 +83,7 @@ def test_everything_after_two_dashes_is_the_command_of_the_script(requested_trac
     assert "smallest card that fits: a100_80gb" in out
     assert "note: torch.compile was called" in out
     lines = [line.split() for line in out.splitlines()]
-    assert ["v100_32gb", "10.00", "40.00", "31.19", "-8.81", "oom"] in lines
+    assert ["v100_32gb", "10.00", "40.00", "31.19", "-8.81", "oom"] in [line[:6] for line in lines]
     assert ["a100_80gb", "10.00", "40.00", "78.60", "+38.60", "fits"] in lines
 
 
