@@ -4,9 +4,11 @@ import json
 
 import pytest
 
+from experiments.prediction.times import step
 from experiments.prediction.times.phase import HOST_FACTORS, RecordedPhase, phase_time
 from experiments.prediction.times.table import HostFactors, OperationTime, Table
-from tests.experiments.prediction.times.test_step import H100, MACHINE, copy, product
+from tests.experiments.prediction.times.test_step import H100, MACHINE, collective, copy, micro_steps, product
+from tests.support.training.tiny_rows import spec
 
 
 @pytest.fixture
@@ -54,6 +56,24 @@ def test_the_schedule_has_the_work_of_a_repeated_forward_pass_where_it_is_repeat
         "forward": [0.0, 1.0, 0.0],
         "layers": [0.0, 1.0, 0.0],
     }
+
+
+def test_texts_of_new_lengths_among_all_batches_of_a_row_take_host_time(table, monkeypatch):
+    """Each step has a forward and a backward pass with one product of new sizes, if its texts have a new length."""
+    monkeypatch.setattr(step, "tables", lambda: (table,))
+    recorded, row = micro_steps([128, 256]), spec(batch_size=1)
+    equal, different = (
+        step.step_time(recorded, row, "h100_80gb", 8, lengths).host_s for lengths in ([128] * 8, [*range(128, 136)])
+    )
+    assert different - equal == pytest.approx((8 - 1) / 8 * 2 * 2 * HOST_FACTORS["kernel choices"])
+
+
+def test_only_operations_with_a_kernel_need_a_measured_time():
+    host_work = ["host::views", 16], ["host::checkpoint"], ["host::modules", 30], ["host::micro_step"], ["host::wait"]
+    others = dict.fromkeys([*map(json.dumps, host_work), collective("allreduce")], 1)
+    recorded = [one._replace(operations={**one.operations, **others}) for one in micro_steps([128, 256])]
+    assert step.needed_operations(recorded, 1) == {product(64), product(128), product(256)}
+    assert step.needed_operations(recorded[:2], 1) == set()
 
 
 @pytest.mark.parametrize(
