@@ -132,8 +132,11 @@ def _problem_of_notebook(content: Any) -> str:
     for number, cell in enumerate((cell for sheet in sheets for cell in sheet["cells"]), 1):
         if not isinstance(cell, dict) or not isinstance(cell.get("cell_type"), str):
             return f"cell {number} has no type (cell_type)"
-        source = cell.get("source", cell.get("input") if content["nbformat"] < 4 else None)
+        has_input = content["nbformat"] < 4 and cell["cell_type"] == "code"
+        source = cell.get("source", cell.get("input") if has_input else None)
         lines = source if isinstance(source, list) else [source]
         if not all(isinstance(line, str) for line in lines):
             return f"the source of cell {number} is neither a text nor a list of lines"
+        if not isinstance(cell.get("metadata", {}), dict):
+            return f"the metadata of cell {number} are no object"
     return ""
