@@ -1,10 +1,11 @@
 """Work of the host is logged: views that FSDP replaces, checkpointed functions, and micro-steps of the Trainer."""
 
 import json
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.checkpoint import checkpoint
 
-from experiments.prediction.phantom import ranks
+from experiments.prediction import tracer
+from experiments.prediction.phantom import host_work, ranks
 from experiments.prediction.phantom.host_work import (
     log_checkpoints,
     log_checkpoints_of_deepspeed,
@@ -24,8 +26,10 @@ from experiments.prediction.phantom.host_work import (
     log_view_replacements_of_fsdp,
 )
 from experiments.prediction.times.operations import parse
+from experiments.training import rank
 from tests.benchmarks.forks import run_in_fork
 from tests.benchmarks.training.rank_hosts.fitting import VIEWS
+from tests.support.training.tiny_rows import LLAMA, spec
 
 UNITS, PARAMETERS = 3, 2
 """Units of FSDP in the model, and parameters of each."""
@@ -146,6 +150,29 @@ def test_each_micro_step_of_the_trainer_logs_the_modules_of_the_model(tmp_path: 
     keys = run_in_fork(keys_of_trainer, tmp_path)
     assert keys == [json.dumps(["host::modules", 2])] * 4
     assert parse(keys[0]).family == "modules"
+
+
+class RowStarted(Exception):
+    """The tracer has begun to train a row."""
+
+
+def traced_row_logs_steps(engine: str) -> bool:
+    """Return whether the trace of a row of this engine logs the steps of the Trainer on its device."""
+    phantom, logged = MagicMock(), list[Any]()
+
+    def start(*_: Any) -> None:
+        raise RowStarted
+
+    setattr(host_work, "log_steps_of_trainer", logged.append)  # noqa: B010 - in a fork
+    setattr(rank, "run_rank", start)  # noqa: B010
+    with suppress(RowStarted):
+        tracer.trace(spec(engine=engine, model=LLAMA, dataset="constant"), ["a100_80gb"], phantom)
+    return logged == [phantom]
+
+
+@pytest.mark.parametrize(("engine", "logs"), [("hf_trainer", True), ("lightning", False)])
+def test_a_traced_row_logs_the_steps_of_the_trainer(engine: str, logs: bool) -> None:
+    assert run_in_fork(traced_row_logs_steps, engine) is logs
 
 
 def logged_checkpoints_of_deepspeed(name: str) -> list[str]:
