@@ -15,6 +15,9 @@ from provision.files import open_file, read_text
 GIB = 1024**3
 MAX_CACHED_FILES, MAX_CACHED_BYTES = 2000, 64 * 1024**2
 """How many files, and how many bytes, ``write_to_cache`` keeps in one folder."""
+PARTIAL_SUFFIX, MAX_NAME_START = ".part", 40
+"""End of the names of partial files, and how many characters of a file's name theirs begins with: a name has at most
+255 bytes."""
 CODE_FOLDER = Path(__file__).resolve().parents[2]
 """The folder with the packages experiments and provision."""
 
@@ -55,7 +58,8 @@ def write_atomically(path: Path, text: str, errors: str = "strict") -> None:
     other process or thread. So several writers of the same file cannot damage it: the last one wins. The partial file
     is removed if the write fails or is interrupted. Raises OSError with ``path``.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{token_hex(8)}.part")
+    start = path.name[:MAX_NAME_START]
+    partial = path.with_name(f"{start}.{os.getpid()}-{token_hex(8)}{PARTIAL_SUFFIX}")
     try:
         with partial.open("x", encoding="utf-8", errors=errors) as file:
             file.write(text)

@@ -49,6 +49,13 @@ def test_each_write_has_a_partial_file_of_its_own(tmp_path, monkeypatch):
     assert all(name.endswith(".part") and f".{os.getpid()}-" in name for name in partial_files)
 
 
+@pytest.mark.parametrize("letter", ["x", "ä", "😀"])
+def test_a_file_with_the_longest_possible_name_can_be_written(tmp_path, letter):
+    path = tmp_path / (255 // len(letter.encode()) * letter)
+    write_atomically(path, "text")
+    assert path.read_text() == "text"
+
+
 @pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_write_that_ends_early_leaves_no_partial_file(tmp_path, monkeypatch, problem):
     def fail(*_):
