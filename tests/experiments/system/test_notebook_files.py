@@ -46,6 +46,7 @@ BROKEN = {
     notebook(cells=[code_cell(metadata=[])]): "the metadata of cell 1 are no object",
     old_notebook(metadata=3): "the metadata of cell 1 are no object",
     old_notebook(cell_type="other"): "the source of cell 1 is neither",
+    notebook(nbformat=3, worksheets=[{"cells": []}, {"cells": [3]}]): "cell 1 has no type",
     "[" * 100_000: "RecursionError",
 }
 
