@@ -123,8 +123,11 @@ def test_each_checkpointed_function_is_logged_once(use_reentrant: bool) -> None:
     assert parse(keys[0]).family == "checkpoints"
 
 
-def keys_of_trainer(folder: Path) -> list[str]:
-    """Return the keys that the last of two devices logs in two steps, each of two micro-steps, of the Trainer."""
+def keys_of_trainer(folder: Path, own_loss: bool) -> list[str]:
+    """Return the keys that the last of two devices logs in two steps, each of two micro-steps, of the Trainer.
+
+    own_loss: whether a subclass computes the loss, without the method of the Trainer.
+    """
     from transformers import Trainer, TrainingArguments
 
     class Model(nn.Module):
@@ -142,12 +145,20 @@ def keys_of_trainer(folder: Path) -> list[str]:
     log_steps_of_trainer(log)
     arguments = TrainingArguments(str(folder), max_steps=2, gradient_accumulation_steps=2, use_cpu=True, report_to=[])
     data: Any = [{"features": torch.ones(4)} for _ in range(64)]
-    Trainer(Model(), arguments, train_dataset=data).train()
+
+    class LossTrainer(Trainer):
+        """Trainer with a loss of its own."""
+
+        def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
+            return 2 * model(**inputs)["loss"]
+
+    (LossTrainer if own_loss else Trainer)(Model(), arguments, train_dataset=data).train()
     return list(log.keys)
 
 
-def test_each_micro_step_of_the_trainer_logs_the_modules_of_the_model(tmp_path: Path) -> None:
-    keys = run_in_fork(keys_of_trainer, tmp_path)
+@pytest.mark.parametrize("own_loss", [False, True])
+def test_each_micro_step_of_the_trainer_logs_the_modules_of_the_model(tmp_path: Path, own_loss: bool) -> None:
+    keys = run_in_fork(keys_of_trainer, tmp_path, own_loss)
     assert keys == [json.dumps(["host::modules", 2])] * 4
     assert parse(keys[0]).family == "modules"
 
