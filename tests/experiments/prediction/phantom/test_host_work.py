@@ -104,8 +104,9 @@ def test_simulated_ranks_log_the_views(tmp_path: Path) -> None:
 
 def logged_checkpoints(use_reentrant: bool) -> list[str]:
     """Return the keys that the last of two devices logs in a step in which two of three layers are checkpointed."""
+    earlier: Any = Log()
     log: Any = Log()
-    log_checkpoints(Log())  # type: ignore[arg-type]
+    log_checkpoints(earlier)
     log_checkpoints(log)
     layers = [nn.Linear(4, 4) for _ in range(3)]
     result = layers[0](torch.ones(2, 4))
@@ -113,6 +114,7 @@ def logged_checkpoints(use_reentrant: bool) -> list[str]:
         result = checkpoint(layer, result, use_reentrant=use_reentrant)
     result.sum().backward()
     assert all(layer.weight.grad is not None for layer in layers)
+    assert not earlier.keys
     return list(log.keys)
 
 
@@ -140,8 +142,9 @@ def keys_of_trainer(folder: Path, own_loss: bool) -> list[str]:
         def forward(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
             return {"loss": self.layer(features).sum()}
 
+    earlier: Any = Log()
     log: Any = Log()
-    log_steps_of_trainer(Log())  # type: ignore[arg-type]
+    log_steps_of_trainer(earlier)
     log_steps_of_trainer(log)
     arguments = TrainingArguments(str(folder), max_steps=2, gradient_accumulation_steps=2, use_cpu=True, report_to=[])
     data: Any = [{"features": torch.ones(4)} for _ in range(64)]
@@ -153,6 +156,7 @@ def keys_of_trainer(folder: Path, own_loss: bool) -> list[str]:
             return 2 * model(**inputs)["loss"]
 
     (LossTrainer if own_loss else Trainer)(Model(), arguments, train_dataset=data).train()
+    assert not earlier.keys
     return list(log.keys)
 
 
