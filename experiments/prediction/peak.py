@@ -100,15 +100,19 @@ def parts_of_peak(phantom: Phantom, tags: MemoryTags, unlimited_replay: Replay) 
 
 
 def needed_bytes(phantom: Phantom, unlimited_replay: Replay) -> int:
-    """Return the smallest capacity in bytes with which the training completes, with an error of at most 0.2 %."""
-    low, high = unlimited_replay.peak_allocated - 1, unlimited_replay.peak_reserved
-    while high - low > high // 500:
-        middle = (low + high) // 2
-        if phantom.replay(middle).failed_event is None:
-            high = middle
-        else:
-            low = middle
-    return high
+    """Return the capacity in bytes from which on the training completes, with an error of at most 0.2 %.
+
+    With a little less memory, the allocator frees its cache at other times. Then a training can run out of memory that
+    completes with even less, so the search begins at the capacity without which the cache would have to be freed. All
+    capacities from the reserved memory of a replay to the capacity of this replay have the same course.
+    """
+    needed = unlimited_replay.peak_reserved
+    while needed > unlimited_replay.peak_allocated:
+        smaller = phantom.replay(max(needed - max(needed // 500, 1), unlimited_replay.peak_allocated))
+        if smaller.failed_event is not None:
+            break
+        needed = smaller.peak_reserved
+    return needed
 
 
 def failure_in_replay(limited_replay: Replay, tags: MemoryTags) -> Failure | None:

@@ -16,14 +16,16 @@ RULE_OF_THUMB_FACTOR = 5
 PredictedOutcome = Literal["fits", "borderline", "oom"]
 
 
-def outcome_for_margin(margin_gib: float, usable_gib: float) -> PredictedOutcome:
+def outcome_for_margin(margin_gib: float, usable_gib: float, completes: bool) -> PredictedOutcome:
     """Return the outcome on a card: borderline if less than BORDERLINE_SHARE of ``usable_gib`` is free or missing.
 
-    margin_gib: free memory; negative: missing memory.
+    It is also borderline if memory is missing, but the training completes with the card's capacity, since it does not
+    with a little more. margin_gib: free memory; negative: missing memory. completes: whether the training completes
+    with the card's capacity.
     """
-    if abs(margin_gib) < BORDERLINE_SHARE * usable_gib:
+    if abs(margin_gib) < BORDERLINE_SHARE * usable_gib or completes != (margin_gib > 0):
         return "borderline"
-    return "fits" if margin_gib > 0 else "oom"
+    return "fits" if completes else "oom"
 
 
 class PeakParts(Record):
@@ -123,7 +125,7 @@ class Prediction(Record):
         default=None,
         description="host memory that the row needs for offload, or to run on the CPU; None: it does neither",
     )
-    needed_gib: float = Field(description="smallest capacity with which the training completes")
+    needed_gib: float = Field(description="capacity from which on the training completes")
     usable_gib: float = Field(description="capacity of the card")
     limited_reserved_gib: float = Field(description="maximum reserved memory, with the card's capacity")
     retries: int = Field(description="number of times that the allocator freed its cache, with the card's capacity")
@@ -151,12 +153,12 @@ class Prediction(Record):
     @property
     def predicted_outcome(self) -> PredictedOutcome:
         """Return whether the row fits; borderline: the margin is within 2 % of usable_gib, the error of predictions."""
-        return outcome_for_margin(self.margin_gib, self.usable_gib)
+        return outcome_for_margin(self.margin_gib, self.usable_gib, self.failure is None)
 
     @property
     def likely_outcome(self) -> ExpectedOutcome:
         """Return the more likely outcome, ``fits`` or ``oom``, even for a borderline row."""
-        return "fits" if self.margin_gib >= 0 else "oom"
+        return "oom" if self.failure else "fits"
 
     @property
     def rule_of_thumb_gib(self) -> float:

@@ -195,6 +195,7 @@ void phantom_replay(int64_t capacity, int64_t* out) {
     try {
       addresses[event.id] = allocator.allocate(event.bytes, event.stream);
     } catch (const phantom::OutOfMemory& full) {
+      if (event.optional) continue;
       failed_event = static_cast<int64_t>(index);
       requested = full.requested;
     }

@@ -31,6 +31,7 @@ struct Event {
   int64_t stream;   // or private pool
   int64_t gpu;      // of the process's GPUs; not set for a release
   int64_t started;  // number of operations that the host had started before; see kReleaseInUse
+  bool optional = false;  // memory without which the operation chooses another algorithm
 };
 
 // kReleaseInUse: operations on other streams than that of the allocation may still use the block. `started` is the
@@ -139,7 +140,7 @@ void record_use(const c10::DataPtr& data, int64_t stream) {
 std::atomic<void (*)()> on_large_allocation{nullptr};
 constexpr size_t kLarge = size_t{1} << 20;
 
-c10::DataPtr allocate_block(size_t bytes, bool with_values) {
+c10::DataPtr allocate_block(size_t bytes, bool with_values, bool optional = false) {
   if (bytes == 0) return {nullptr, nullptr, &release, kDevice};
   if (auto* const call = bytes >= kLarge ? on_large_allocation.load() : nullptr) call();
   const int64_t started = started_operations();
@@ -149,7 +150,7 @@ c10::DataPtr allocate_block(size_t bytes, bool with_values) {
   const int64_t address = device_log.allocator.allocate(bytes, pool);
   auto* block = new Block{.id = ++device_log.allocations, .address = address, .stream = current_stream};
   if (with_values && bytes <= kMaxHostBacked) block->host = std::calloc(bytes, 1);
-  device_log.events.push_back({block->id, static_cast<int64_t>(bytes), pool, current_gpu, started});
+  device_log.events.push_back({block->id, static_cast<int64_t>(bytes), pool, current_gpu, started, optional});
   void* data = block->host ? block->host : reinterpret_cast<void*>(block->address);
   device_log.by_pointer[data] = block->id;
   return {data, block, &release, kDevice};

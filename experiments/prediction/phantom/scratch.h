@@ -81,11 +81,12 @@ std::string convolution_key(const Tensor& input, const Tensor& weight, const std
 }
 
 // Allocate and free the temporary memory of a convolution. With torch.backends.cudnn.benchmark, cuDNN first runs all
-// algorithms for each new shape; then PyTorch frees its cache (ATen/native/cudnn/Conv_v8.cpp).
+// algorithms for each new shape; then PyTorch frees its cache. If the memory is not free, PyTorch tries cuDNN's next
+// algorithm, down to one without temporary memory (ATen/native/cudnn/Conv_v8.cpp).
 void allocate_with_search(int64_t bytes, int64_t searched_bytes, const std::string& key) {
   static std::set<std::string> searched;
   const auto allocate_and_free = [](int64_t size) {
-    if (size) allocate_block(size, false);
+    if (size) allocate_block(size, false, true);
   };
   if (at::globalContext().benchmarkCuDNN() && searched.insert(key).second) {
     allocate_and_free(std::max(bytes, searched_bytes));

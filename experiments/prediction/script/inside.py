@@ -48,7 +48,7 @@ class BlockPrediction:
 
     @property
     def needed_gib(self) -> float:
-        """Return the smallest capacity with which the training completes."""
+        """Return the capacity from which on the training completes, GiB."""
         return self.prediction.cards[0].needed_gib
 
     @property

@@ -18,7 +18,7 @@ class CardPrediction(Record):
 
     card: str = Field(description="name in cards.yaml")
     usable_gib: float = Field(description="capacity of the card")
-    needed_gib: float = Field(description="smallest capacity with which the training completes")
+    needed_gib: float = Field(description="capacity from which on the training completes")
     reserved_gib: float = Field(description="maximum reserved memory, with the card's capacity")
     retries: int = Field(description="number of times that the allocator freed its cache, with the card's capacity")
     failure: Failure | None = Field(description="the failure with the card's capacity; None: the training completes")
@@ -34,7 +34,7 @@ class CardPrediction(Record):
     @property
     def outcome(self) -> PredictedOutcome:
         """Return whether the training fits; borderline if the margin is within the error of predictions."""
-        return outcome_for_margin(self.margin_gib, self.usable_gib)
+        return outcome_for_margin(self.margin_gib, self.usable_gib, self.failure is None)
 
 
 class PhaseStart(Record):

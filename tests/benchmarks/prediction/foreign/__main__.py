@@ -14,7 +14,6 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 import yaml
 
 from experiments.prediction.script.record import CardPrediction, ScriptPrediction
+from provision.temporary import TemporaryFolder
 from tests.benchmarks.prediction.tables import ErrorTable, predicted_quantities
 
 HERE = Path(__file__).parent
@@ -52,29 +52,41 @@ def commands(wanted: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 def measure(folder: Path, command: list[str]) -> list[dict[str, Any]]:
     """Run a command on the GPU until its last timed step. Return each rank's memory, GiB, and time of a step, s."""
-    with tempfile.TemporaryDirectory(prefix="llm-testbed-", ignore_cleanup_errors=True) as temporary:
-        (Path(temporary) / "sitecustomize.py").write_text(STARTED_IN_EACH_PROCESS)
-        found = Path(temporary) / "ranks"
+    with TemporaryFolder("program") as temporary:
+        (temporary / "sitecustomize.py").write_text(STARTED_IN_EACH_PROCESS)
+        found = temporary / "ranks"
         found.mkdir()
-        path = os.pathsep.join([temporary, str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join([str(temporary), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | OFFLINE | {"PYTHONPATH": path, "MEASURED_FOLDER": str(found)}
         words = [sys.executable, *command[1:]] if command[0] == "python" else command
-        ran = _run(words, folder, environment)
+        ran = run(words, folder, environment)
         ranks = [json.loads(file.read_text()) for file in sorted(found.iterdir())]
         return ranks or [{"error": ran.stderr.strip().splitlines()[-LINES:]}]
 
 
 def predict(folder: Path, command: list[str], card: str) -> list[dict[str, Any]]:
     """Return the predicted memory, GiB, and the time of a step, s, of each rank of a command."""
+    try:
+        predicted = predictions(folder, command, card)
+    except PredictionError as error:
+        return [{"error": error.args[0]}]
+    return [{"rank": one.rank, "notes": one.notes, **predicted_quantities(one)} for one in predicted]
+
+
+def predictions(folder: Path, command: list[str], card: str) -> list[ScriptPrediction]:
+    """Return the prediction of each rank of a command; PredictionError, with the end of the log, if there is none."""
     options = ["--card", card, "--fake-weights", "--all-ranks", "--json"]
     words = [sys.executable, "-m", "experiments", "predict", *options, "--", *command]
     environment = os.environ | OFFLINE | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    ran = _run(words, folder, environment)
+    ran = run(words, folder, environment)
     try:
-        predicted = json.loads(ran.stdout)["predictions"]
+        return list(map(_read, json.loads(ran.stdout)["predictions"]))
     except ValueError:
-        return [{"error": ran.stderr.strip().splitlines()[-LINES:]}]
-    return [{"rank": one.rank, "notes": one.notes, **predicted_quantities(one)} for one in map(_read, predicted)]
+        raise PredictionError(ran.stderr.strip().splitlines()[-LINES:]) from None
+
+
+class PredictionError(Exception):
+    """The command ``predict`` gave no answer. Its argument: the last lines of its log."""
 
 
 def _read(found: dict[str, Any]) -> ScriptPrediction:
@@ -84,9 +96,16 @@ def _read(found: dict[str, Any]) -> ScriptPrediction:
     return ScriptPrediction.model_validate({**found, "cards": cards})
 
 
-def _run(words: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def run(words: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command in a new folder that links to the entries of ``folder``; keep its output.
+
+    TimeoutExpired: after LIMIT_S seconds.
+    """
     more: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "timeout": LIMIT_S}
-    return subprocess.run(words, cwd=folder, env=environment, check=False, **more)
+    with TemporaryFolder("foreign") as own:
+        for entry in folder.iterdir():
+            (own / entry.name).symlink_to(entry.resolve())
+        return subprocess.run(words, cwd=own, env=environment, check=False, **more)
 
 
 def append_answers(file: Path, wanted: list[str], run: Callable[[list[str]], list[dict[str, Any]]]) -> None:
