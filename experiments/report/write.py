@@ -29,7 +29,7 @@ from experiments.results.schema import NOTEBOOK_FILE, Record
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
 from experiments.results.verdicts import VERDICT_SCHEMA_VERSION, Evaluation
 from experiments.suites.yaml_schema import error_message
-from experiments.system.files import file_sha256, write_atomically
+from experiments.system.files import PARTIAL_SUFFIX, file_sha256, write_atomically
 from provision.files import read_bytes, read_text
 
 
@@ -159,10 +159,12 @@ def stored_evaluation(path: Path) -> Evaluation | None:
 def folder_checksums(folder: Path) -> str:
     """Return the SHA-256 of every file in ``folder`` except SHA256SUMS, in the format of ``sha256sum -c``.
 
-    A symbolic link to a file outside the folder is left out.
+    A symbolic link to a file outside the folder is left out, and so are partial files, whose names end with .part: they
+    vanish when a write or a download ends, and a killed process leaves them behind.
     """
     resolved = folder.resolve()
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS_FILE)
+    complete = (path for path in folder.rglob("*") if path.suffix != PARTIAL_SUFFIX and path.is_file())
+    paths = sorted(path for path in complete if path != folder / CHECKSUMS_FILE)
     inside = [path for path in paths if path.resolve().is_relative_to(resolved)]
     return "".join(_checksum_line(file_sha256(path), path.relative_to(folder).as_posix()) for path in inside)
 

@@ -15,6 +15,9 @@ from provision.files import open_file, read_text
 GIB = 1024**3
 MAX_CACHED_FILES, MAX_CACHED_BYTES = 2000, 64 * 1024**2
 """How many files, and how many bytes, ``write_to_cache`` keeps in one folder."""
+PARTIAL_SUFFIX, MAX_NAME_START = ".part", 40
+"""End of the names of partial files, and how many characters of a file's name theirs begins with: a name has at most
+255 bytes."""
 CODE_FOLDER = Path(__file__).resolve().parents[2]
 """The folder with the packages experiments and provision."""
 
@@ -55,7 +58,8 @@ def write_atomically(path: Path, text: str, errors: str = "strict") -> None:
     other process or thread. So several writers of the same file cannot damage it: the last one wins. The partial file
     is removed if the write fails or is interrupted. Raises OSError with ``path``.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{token_hex(8)}.part")
+    start = path.name[:MAX_NAME_START]
+    partial = path.with_name(f"{start}.{os.getpid()}-{token_hex(8)}{PARTIAL_SUFFIX}")
     try:
         with partial.open("x", encoding="utf-8", errors=errors) as file:
             file.write(text)
@@ -132,8 +136,11 @@ def _problem_of_notebook(content: Any) -> str:
     for number, cell in enumerate((cell for sheet in sheets for cell in sheet["cells"]), 1):
         if not isinstance(cell, dict) or not isinstance(cell.get("cell_type"), str):
             return f"cell {number} has no type (cell_type)"
-        source = cell.get("source", cell.get("input") if content["nbformat"] < 4 else None)
+        has_input = content["nbformat"] < 4 and cell["cell_type"] == "code"
+        source = cell.get("source", cell.get("input") if has_input else None)
         lines = source if isinstance(source, list) else [source]
         if not all(isinstance(line, str) for line in lines):
             return f"the source of cell {number} is neither a text nor a list of lines"
+        if not isinstance(cell.get("metadata", {}), dict):
+            return f"the metadata of cell {number} are no object"
     return ""

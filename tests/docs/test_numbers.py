@@ -243,7 +243,8 @@ def test_the_page_states_the_stored_time_errors_of_the_scripts() -> None:
     assert f"Their mean error is {float(mean):.1f} % and their median error {float(median):.1f} %." in page()
     means = f"{by_host[False]} if the GPU limits the step, and {by_host[True]} if the host does"
     assert f"The mean error is {means} (`prediction_h200/scripts.md`)" in page()
-    assert f"if the GPU limits a step, its predicted time has a mean error of {by_host[False]}" in page(TIMES_HOW_TO)
+    of_both = f"has a mean error of {by_host[False]}, otherwise of {by_host[True]}."
+    assert f"if the GPU limits a step, its predicted time {of_both}" in page(TIMES_HOW_TO)
 
 
 def mean_errors_by_host(errors: list[tuple[float, str]]) -> dict[bool, str]:

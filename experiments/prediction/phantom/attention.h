@@ -145,7 +145,8 @@ int64_t efficient_backward_workspace(
   int64_t values = 0;
   if (!kernel.holds_gradients && half) {
     int64_t splits = divide_rounding_up(sizes.key_length, kernel.keys);
-    splits = std::max<int64_t>(std::min(splits, most_splits.value_or(200 / sizes.batch_heads())), 1);
+    const int64_t most = most_splits.value_or(200 / std::max<int64_t>(sizes.batch_heads(), 1));
+    splits = std::max<int64_t>(std::min(splits, most), 1);
     if (!kernel.splits_keys || is_deterministic()) splits = 1;
     const auto columns = [&](int64_t width) { return round_up_to_multiple(width, kernel.queries); };
     values = splits * kernel.keys * (columns(sizes.width) + columns(sizes.value_width));

@@ -56,31 +56,53 @@ def log_steps_of_trainer(phantom: Phantom) -> None:
     """Patch transformers' Trainer: each micro-step logs the number of the model's modules.
 
     In each micro-step, the Trainer goes through all modules to set the training mode, and to count the parameters for
-    its floating-point operations; in each step, also to delete the gradients (transformers/trainer.py).
+    its floating-point operations; in each step, also to delete the gradients (transformers/trainer.py). The number is
+    logged in the forward pass: earlier operations would count to the previous step. If a subclass has a loss of its
+    own, which does not call that of the Trainer, the number is logged after the backward pass.
     """
     from transformers import trainer
 
-    _log_before(
-        phantom,
-        trainer.Trainer,
-        "compute_loss",  # in the forward pass: earlier operations would count to the previous step
-        lambda _, model, *__, **___: json.dumps([MODULES, sum(1 for _ in model.modules())]),
-    )
+    is_logged = False
+
+    def modules_of_step(_: Any, model: Any, *__: Any, **___: Any) -> str:
+        nonlocal is_logged
+        is_logged = True
+        return json.dumps([MODULES, sum(1 for _ in model.modules())])
+
+    step = _without_log(trainer.Trainer.training_step)
+
+    @functools.wraps(step)
+    def training_step(self: Any, model: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal is_logged
+        is_logged = False
+        loss = step(self, model, *arguments, **options)
+        if not is_logged:
+            phantom.log_operation(modules_of_step(self, model))
+        return loss
+
+    _log_before(phantom, trainer.Trainer, "compute_loss", modules_of_step)
+    _replace(trainer.Trainer, "training_step", step, training_step)
 
 
 def _log_before(phantom: Phantom, owner: Any, name: str, key: Callable[..., str]) -> None:
-    """Patch a function of ``owner``: before each call, it logs the key that ``key`` returns for the arguments.
-
-    A further patch replaces the earlier one, so that each call is logged once. Decorators of the function stay.
-    """
-    current = getattr(owner, name)
-    function = getattr(current, "logged_function", current)
+    """Patch a function of ``owner``: before each call, it logs the key that ``key`` returns for the arguments."""
+    function = _without_log(getattr(owner, name))
 
     @functools.wraps(function)
     def logged(*arguments: Any, **options: Any) -> Any:
         phantom.log_operation(key(*arguments, **options))
         return function(*arguments, **options)
 
+    _replace(owner, name, function, logged)
+
+
+def _without_log(function: Any) -> Any:
+    """Return the function without its patch, if it has one: so each call is logged once. Its decorators stay."""
+    return getattr(function, "logged_function", function)
+
+
+def _replace(owner: Any, name: str, function: Any, logged: Any) -> None:
+    """Patch a function of ``owner``, which may be static. function: without the patch. logged: with the patch."""
     setattr(logged, "logged_function", function)  # noqa: B010 - not an attribute of functions
     is_static = isinstance(vars(owner)[name], staticmethod)
     setattr(owner, name, staticmethod(logged) if is_static else logged)

@@ -49,14 +49,15 @@ def _efficient_attention_backward(
     value: torch.Tensor,
     bias: torch.Tensor | None,
     *arguments: Any,
-    window_size: int | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor | None, ...]:
     """Return the gradients. That of the bias exists only if it is requested (attention_backward.cu).
 
-    PyTorch's own function for meta tensors always returns one, and does not allow ``window_size``.
+    PyTorch's own function for meta tensors always returns one, and does not allow ``scale`` and ``window_size``, on
+    which no size depends.
     """
-    results = meta__efficient_attention_backward(gradient, query, key, value, bias, *arguments, **options)
+    allowed = {name: value for name, value in options.items() if name not in ("scale", "window_size")}
+    results = meta__efficient_attention_backward(gradient, query, key, value, bias, *arguments, **allowed)
     bias_requires_grad = arguments[10]
     return results if bias_requires_grad else (*results[:3], None)
 

@@ -44,8 +44,8 @@ def time_files() -> list[Path]:
 
 
 def time_file_hashes() -> list[str]:
-    """Return the SHA-256 of each file of ``time_files``. A calibration changes them during the process."""
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in time_files()]
+    """Return the SHA-256 of each file of ``time_files``, with its name. A calibration changes the files."""
+    return [f"{path.parent.name}/{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in time_files()]
 
 
 def sample_keys() -> list[str]:

@@ -160,11 +160,12 @@ class Probe:
             return stepped and self.profile.step()
         remaining = self.schedule.total - self.schedule.done - self.micro_steps
         needed = self.profile.STEPS * self.spec.settings.accumulate
-        if remaining >= needed and (remaining == needed or self._all_ranks_may_end(stepped)):
+        may_end = remaining != needed and self._all_ranks_may_end(stepped)
+        if remaining == needed or (may_end and remaining > needed):
             self._timed_micro_steps = self.micro_steps
             self.profile.start()
             return False
-        return self._all_ranks_may_end(stepped)
+        return may_end
 
     def _all_ranks_may_end(self, stepped: bool) -> bool:
         """Return True if all ranks have run long enough.

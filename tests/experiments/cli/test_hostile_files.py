@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,18 @@ def test_checksums_follow_no_link_out_of_the_folder(stored_run, tmp_path):
     (tmp_path / "secret").write_text("secret")
     (stored_run / "link").symlink_to(tmp_path / "secret")
     assert "link" not in folder_checksums(stored_run)
+
+
+def test_checksums_leave_out_partial_files_that_a_killed_process_has_left_behind(stored_run, monkeypatch):
+    monkeypatch.setattr(os, "replace", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    if not (child := os.fork()):
+        write_atomically(stored_run / "verdict.json", "text")
+        os._exit(0)
+    os.waitpid(child, 0)
+    (partial,) = stored_run.glob("verdict.json.*")
+    names = [line.split("  ")[1] for line in folder_checksums(stored_run).splitlines()]
+    assert "verdict.json" in names
+    assert partial.name not in names
 
 
 def test_a_file_of_a_terabyte_is_rejected_before_it_is_read(tmp_path):

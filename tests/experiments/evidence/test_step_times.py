@@ -4,10 +4,13 @@ import json
 
 import pytest
 
-from experiments.prediction.times.phase import RecordedPhase
+from experiments.prediction.times.phase import PhaseTime, RecordedPhase
+from experiments.prediction.times.schedule import Schedule
+from experiments.results.schema import Speed
 from tests.benchmarks.prediction.tables import EVIDENCE, relative_error
-from tests.benchmarks.training.step_times import reasons
+from tests.benchmarks.training.step_times import Waits, reasons, step_s_from_medians
 from tests.benchmarks.training.torch_estimate import describe_problem, step_seconds
+from tests.support.training.tiny_rows import spec
 
 FOLDERS = [EVIDENCE.parent / "prediction_h100", EVIDENCE]
 
@@ -48,3 +51,22 @@ def test_the_time_of_a_step_is_interpolated_to_a_batch_of_average_length():
     seconds = [1.0, 2.0, 3.0, 6.0, 0.5]
     assert step_seconds(recorded, seconds, 1, None) == pytest.approx(3.0 + 6.0 + 0.5)
     assert step_seconds(recorded, seconds, 1, 150) == pytest.approx(2.0 + 4.0 + 0.5)
+
+
+def test_a_run_waits_for_the_gpu_after_its_minimum_number_of_micro_steps_and_older_runs_also_within_steps():
+    row = spec(batch_size=1, accumulate=2, train_samples=40, length="verdict")
+    speed = Speed.model_construct(planned_micro_steps=40)
+    for content, expected in (({}, [8, 10, 12]), ({"waited_in_steps": True}, [8, 9, 10, 11, 12])):
+        waits = Waits.of_row(content, row, speed)
+        assert [number for number in range(1, 13) if waits.follow(number)] == expected
+    assert Waits.of_row({}, row.model_copy(update={"length": "as-taught"}), speed) is None
+
+
+@pytest.mark.parametrize(("waits", "step_s"), [(None, 3 + 3), (Waits(1, 1), 4 + 4), (Waits(1, 2), 4 + 3)])
+def test_after_a_wait_of_the_host_the_gpu_waits_for_the_host(waits, step_s):
+    """In each of the two micro-steps of a step, the host needs one second for the only operation, and the GPU three."""
+    schedule = Schedule.build([0], [{"forward": 1.0}], [("copies", 3.0)])
+    forward = PhaseTime({"forward": 1.0}, {"copies": 3.0}, schedule=schedule)
+    backward, optimizer = (PhaseTime({}, {}, phase=phase) for phase in ("backward", "optimizer step"))
+    step = [forward, backward, forward, backward, optimizer]
+    assert step_s_from_medians([step] * 4, waits=waits) == step_s

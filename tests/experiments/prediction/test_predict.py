@@ -105,6 +105,9 @@ def test_a_host_or_card_that_is_measured_during_the_process_is_noticed(tracer, t
         for _ in range(2):
             predict([A], tmp_path)
     assert tracer.asked == [["a"], ["a"], [], ["a"], [], ["a"], []]
+    host_sample_path("a100_80gb").rename(host_sample_path("h100_80gb"))
+    predict([A], tmp_path)
+    assert tracer.asked[-1] == ["a"]
 
 
 def test_a_library_that_is_installed_during_the_process_is_noticed(tracer, tmp_path, monkeypatch):

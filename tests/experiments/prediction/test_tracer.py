@@ -55,11 +55,18 @@ def test_the_second_rank_has_a_shard_of_its_own(traced, library_cache):
 
 
 def test_a_forward_pass_of_a_row_begins_a_micro_step():
+    """The micro-step is logged after the phase has begun: it belongs to this forward pass."""
     phantom = MagicMock()
     meter = PhantomMeter(phantom)
+    logged = []
     for phase in ("forward", "backward", "forward", "backward", "optimizer step"):
+        phantom.reset_mock()
         meter.begin(phase)
-    assert phantom.log_operation.call_args_list == [call('["host::micro_step"]')] * 2
+        calls = [one for one in phantom.mock_calls if one[0] in ("operation_count", "log_operation")]
+        assert calls[0] == call.operation_count()
+        logged.append(calls[1:])
+    micro_step = [call.log_operation('["host::micro_step"]')]
+    assert logged == [micro_step, [], micro_step, [], []]
 
 
 def test_sgd_has_no_optimizer_state(traced):

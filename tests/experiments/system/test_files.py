@@ -49,6 +49,13 @@ def test_each_write_has_a_partial_file_of_its_own(tmp_path, monkeypatch):
     assert all(name.endswith(".part") and f".{os.getpid()}-" in name for name in partial_files)
 
 
+@pytest.mark.parametrize("letter", ["x", "ä", "😀"])
+def test_a_file_with_the_longest_possible_name_can_be_written(tmp_path, letter):
+    path = tmp_path / (255 // len(letter.encode()) * letter)
+    write_atomically(path, "text")
+    assert path.read_text() == "text"
+
+
 @pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_write_that_ends_early_leaves_no_partial_file(tmp_path, monkeypatch, problem):
     def fail(*_):
@@ -56,8 +63,9 @@ def test_a_write_that_ends_early_leaves_no_partial_file(tmp_path, monkeypatch, p
 
     write_atomically(tmp_path / "entry.json", "old")
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(type(problem)):
+    with pytest.raises(type(problem)) as raised:
         write_atomically(tmp_path / "entry.json", "new")
+    assert getattr(raised.value, "filename", None) == (str(tmp_path / "entry.json") if problem.args else None)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("entry.json", "old")]
 
 
@@ -82,8 +90,9 @@ def test_a_cache_keeps_the_newest_files(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "MAX_CACHED_FILES", 3)
     fill_cache(tmp_path, 5)
     (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("0.json")
     write_to_cache(tmp_path / "new.json", "text")
-    assert names(tmp_path) == ["3.json", "4.json", "folder", "new.json"]
+    assert names(tmp_path) == ["3.json", "4.json", "folder", "link", "new.json"]
 
 
 def test_a_cache_keeps_as_many_bytes_as_its_limit(tmp_path, monkeypatch):

@@ -22,6 +22,12 @@ def code_cell(**changes) -> dict[str, object]:
     return {"cell_type": "code", "source": "1", "metadata": {}, "outputs": [], "execution_count": None} | changes
 
 
+def old_notebook(**changes) -> str:
+    """Return a notebook of version 3 with one cell."""
+    cell = {"cell_type": "code", "input": "1", "language": "python", "outputs": [], "metadata": {}} | changes
+    return notebook(nbformat=3, nbformat_minor=0, worksheets=[{"cells": [cell], "metadata": {}}])
+
+
 BROKEN = {
     "": r"not JSON \(line 1, column 1: Expecting value\)",
     '{"cells": [': "not JSON",
@@ -37,6 +43,10 @@ BROKEN = {
     notebook(cells=[code_cell(source=3)]): "the source of cell 1 is neither a text nor a list of lines",
     notebook(cells=[code_cell(source=["a", 3])]): "the source of cell 1 is neither",
     notebook(cells=[{"cell_type": "code"}]): "the source of cell 1 is neither",
+    notebook(cells=[code_cell(metadata=[])]): "the metadata of cell 1 are no object",
+    old_notebook(metadata=3): "the metadata of cell 1 are no object",
+    old_notebook(cell_type="other"): "the source of cell 1 is neither",
+    notebook(nbformat=3, worksheets=[{"cells": []}, {"cells": [3]}]): "cell 1 has no type",
     "[" * 100_000: "RecursionError",
 }
 
@@ -67,8 +77,7 @@ def test_notebooks_of_versions_3_and_4_are_read(tmp_path):
     for source in ("a = 1\nb", ["a = 1\n", "b"]):
         path.write_text(notebook(cells=[code_cell(source=source)]))
         assert [cell.source for cell in read_notebook(path).cells] == ["a = 1\nb"]
-    old = {"cell_type": "code", "input": ["a = 1\n", "b"], "language": "python", "outputs": [], "metadata": {}}
-    path.write_text(notebook(nbformat=3, nbformat_minor=0, worksheets=[{"cells": [old], "metadata": {}}]))
+    path.write_text(old_notebook(input=["a = 1\n", "b"]))
     assert [cell.source for cell in read_notebook(path).cells] == ["a = 1\nb"]
 
 

@@ -10,7 +10,7 @@ TensorBoard and Trackio without a Space write only local files. Sources of the v
 - Neptune: docs.neptune.ai, "Environment variables". Neptune and Neptune Scale both allow `offline`.
 - ClearML: clear.ml/docs, "Offline mode".
 - SwanLab: docs.swanlab.cn, "swanlab disabled".
-- Trackio: docs/source/environment_variables.md of gradio-app/trackio.
+- Trackio: docs/source/environment_variables.md of gradio-app/trackio, and trackio.init, API reference of version 0.30.
 """
 
 import functools
@@ -29,7 +29,7 @@ VARIABLES = {
     "CLEARML_OFFLINE_MODE": "1",
     "SWANLAB_MODE": "disabled",
 }
-REMOVED_VARIABLES = ("TRACKIO_SPACE_ID", "TRACKIO_DATASET_ID")
+REMOVED_VARIABLES = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_DATASET_ID", "TRACKIO_BUCKET_ID")
 """Variables with which Trackio uploads. An empty value would be the name of a Space."""
 UPLOAD_OPTIONS = ("space_id", "space_storage", "dataset_id", "bucket_id", "server_url")
 """Parameters of trackio.init that name a place to upload to."""
@@ -43,7 +43,7 @@ def turn_off_trackers(folder: Path) -> None:
 
 
 def keep_trackio_local() -> None:
-    """Import Trackio; let it write only local files, even if the script names a Space."""
+    """Import Trackio; let it write only local files, even if the script names a Space or a server."""
     import trackio
 
     trackio.init = _without_uploads(trackio.init)

@@ -78,14 +78,18 @@ def test_a_failure_of_the_first_batch_is_named_and_the_others_are_answered(
 @pytest.mark.parametrize("command", ["predict", "fit"])
 def test_a_reason_that_several_batches_share_is_printed_once(failing_batches, capsys, command):
     failures, traced = failing_batches
-    failures |= {4: ScriptFailed(7), 8: InputError("does not run"), 16: ScriptFailed(7)}
-    assert main([command, *MODEL, "--batch", "4,8,16", "--json"]) == 7
-    assert traced == [4, 8, 16]
+    failures |= {4: ScriptFailed(7), 8: InputError("does not run"), 16: ScriptFailed(7), 32: InputError("does not run")}
+    assert main([command, *MODEL, "--batch", "4,8,16,32", "--json"]) == 7
+    assert traced == [4, 8, 16, 32]
     out, err = capsys.readouterr()
     assert out == ""
     lines = [line for line in err.splitlines() if line.startswith("testbed: ")]
     assert lines[0].startswith("testbed: batch 4: the script itself failed with exit code 7")
-    assert lines[1:] == ["testbed: batch 8: does not run", "testbed: batch 16: fails as batch 4 does"]
+    assert lines[1:] == [
+        "testbed: batch 8: does not run",
+        "testbed: batch 16: fails as batch 4 does",
+        "testbed: batch 32: fails as batch 8 does",
+    ]
 
 
 @pytest.mark.parametrize(("failure", "code", "line"), FAILURES)

@@ -193,9 +193,10 @@ def packed_attention(phantom: Any) -> Any:
 
 def direct_efficient_attention(phantom: Any) -> Any:
     """Return the temporary sizes of memory-efficient attention that a program calls directly, by case."""
+    cases = {**EFFICIENT, "empty batch": Case((0, 8, 8, 64, 64, 192))}
     return {
         name: _measure_direct(phantom, case)
-        for name, case in EFFICIENT.items()
+        for name, case in cases.items()
         if case.in_order and case.gradient_in_order and not case.deterministic
     }
 
@@ -214,8 +215,8 @@ def _measure_direct(phantom: Any, case: Case) -> list[list[int]]:
     inputs = make(heads, length, width), make(key_heads, key_length, width), values
 
     def forward() -> Any:
-        nothing = (None,) * 5
-        return torch.ops.aten._efficient_attention_forward(*inputs, *nothing, case.dropout, 0, True)[0]
+        rest = (None, None, None, None, None, case.dropout, 0, True)
+        return torch.ops.aten._efficient_attention_forward(*inputs, *rest, scale=0.5)[0]
 
     forward_sizes, out = temporary_sizes(phantom, forward)
     gradient = torch.empty_like(out)

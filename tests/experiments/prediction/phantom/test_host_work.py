@@ -1,10 +1,11 @@
 """Work of the host is logged: views that FSDP replaces, checkpointed functions, and micro-steps of the Trainer."""
 
 import json
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.checkpoint import checkpoint
 
-from experiments.prediction.phantom import ranks
+from experiments.prediction import tracer
+from experiments.prediction.phantom import host_work, ranks
 from experiments.prediction.phantom.host_work import (
     log_checkpoints,
     log_checkpoints_of_deepspeed,
@@ -24,8 +26,10 @@ from experiments.prediction.phantom.host_work import (
     log_view_replacements_of_fsdp,
 )
 from experiments.prediction.times.operations import parse
+from experiments.training import rank
 from tests.benchmarks.forks import run_in_fork
 from tests.benchmarks.training.rank_hosts.fitting import VIEWS
+from tests.support.training.tiny_rows import LLAMA, spec
 
 UNITS, PARAMETERS = 3, 2
 """Units of FSDP in the model, and parameters of each."""
@@ -100,8 +104,9 @@ def test_simulated_ranks_log_the_views(tmp_path: Path) -> None:
 
 def logged_checkpoints(use_reentrant: bool) -> list[str]:
     """Return the keys that the last of two devices logs in a step in which two of three layers are checkpointed."""
+    earlier: Any = Log()
     log: Any = Log()
-    log_checkpoints(Log())  # type: ignore[arg-type]
+    log_checkpoints(earlier)
     log_checkpoints(log)
     layers = [nn.Linear(4, 4) for _ in range(3)]
     result = layers[0](torch.ones(2, 4))
@@ -109,6 +114,7 @@ def logged_checkpoints(use_reentrant: bool) -> list[str]:
         result = checkpoint(layer, result, use_reentrant=use_reentrant)
     result.sum().backward()
     assert all(layer.weight.grad is not None for layer in layers)
+    assert not earlier.keys
     return list(log.keys)
 
 
@@ -119,8 +125,11 @@ def test_each_checkpointed_function_is_logged_once(use_reentrant: bool) -> None:
     assert parse(keys[0]).family == "checkpoints"
 
 
-def keys_of_trainer(folder: Path) -> list[str]:
-    """Return the keys that the last of two devices logs in two steps, each of two micro-steps, of the Trainer."""
+def keys_of_trainer(folder: Path, own_loss: bool) -> list[str]:
+    """Return the keys that the last of two devices logs in two steps, each of two micro-steps, of the Trainer.
+
+    own_loss: whether a subclass computes the loss, without the method of the Trainer.
+    """
     from transformers import Trainer, TrainingArguments
 
     class Model(nn.Module):
@@ -133,19 +142,52 @@ def keys_of_trainer(folder: Path) -> list[str]:
         def forward(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
             return {"loss": self.layer(features).sum()}
 
+    earlier: Any = Log()
     log: Any = Log()
-    log_steps_of_trainer(Log())  # type: ignore[arg-type]
+    log_steps_of_trainer(earlier)
     log_steps_of_trainer(log)
     arguments = TrainingArguments(str(folder), max_steps=2, gradient_accumulation_steps=2, use_cpu=True, report_to=[])
     data: Any = [{"features": torch.ones(4)} for _ in range(64)]
-    Trainer(Model(), arguments, train_dataset=data).train()
+
+    class LossTrainer(Trainer):
+        """Trainer with a loss of its own."""
+
+        def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
+            return 2 * model(**inputs)["loss"]
+
+    (LossTrainer if own_loss else Trainer)(Model(), arguments, train_dataset=data).train()
+    assert not earlier.keys
     return list(log.keys)
 
 
-def test_each_micro_step_of_the_trainer_logs_the_modules_of_the_model(tmp_path: Path) -> None:
-    keys = run_in_fork(keys_of_trainer, tmp_path)
+@pytest.mark.parametrize("own_loss", [False, True])
+def test_each_micro_step_of_the_trainer_logs_the_modules_of_the_model(tmp_path: Path, own_loss: bool) -> None:
+    keys = run_in_fork(keys_of_trainer, tmp_path, own_loss)
     assert keys == [json.dumps(["host::modules", 2])] * 4
     assert parse(keys[0]).family == "modules"
+
+
+class RowStarted(Exception):
+    """The tracer has begun to train a row."""
+
+
+def traced_row_logs_steps(engine: str) -> bool:
+    """Return whether the trace of a row of this engine logs the steps of the Trainer on its device."""
+    phantom, logged = MagicMock(), list[Any]()
+
+    def start(*_: Any) -> None:
+        raise RowStarted
+
+    setattr(host_work, "log_steps_of_trainer", logged.append)  # noqa: B010 - in a fork
+    setattr(rank, "run_rank", start)  # noqa: B010
+    with suppress(RowStarted):
+        tracer.trace(spec(engine=engine, model=LLAMA, dataset="constant"), ["a100_80gb"], phantom)
+    return logged == [phantom]
+
+
+@pytest.mark.parametrize(("engine", "logs"), [("hf_trainer", True), ("lightning", False)])
+def test_a_traced_row_logs_the_steps_of_the_trainer(engine: str, logs: bool) -> None:
+    assert run_in_fork(traced_row_logs_steps, engine) is logs
 
 
 def logged_checkpoints_of_deepspeed(name: str) -> list[str]:

@@ -11,9 +11,14 @@ PAGE = CODE_FOLDER / "docs" / "how-to" / "predict-a-script.md"
 
 def run_program(program, tmp_path, library_cache):
     (tmp_path / "program.py").write_text(program)
+    """Run the program. At its end, it has removed the temporary folders of this project."""
+    (temporary := tmp_path / "temporary").mkdir(exist_ok=True)
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(CODE_FOLDER), "TESTBED_CACHE": str(library_cache)}
+    environment["TMPDIR"] = str(temporary)
     command = [sys.executable, "program.py"]
-    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert not list(temporary.glob("llm-testbed-*"))
+    return ran
 
 
 def test_the_example_of_the_documentation_stops_after_two_steps_and_prints_its_memory(tmp_path, library_cache):

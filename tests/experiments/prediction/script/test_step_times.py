@@ -253,3 +253,27 @@ def test_the_host_s_work_for_checkpoints_of_deepspeed_is_that_of_pytorch_s(step)
 
     difference_s = host_s(f"{DEEPSPEED}.checkpointing", "") - host_s("torch.utils.checkpoint", ", use_reentrant=True")
     assert abs(difference_s) < 0.3 * HOST_FACTORS["checkpoints"]
+
+
+TRAINER = """
+import torch
+from transformers import Trainer, TrainingArguments
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1024, 1024)
+        self.idle = torch.nn.ModuleList([torch.nn.Identity() for _ in range(MODULES)])
+
+    def forward(self, features):
+        return {"loss": self.layer(features).mean()}
+
+arguments = TrainingArguments("out", max_steps=3, report_to=[])
+data = [{"features": torch.ones(1024)} for _ in range(64)]
+Trainer(Model(), arguments, train_dataset=data).train()
+"""
+
+
+def test_the_trainer_of_transformers_takes_host_time_for_each_module_of_the_model(step):
+    few_s, many_s = (step(TRAINER.replace("MODULES", str(count)))[1].host_s for count in (1, 1001))
+    assert many_s - few_s == pytest.approx(1000 * HOST_FACTORS["modules"], rel=0.01)

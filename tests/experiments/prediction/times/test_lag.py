@@ -5,6 +5,7 @@ import pytest
 from experiments.prediction.times.clocks import QUEUED_OPERATIONS
 from experiments.prediction.times.lag import ClockPoint, clock_points, delay_host, queue_waits
 from experiments.prediction.times.phase import HOST_FACTORS, PhaseTime
+from experiments.prediction.times.schedule import Schedule
 
 
 def part(host_s: float, gpu_s: float, **times) -> PhaseTime:
@@ -65,6 +66,12 @@ def test_the_host_waits_while_the_queue_of_operations_is_full():
     assert last < points[-1].operations
     *_, end = delay_host(points, queue_waits(points))
     assert 30 - end.host_s == pytest.approx(30 / 2, rel=0.15)
+
+
+def test_the_clocks_before_the_waits_have_no_limit_of_the_queue():
+    schedule = Schedule.build([0] * 2000, [{"forward": 1.0}], [("matrix products", 1.0)])
+    *_, end = clock_points(0, [(2000, part(1, 2000, schedule=schedule))])
+    assert end.host_s == pytest.approx(1)
 
 
 def test_a_wait_before_the_first_point_is_ignored():

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from experiments.prediction.times.clocks import Clocks, gpu_busy_share
+from experiments.prediction.times.clocks import QUEUED_OPERATIONS, Clocks, gpu_busy_share
 from experiments.prediction.times.phase import HOST_FACTORS, PhaseTime, interpolate_parts
 from experiments.prediction.times.replay import list_tensor_length
 from experiments.prediction.times.schedule import Queue, Schedule
@@ -42,9 +42,13 @@ def test_earlier_work_of_the_gpu_hides_the_slow_host():
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, None])
 def test_the_host_waits_while_the_queue_is_full(limit):
-    """The times of host and GPU are those of a simulation that goes from one operation to the next."""
+    """The times of host and GPU are those of a simulation that goes from one operation to the next.
+
+    A third of the operations have no work for the GPU: they take no place in the queue.
+    """
     random = Random(limit)
-    host_s, gpu_s = ([random.random() for _ in range(40)] for _ in range(2))
+    host_s = [random.random() for _ in range(40)]
+    gpu_s = [0.0 if number % 3 == 1 else random.random() for number in range(40)]
     clocks, host, gpu = Clocks(limit), 0.0, 0.0
     ends: list[float] = []
     for begin in range(0, 40, 8):
@@ -52,11 +56,23 @@ def test_the_host_waits_while_the_queue_is_full(limit):
         device = [("copies", one) for one in part[1]]
         schedule = Schedule.build(range(8), [{"forward": one} for one in part[0]], device)
         clocks.run(PhaseTime({"forward": sum(part[0])}, {"copies": sum(part[1])}, schedule=schedule), HOST_FACTORS)
+        works_s = 0.0
         for started, executed in zip(*part, strict=True):
-            host = max(host, ends[-limit] if limit and len(ends) >= limit else 0.0) + started
-            gpu = max(gpu, host) + executed
-            ends.append(gpu)
+            works_s += started
+            if executed:
+                host = max(host, ends[-limit] if limit and len(ends) >= limit else 0.0) + works_s
+                gpu, works_s = max(gpu, host) + executed, 0.0
+                ends.append(gpu)
+        host += works_s
         assert (clocks.host_s, clocks.gpu_s) == (pytest.approx(host), pytest.approx(gpu))
+
+
+def test_the_host_is_at_most_as_many_operations_ahead_of_the_gpu_as_the_queue_has_places():
+    schedule = Schedule.build([0] * 2000, [{"forward": 1e-6}], [("copies", 1.0)])
+    clocks = Clocks()
+    clocks.run(PhaseTime({"forward": 2e-3}, {"copies": 2000.0}, schedule=schedule), HOST_FACTORS)
+    assert round(clocks.gpu_s) == 2000
+    assert round(clocks.host_s) == 2000 - QUEUED_OPERATIONS
 
 
 def test_after_a_part_with_unknown_order_the_queue_is_empty():
@@ -67,11 +83,14 @@ def test_after_a_part_with_unknown_order_the_queue_is_empty():
     assert (clocks.host_s, clocks.gpu_s) == (3.0, 16.0)
 
 
-def test_a_wait_lets_the_host_begin_after_the_gpu():
+def test_a_wait_lets_the_host_begin_after_the_gpu_and_the_links():
     clocks = Clocks()
     clocks.run(phase(GPU_LIMITED), HOST_FACTORS)
     clocks.wait()
     assert clocks.host_s == clocks.gpu_s == 4.0
+    clocks.links_s = 9.0
+    clocks.wait()
+    assert clocks.host_s == 9.0
 
 
 @pytest.mark.parametrize("order", [(0, 1, 0), (1, 0, 0)])

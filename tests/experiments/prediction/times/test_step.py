@@ -67,6 +67,7 @@ def optimizer(host_s: float, device_s: float) -> PhaseTime:
         ([phase(4, 1), phase(1, 4)], 5),
         ([phase(1, 4), phase(4, 1, cpu_optimizer_s=3)], 8),  # the GPU waits for the optimizer on the CPU
         ([phase(1, 2, link_s=5.0, gathers=True)], 5),  # the links limit
+        ([phase(3, 0), phase(1, 1)], 4),  # the first part has no work for the GPU
     ],
 )
 def test_host_and_gpu_work_at_the_same_time_except_during_an_optimizer_on_the_cpu(phases, expected_s):
@@ -195,27 +196,6 @@ def test_recomputed_operations_take_as_much_host_time_as_in_the_forward_pass():
     assert backward.device_s == {"matrix products": pytest.approx(4e-3)}
 
 
-def convolution(tokens: int, backward: bool = False) -> str:
-    given, weights = ({"type": "BFloat16", "sizes": sizes} for sizes in ([4, 32, tokens], [64, 32, 1]))
-    options = [[1], [0], [1], False, [0], 1]
-    if backward:
-        gradient = {"type": "BFloat16", "sizes": [4, 64, tokens]}
-        name, arguments = "aten::convolution_backward.default", [gradient, given, weights, [0], *options]
-        return json.dumps([name, *arguments, [True, True, False]])
-    return json.dumps(["aten::convolution.default", given, weights, None, *options])
-
-
-def test_for_an_operation_of_new_sizes_the_host_chooses_a_kernel_and_for_gradients_of_a_convolution_two():
-    keys = [product(512), copy({"sizes": [8]}), convolution(300), convolution(300, backward=True)]
-    table, known = Table(MACHINE, {}), RecordedPhase("forward", 0, dict(zip(keys, (3, 2, 1, 1), strict=True)))
-    choices = [phase_time(known, table, H100, {key: 1.0}).host_work.get("kernel choices", 0.0) for key in keys]
-    assert choices == [1, 0, 1, 2]
-    assert phase_time(known, table, H100).host_work.get("kernel choices", 0.0) == 0
-    never, half, always = (phase_time(known, table, H100, {product(512): share}).host_s for share in (0.0, 0.5, 1.0))
-    assert always - never == pytest.approx(HOST_FACTORS["kernel choices"])
-    assert half - never == pytest.approx(HOST_FACTORS["kernel choices"] / 2)
-
-
 def micro_steps(lengths: Sequence[int]) -> list[RecordedPhase]:
     """Return the phases of micro-steps with products of texts of these lengths, each with a step of the optimizer."""
     return [
@@ -261,21 +241,6 @@ def test_hooks_of_sharded_parameters_take_host_time_and_only_gathers_keep_the_gp
     }
     assert [time.host_s for time in found.values()] == [2 * HOST_FACTORS["shards"], 2 * HOST_FACTORS["shards"], 0.0]
     assert [time.gathers for time in found.values()] == [True, False, False]
-
-
-@pytest.mark.parametrize(
-    ("counts", "work"),
-    [
-        ({'["host::views", 16]': 3, '["host::views", 2]': 1}, {"views": 50}),
-        ({'["host::checkpoint"]': 24}, {"checkpoints": 24}),
-        ({'["host::modules", 30]': 2}, {"modules": 60}),
-        ({'["host::micro_step"]': 1}, {"micro-steps": 1}),
-    ],
-)
-def test_work_without_an_operation_needs_the_host_only(counts, work):
-    time = phase_time(RecordedPhase("forward", 0, counts), Table(MACHINE, {}), H100)
-    assert (dict(time.host_work), time.gpu_s) == (work, 0.0)
-    assert time.host_s == pytest.approx(sum(HOST_FACTORS[kind] * units for kind, units in work.items()))
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])

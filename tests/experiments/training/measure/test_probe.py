@@ -103,10 +103,12 @@ def test_steady_steps_are_the_steps_between_the_warm_up_and_the_profile(tmp_path
     assert steady[timed - 1 :] == [(2.0, timed)] * (len(steady) - timed + 1)
 
 
-def test_a_training_waits_for_the_gpu_only_after_optimizer_steps(tmp_path, monkeypatch):
-    """The times vary so much that the training continues up to its maximum."""
+@pytest.mark.parametrize(("has_profile", "ended"), [(False, 16), (True, 20)])
+def test_a_training_waits_for_the_gpu_once_after_each_optimizer_step(tmp_path, monkeypatch, has_profile, ended):
+    """The times vary so much that the training continues up to its maximum; then two steps are profiled."""
     training = probe_of(spec(batch_size=1, accumulate=2, train_samples=40, length="verdict"), tmp_path)
     probe, waits = training[0], []
+    probe.profile = FakeProfile(probe) if has_profile else None
 
     def intervals_s():
         waits.append(probe.micro_steps)
@@ -115,7 +117,7 @@ def test_a_training_waits_for_the_gpu_only_after_optimizer_steps(tmp_path, monke
     monkeypatch.setattr(probe._timer, "intervals_s", intervals_s)
     while not micro_step(*training):
         pass
-    assert (waits, probe.micro_steps) == ([8, 10, 12, 14], 16)
+    assert (waits, probe.micro_steps) == ([8, 10, 12, 14], ended)
 
 
 def test_on_a_shared_gpu_a_training_ends_after_its_minimum_number_of_steps_and_reports_no_speed(tmp_path, monkeypatch):

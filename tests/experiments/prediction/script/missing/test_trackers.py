@@ -25,10 +25,11 @@ TRACKERS = {
     "clearml": "class Task:\n    def init():\n        if os.environ.get('CLEARML_OFFLINE_MODE', '0') != '1': upload()",
     # docs.swanlab.cn: cloud, local, offline, disabled; "case-sensitive"
     "swanlab": "def init():\n    if os.environ.get('SWANLAB_MODE', 'cloud') == 'cloud': upload()",
-    # gradio-app/trackio: a Space is a parameter or TRACKIO_SPACE_ID; without one, metrics are local
+    # gradio-app/trackio: a Space or server is a parameter or a variable; without one, metrics are local
     "trackio": "def init(project, name=None, group=None, space_id=None, space_storage=None, config=None):\n"
     "    assert (project, config) == ('p', 1)\n"
-    "    if space_id or os.environ.get('TRACKIO_SPACE_ID') is not None: upload()\n"
+    "    places = os.environ.keys() & {'TRACKIO_SPACE_ID', 'TRACKIO_SERVER_URL'}\n"
+    "    if space_id or places: upload()\n"
     "def sync(**_): upload()\ndef freeze(**_): upload()",
 }
 SCRIPT = """
@@ -49,10 +50,11 @@ torch.ones(3, device=DEVICE)
 
 @pytest.fixture
 def fake_trackers(tmp_path, monkeypatch):
-    """Write a package with the name of each tracker beside the script; the user has configured Trackio's Space."""
+    """Write a package with the name of each tracker beside the script. The user has named a Space, and a server."""
     for name, code in TRACKERS.items():
         (tmp_path / f"{name}.py").write_text(f"{UPLOAD}{code}\n")
     monkeypatch.setenv("TRACKIO_SPACE_ID", "user/space")
+    monkeypatch.setenv("TRACKIO_SERVER_URL", "http://lab:7860")
     for name in (*trackers.VARIABLES, "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
 
