@@ -102,16 +102,19 @@ def parts_of_peak(phantom: Phantom, tags: MemoryTags, unlimited_replay: Replay) 
 def needed_bytes(phantom: Phantom, unlimited_replay: Replay) -> int:
     """Return the capacity in bytes from which on the training completes, with an error of at most 0.2 %.
 
-    With a little less memory, the allocator frees its cache at other times. Then a training can run out of memory that
-    completes with even less, so the search begins at the capacity without which the cache would have to be freed. All
-    capacities from the reserved memory of a replay to the capacity of this replay have the same course.
+    With a little less memory, the allocator frees its cache at other times. So a training can run out of memory that
+    completes with even less. The search begins at the capacity with which the cache need not be freed, and descends in
+    steps of 0.25 %. All capacities from the reserved memory of a replay to the capacity of this replay have the same
+    course.
     """
-    needed = unlimited_replay.peak_reserved
-    while needed > unlimited_replay.peak_allocated:
-        smaller = phantom.replay(max(needed - max(needed // 500, 1), unlimited_replay.peak_allocated))
-        if smaller.failed_event is not None:
-            break
-        needed = smaller.peak_reserved
+    low, needed = unlimited_replay.peak_allocated - 1, unlimited_replay.peak_reserved
+    while needed - low > needed // 500:
+        capacity = max(needed - max(needed // 400, 1), (low + needed) // 2)
+        smaller = phantom.replay(capacity)
+        if smaller.failed_event is None:
+            needed = max(smaller.peak_reserved, low + 1)
+        else:
+            low = capacity
     return needed
 
 

@@ -204,8 +204,10 @@ def _build_prediction(
 
 def _fullest_gpu(phantom: Phantom, spec: RowSpec) -> int:
     """Return the number of the process's GPU that needs the most memory; 0 if the process uses only one GPU."""
+    if spec.settings.gpus_per_rank <= 1:
+        return 0
     needs = []
-    for gpu in range(max(1, spec.settings.gpus_per_rank)):
+    for gpu in range(spec.settings.gpus_per_rank):
         phantom.select_gpu(gpu)
         needs.append(needed_bytes(phantom, phantom.replay(UNLIMITED)))
     return needs.index(max(needs))

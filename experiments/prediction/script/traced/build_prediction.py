@@ -70,7 +70,7 @@ def build_prediction(
     event_count, unlimited_replay = tags.event_count, phantom.replay(UNLIMITED)
     at_peak = parts_of_peak(phantom, tags, unlimited_replay)
     phase, step, _ = tags.position_at(unlimited_replay.peak_event)
-    needed_size = needed_bytes(phantom, unlimited_replay)
+    needed_size = None if recorded else needed_bytes(phantom, unlimited_replay)
     allocations = phantom.live_allocations(unlimited_replay.peak_event)
     model_parameters = list(model.parameters()) if model else []
     times, time_unknown = predict_step_times(watcher, traced.cards, traced.ranks)
@@ -125,17 +125,16 @@ def _card_prediction(
     phantom: Phantom,
     recorded: Sequence[RecordedPhase],
     tags: MemoryTags,
-    needed_size: int,
+    needed_size: int | None,
     time: StepTime | None,
 ) -> CardPrediction:
     """Return the prediction for one card.
 
-    recorded: all phases, if the training released memory that another stream may still have used; else empty. With
-    ``recorded``, the needed memory depends on the speed of the card, and is computed here. needed_size: bytes that the
-    training needs on every card if ``recorded`` is empty; otherwise not used.
+    recorded: all phases, if the training released memory that another stream may still have used; else empty.
+    needed_size: bytes that the training needs on every card; None: they depend on the speed of the card.
     """
     usable_size = round(card_named(name).usable_gib * GIB)
-    if recorded:
+    if needed_size is None:
         set_clocks_of(name, phantom, recorded)
         needed_size = needed_bytes(phantom, phantom.replay(UNLIMITED))
     limited_replay = phantom.replay(usable_size)
