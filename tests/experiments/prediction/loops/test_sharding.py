@@ -68,6 +68,15 @@ def test_each_rank_of_fsdp_keeps_its_share_of_parameters_and_optimizer_state(tra
     assert (found.model, found.ranks) == ("LlamaForCausalLM", ranks)
 
 
+def test_fsdp2_shards_a_model_with_adapters(training, traced):
+    whole, found = (
+        traced(training(loop="trainer", lora_r=8, precision="bf16-mixed", **options))
+        for options in ({}, {"strategy": "fsdp2", "devices": 2})
+    )
+    assert found.at_peak.optimizer_gib == pytest.approx(whole.at_peak.optimizer_gib / 2, rel=0.05)
+    assert (found.trainable_parameters, found.ranks) == (whole.trainable_parameters, 2)
+
+
 def test_fsdp_gathers_no_more_than_two_blocks_and_the_root_at_a_time(training, traced):
     ddp, sharded = (
         traced(training(loop="plain", devices=8, strategy=strategy, precision="bf16-mixed", batch=1, seq=8))
