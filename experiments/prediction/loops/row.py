@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 
+from experiments.errors import InputError
 from experiments.prediction.peak import UNLIMITED
 from experiments.prediction.script.traced.stated import state_sample, temporary_folder
 from experiments.results.schema import Device
@@ -27,7 +28,7 @@ from experiments.training.rank import run_rank
 def train(spec: RowSpec) -> None:
     """Train the row.
 
-    Raises InputError for settings that the loop does not support, and RuntimeError if the training fails.
+    Raises InputError for settings that the loop does not support, and if the training fails.
     """
     state_sample(describe_row_sample(spec))
     device = Device(
@@ -41,7 +42,7 @@ def train(spec: RowSpec) -> None:
     with temporary_folder("row") as folder, without_library_output():
         measured = run_rank(spec, folder, CudaMeter(process_gpus(spec.settings)), device)
     if measured.failure:
-        raise RuntimeError(measured.reason)
+        raise InputError(f"{spec.settings.model}: does not run with these settings ({measured.reason})")
 
 
 @contextmanager

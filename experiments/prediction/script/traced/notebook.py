@@ -27,7 +27,8 @@ class NotebookShell(InteractiveShell):
 
     def enable_matplotlib(self, gui: str | None = None) -> Any:
         """Write figures to the output if the cell asks for ``inline``; otherwise show none."""
-        return super().enable_matplotlib(INLINE if gui == INLINE else NO_SCREEN)
+        enable: Any = super().enable_matplotlib
+        return enable(INLINE if gui == INLINE else NO_SCREEN)
 
     def ask_exit(self) -> None:
         """End the program: a cell called ``exit()`` or ``quit()``."""
@@ -46,7 +47,7 @@ def run_notebook(path: Path) -> None:
     Raises InputError if the file is not a notebook.
     """
     notebook = read_notebook(path)
-    shell = NotebookShell.instance()
+    shell: Any = NotebookShell.instance()
     shell.user_module = sys.modules["__main__"] = ModuleType("__main__")
     shell.user_ns = vars(shell.user_module)
     shell.init_user_ns()

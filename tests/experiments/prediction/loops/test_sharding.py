@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.loop import program_command
 from experiments.prediction.predict import predict
@@ -90,6 +91,19 @@ def test_a_plain_loop_clips_gradients_only_if_a_norm_above_zero_is_given(trainin
     off, on = traced(training(**options)), traced(training(clip_gradients=1.0, **options))
     assert off.peak_gib == traced(training(clip_gradients=0.0, **options)).peak_gib
     assert on.cards[0].time.step_s > off.cards[0].time.step_s
+
+
+def test_adapters_of_experts_are_trained_by_lightning(training, traced, tmp_path):
+    asked = training(loop="lightning", lora_r=4)
+    (tmp_path / "tiny.json").write_text(json.dumps(CONFIG | {"model_type": "mixtral", "num_local_experts": 2}))
+    assert traced(asked).trainable_parameters > 0
+
+
+def test_a_loop_of_the_labs_names_what_it_does_not_support(training, traced, tmp_path):
+    asked = training(loop="lightning", lora_r=4, devices=2, strategy="fsdp")
+    (tmp_path / "tiny.json").write_text(json.dumps(CONFIG | {"model_type": "mixtral", "num_local_experts": 2}))
+    with pytest.raises(InputError, match="strategy fsdp: FSDP of version 1 cannot train adapters of experts"):
+        traced(asked)
 
 
 @pytest.fixture(scope="module")
