@@ -68,10 +68,9 @@ def add_adapters(model: PreTrainedModel, lora: Lora, quantization: Quantization 
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        targets_text = lora.targets if isinstance(lora.targets, str) else ", ".join(lora.targets)
-        raise InputError(
-            f"adapters of {targets_text} with dropout {lora.dropout:g} are not supported: {first_line(error)}"
-        ) from None
+        layers = lora.targets if isinstance(lora.targets, str) else ", ".join(lora.targets)
+        settings = f"adapters of {layers} with dropout {lora.dropout:g}"
+        raise InputError(f"{settings} are not supported: {first_line(error)}") from None
 
 
 def reject_adapters_of_experts(model: nn.Module) -> None:

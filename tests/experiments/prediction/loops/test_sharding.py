@@ -99,10 +99,17 @@ def test_adapters_of_experts_are_trained_by_lightning(training, traced, tmp_path
     assert traced(asked).trainable_parameters > 0
 
 
-def test_a_loop_of_the_labs_names_what_it_does_not_support(training, traced, tmp_path):
-    asked = training(loop="lightning", lora_r=4, devices=2, strategy="fsdp")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"devices": 2, "strategy": "fsdp"}, "strategy fsdp: FSDP of version 1 cannot train adapters of experts"),
+        ({"lora_dropout": 0.1}, r"adapters of all-linear with dropout 0.1 are not supported: lora\.ParamWrapper"),
+    ],
+)
+def test_a_loop_of_the_labs_names_what_it_does_not_support(training, traced, tmp_path, options, message):
+    asked = training(loop="lightning", lora_r=4, **options)
     (tmp_path / "tiny.json").write_text(json.dumps(CONFIG | {"model_type": "mixtral", "num_local_experts": 2}))
-    with pytest.raises(InputError, match="strategy fsdp: FSDP of version 1 cannot train adapters of experts"):
+    with pytest.raises(InputError, match=message):
         traced(asked)
 
 
