@@ -17,6 +17,10 @@ GRID_PATCHES = 32
 """Rows and columns of patches for models that accept images of any size, such as 448 x 448 pixels of 14 x 14."""
 TILES_PER_SIDE = 2
 """Rows and columns of tiles of an image for the LLaVA-NeXT models: a square image of twice the encoder's size."""
+NO_IMAGE = (
+    "{}: the texts have no image, so the memory of the vision tower and of the image's tokens is not counted, and the"
+    " peak is too low"
+)
 SPLIT_MODEL_TYPES, SPLIT_TILES_PER_SIDE = ("idefics3", "smolvlm"), 4
 """Models whose processors split a square image into tiles, and rows and columns of these tiles."""
 

@@ -14,8 +14,9 @@ from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 
 from experiments.errors import InputError
+from experiments.prediction.loops.images import NO_IMAGE
 from experiments.prediction.peak import UNLIMITED
-from experiments.prediction.script.traced.stated import state_sample, temporary_folder
+from experiments.prediction.script.traced.stated import state_note, state_sample, temporary_folder
 from experiments.results.schema import Device
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import GIB
@@ -31,6 +32,9 @@ def train(spec: RowSpec) -> None:
     Raises InputError for settings that the loop does not support, and if the training fails.
     """
     state_sample(describe_row_sample(spec))
+    config = build_config(spec.base_model, "full")
+    if spec.base_model.family == "transformers" and getattr(config, "vision_config", None):
+        state_note(NO_IMAGE.format(config.model_type))
     device = Device(
         kind="cuda",
         name=spec.card,

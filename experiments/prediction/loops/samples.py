@@ -7,7 +7,13 @@ import torch
 from experiments.errors import InputError
 from experiments.prediction.custom import DEFAULT_TOKENS
 from experiments.prediction.loops.build import input_names
-from experiments.prediction.loops.images import add_image, count_image_tokens, describe_image, image_labels
+from experiments.prediction.loops.images import (
+    NO_IMAGE,
+    add_image,
+    count_image_tokens,
+    describe_image,
+    image_labels,
+)
 from experiments.prediction.loops.job import LoopJob
 from experiments.prediction.loops.packing import Sample, reject_unpackable
 from experiments.prediction.script.traced.stated import state_note, state_sample
@@ -17,12 +23,10 @@ SOUND_SECONDS, SOUND_SAMPLES_PER_S = 10, 16_000
 SPECTRUM_FRAMES, TRANSCRIPT_TOKENS = 1000, 32
 FIRST_TOKEN_ID, END_TOKEN_ID = 5, 1000
 """Random token ids are at least the first number and below the second one."""
+IMAGE_INPUTS = ("pixel_values", "image_patches", "flattened_patches")
+"""What the names of inputs for images begin with."""
 IMAGE_MODEL_TYPES = ("blip", "blip-2", "git")
 """Models that get a text and an image. Other models get both if they have return_loss, or are in IMAGE_MAKERS."""
-NO_IMAGE = (
-    "{}: the texts have no image, so the memory of the vision tower and of the image's tokens is not counted, and the"
-    " peak is too low"
-)
 
 
 def make_sample(model: Any, job: LoopJob) -> Sample:
@@ -76,7 +80,8 @@ def _make_supported_inputs(
             f"(pixel_values) and sounds (input_features, input_values); write a {purpose} script and trace it with "
             "`testbed predict -- python FILE`"
         )
-    if {"input_ids", "pixel_values"} <= set(names) and "pixel_values" not in inputs and not job.packing:
+    sees_images = "input_ids" in names and any(name.startswith(IMAGE_INPUTS) for name in names)
+    if sees_images and "pixel_values" not in inputs and not job.packing:
         positions = None if job.seq else _position_count(config)
         if not add_image(model_class, config, names, inputs, positions and positions - reserved_positions):
             state_note(NO_IMAGE.format(config.model_type))
