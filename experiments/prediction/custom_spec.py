@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf, prod
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -67,6 +67,8 @@ def reject_invalid_numbers(training: CustomTraining, base_model: Model, name: st
     _reject_long_texts(training, base_model, name)
     if training.lora_r is None and training.lora_targets is not None:
         raise InputError(f"--lora-targets {training.lora_targets}: needs --lora-r, the rank of the adapters")
+    if training.lora_dropout is not None:
+        _reject_dropout(training.lora_dropout, training.lora_r)
 
 
 def _reject_options_without_setting(training: CustomTraining) -> None:
@@ -77,7 +79,6 @@ def _reject_options_without_setting(training: CustomTraining) -> None:
         "packing",
         "attention",
         "quantization",
-        "lora_dropout",
         "clip_gradients",
     ):
         if (value := getattr(training, field)) is not None:
@@ -136,12 +137,32 @@ def _choose_optimizer(training: CustomTraining) -> Optimizer:
 def _build_optional_lora(training: CustomTraining, base_model: Model) -> Lora | None:
     if training.lora_r is None:
         return None
-    return build_lora(training.lora_r, base_model, training.lora_targets)
+    return build_lora(training.lora_r, base_model, training.lora_targets, training.lora_dropout)
 
 
-def build_lora(r: int, base_model: Model, targets: str | None = None) -> Lora:
-    """Return adapters of rank ``r`` with alpha = 2r on ``targets``, comma-separated; None: the model's usual layers."""
-    return Lora(r=r, alpha=2 * r, dropout=LORA_DROPOUT, targets=lora_targets(base_model, targets))
+def build_lora(r: int, base_model: Model, targets: str | None = None, dropout: float | None = None) -> Lora:
+    """Return adapters of rank ``r`` with alpha = 2r on ``targets``, comma-separated; None: the model's usual layers.
+
+    dropout: see ``lora_dropout``.
+    """
+    share = lora_dropout(base_model, dropout)
+    return Lora(r=r, alpha=2 * r, dropout=share, targets=lora_targets(base_model, targets))
+
+
+def lora_dropout(base_model: Model, dropout: float | None) -> float:
+    """Return the dropout of adapters. None: LORA_DROPOUT, or 0 for a mixture of experts.
+
+    The experts of a layer share a tensor, and peft's adapters of a tensor (lora.ParamWrapper) support no dropout.
+    """
+    if dropout is not None:
+        return dropout
+    return 0.0 if _has_experts(base_model.architecture) else LORA_DROPOUT
+
+
+def _has_experts(config: Mapping[str, Any]) -> bool:
+    """Return whether the configuration, or a part of it, states a number of experts, such as num_local_experts."""
+    counts = [value for name, value in config.items() if name.endswith("experts") and isinstance(value, int)]
+    return max(counts, default=0) > 1 or any(_has_experts(part) for part in config.values() if isinstance(part, dict))
 
 
 def lora_targets(base_model: Model, targets: str | None) -> tuple[str, ...] | Literal["all-linear"]:
@@ -161,6 +182,13 @@ def _language_model(base_model: Model) -> str:
 def _reject_below_1(field: str, value: int | None) -> None:
     if value is not None and value < 1:
         raise InputError(f"--{field.replace('_', '-')} {value}: allowed: a whole number above 0")
+
+
+def _reject_dropout(dropout: float, rank: int | None) -> None:
+    if rank is None:
+        raise InputError(f"--lora-dropout {dropout:g}: needs --lora-r, the rank of the adapters")
+    if not 0 <= dropout < 1:
+        raise InputError(f"--lora-dropout {dropout:g}: allowed: a number from 0 to less than 1")
 
 
 def _reject_large_steps(training: CustomTraining) -> None:

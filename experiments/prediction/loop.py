@@ -16,7 +16,13 @@ from experiments.prediction.custom import (
     CustomTraining,
     LoopOptimizer,
 )
-from experiments.prediction.custom_spec import find_model, lora_targets, reject_invalid_numbers
+from experiments.prediction.custom_spec import (
+    LORA_DROPOUT,
+    find_model,
+    lora_dropout,
+    lora_targets,
+    reject_invalid_numbers,
+)
 from experiments.prediction.fit import DEFAULT_LORA_RANK, FSDP_GPU_COUNTS
 from experiments.prediction.loops.job import LoopJob, LoopLora
 from experiments.prediction.script.options import ScriptOptions
@@ -141,7 +147,7 @@ def describe_training(training: CustomTraining, sample: str) -> str:
     words.append(OPTIMIZER_NAMES.get(training.optimizer, training.optimizer))
     words += [f"gradients clipped at norm {norm:g}"] if (norm := _clip_norm(training)) else []
     words += [f"{training.quantization} weights"] if training.quantization else []
-    words += [f"LoRA rank {training.lora_r}"] if training.lora_r else []
+    words += [_describe_adapters(training, training.lora_r)] if training.lora_r else []
     words += [f"{training.attention} attention"] if training.attention else []
     words += ["activation checkpointing"] if training.activation_checkpointing else []
     words += ["activations on the host"] if training.activation_offload else []
@@ -150,6 +156,12 @@ def describe_training(training: CustomTraining, sample: str) -> str:
     words += _describe_gpus(training)
     others = ", ".join(name for name in LOOP_DESCRIPTIONS if name != training.loop)
     return f"loop: {LOOP_DESCRIPTIONS[training.loop]} (others: --loop {others}); {', '.join(words)}"
+
+
+def _describe_adapters(training: CustomTraining, rank: int) -> str:
+    """Describe the adapters: their rank, and their dropout if it is not the usual one."""
+    dropout = lora_dropout(find_model(training.model)[0], training.lora_dropout)
+    return f"LoRA rank {rank}" + (f", dropout {dropout:g}" if dropout != LORA_DROPOUT else "")
 
 
 def _clip_norm(training: CustomTraining) -> float:

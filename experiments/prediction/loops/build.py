@@ -16,6 +16,7 @@ from experiments.prediction.loops.job import LoopJob, LoopLora
 from experiments.training.failures import first_line
 from experiments.training.models.activation_offload import offload_activations
 from experiments.training.models.architecture import build_config, has_untied_output_head
+from experiments.training.models.build import reject_adapters_of_experts
 from experiments.training.models.chunked_loss import chunk_causal_loss
 from experiments.training.models.device_map import spread_evenly
 from experiments.training.models.weights import fill_randomly
@@ -80,6 +81,8 @@ def build_model(job: LoopJob) -> Any:
     if "return_loss" in input_names(model):
         model.forward = partial(model.forward, return_loss=True)  # models of texts and images return no loss otherwise
     model_with_adapters = _add_adapters(model, job, job.lora) if job.lora else model
+    if job.fsdp == 1:
+        reject_adapters_of_experts(model_with_adapters)
     if job.chunked_loss:
         chunk_causal_loss(model)
     if job.offload:

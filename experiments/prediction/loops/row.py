@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 
+from experiments.errors import InputError
+from experiments.prediction.loops.images import NO_IMAGE
 from experiments.prediction.peak import UNLIMITED
-from experiments.prediction.script.traced.stated import state_sample, temporary_folder
+from experiments.prediction.script.traced.stated import state_note, state_sample, temporary_folder
 from experiments.results.schema import Device
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import GIB
@@ -27,9 +29,12 @@ from experiments.training.rank import run_rank
 def train(spec: RowSpec) -> None:
     """Train the row.
 
-    Raises InputError for settings that the loop does not support, and RuntimeError if the training fails.
+    Raises InputError for settings that the loop does not support, and if the training fails.
     """
     state_sample(describe_row_sample(spec))
+    config = build_config(spec.base_model, "full")
+    if spec.base_model.family == "transformers" and getattr(config, "vision_config", None):
+        state_note(NO_IMAGE.format(config.model_type))
     device = Device(
         kind="cuda",
         name=spec.card,
@@ -41,7 +46,7 @@ def train(spec: RowSpec) -> None:
     with temporary_folder("row") as folder, without_library_output():
         measured = run_rank(spec, folder, CudaMeter(process_gpus(spec.settings)), device)
     if measured.failure:
-        raise RuntimeError(measured.reason)
+        raise InputError(f"{spec.settings.model}: does not run with these settings ({measured.reason})")
 
 
 @contextmanager

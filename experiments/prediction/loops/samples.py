@@ -7,24 +7,34 @@ import torch
 from experiments.errors import InputError
 from experiments.prediction.custom import DEFAULT_TOKENS
 from experiments.prediction.loops.build import input_names
+from experiments.prediction.loops.images import (
+    NO_IMAGE,
+    add_image,
+    count_image_tokens,
+    describe_image,
+    image_labels,
+)
 from experiments.prediction.loops.job import LoopJob
 from experiments.prediction.loops.packing import Sample, reject_unpackable
-from experiments.prediction.script.traced.stated import state_sample
+from experiments.prediction.script.traced.stated import state_note, state_sample
 from provision.words import number_with_noun
 
 SOUND_SECONDS, SOUND_SAMPLES_PER_S = 10, 16_000
 SPECTRUM_FRAMES, TRANSCRIPT_TOKENS = 1000, 32
 FIRST_TOKEN_ID, END_TOKEN_ID = 5, 1000
 """Random token ids are at least the first number and below the second one."""
+IMAGE_INPUTS = ("pixel_values", "image_patches", "flattened_patches")
+"""What the names of inputs for images begin with."""
 IMAGE_MODEL_TYPES = ("blip", "blip-2", "git")
-"""Models that get a text and an image. Other models of texts and images get an image only if they have return_loss."""
+"""Models that get a text and an image. Other models get both if they have return_loss, or are in IMAGE_MAKERS."""
 
 
 def make_sample(model: Any, job: LoopJob) -> Sample:
     """Return one sample without a batch dimension. Raises InputError for unknown inputs or a missing loss."""
     config, names = model.config, input_names(model)
-    class_name = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
-    inputs = _make_supported_inputs(config, names, job, class_name, "training")
+    model_class = type(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    class_name = model_class.__name__
+    inputs = _make_supported_inputs(config, names, job, model_class, "training")
     if "labels" in names:
         inputs["labels"] = _make_labels(config, class_name, inputs, job)
     elif {"start_positions", "end_positions"} <= set(names):
@@ -44,8 +54,7 @@ def make_prompt(model: Any, job: LoopJob) -> tuple[Sample, str]:
     InputError for unknown inputs.
     """
     config = model.config
-    class_name = type(model).__name__
-    inputs = _make_supported_inputs(config, input_names(model), job, class_name, "generation", job.new_tokens)
+    inputs = _make_supported_inputs(config, input_names(model), job, type(model), "generation", job.new_tokens)
     if list(inputs) == ["input_ids"]:
         return inputs, f"a prompt of {len(inputs['input_ids'])} tokens"
     return inputs, describe_sample(inputs, config, job)
@@ -59,7 +68,7 @@ def make_stated_sample(model: Any, job: LoopJob) -> Sample:
 
 
 def _make_supported_inputs(
-    config: Any, names: list[str], job: LoopJob, class_name: str, purpose: str, reserved_positions: int = 0
+    config: Any, names: list[str], job: LoopJob, model_class: Any, purpose: str, reserved_positions: int = 0
 ) -> Sample:
     """Return those inputs in ``names`` that this module can make. Raises InputError if there are none.
 
@@ -67,10 +76,15 @@ def _make_supported_inputs(
     """
     if not (inputs := _make_inputs(config, names, job, reserved_positions)):
         raise InputError(
-            f"{class_name}: unknown inputs ({', '.join(names[:4])}); supported: texts (input_ids), images "
+            f"{model_class.__name__}: unknown inputs ({', '.join(names[:4])}); supported: texts (input_ids), images "
             f"(pixel_values) and sounds (input_features, input_values); write a {purpose} script and trace it with "
             "`testbed predict -- python FILE`"
         )
+    sees_images = "input_ids" in names and any(name.startswith(IMAGE_INPUTS) for name in names)
+    if sees_images and "pixel_values" not in inputs and not job.packing:
+        positions = None if job.seq else _position_count(config)
+        if not add_image(model_class, config, names, inputs, positions and positions - reserved_positions):
+            state_note(NO_IMAGE.format(config.model_type))
     return inputs
 
 
@@ -121,7 +135,11 @@ def _make_labels(config: Any, class_name: str, inputs: Sample, job: LoopJob) -> 
     if config.is_encoder_decoder or class_name.endswith("ForCTC"):
         default_tokens = text_tokens(config, job) if "input_ids" in inputs else TRANSCRIPT_TOKENS
         return make_text(job.target_seq or default_tokens, config)
-    return inputs["input_ids"].clone() if "input_ids" in inputs else torch.tensor(1)
+    if "input_ids" not in inputs:
+        return torch.tensor(1)
+    if count_image_tokens(config, inputs):
+        return image_labels(config, inputs["input_ids"])
+    return inputs["input_ids"].clone()
 
 
 def text_tokens(config: Any, job: LoopJob, reserved_positions: int = 0) -> int:
@@ -130,9 +148,14 @@ def text_tokens(config: Any, job: LoopJob, reserved_positions: int = 0) -> int:
     The number is ``job.seq``, or DEFAULT_TOKENS, or less than DEFAULT_TOKENS if the model has fewer positions.
     reserved_positions: positions that the text must leave free, such as those of generated tokens.
     """
-    positions = getattr(_text_config(config), "max_position_embeddings", None)
-    longest = positions - reserved_positions if isinstance(positions, int) else DEFAULT_TOKENS
+    positions = _position_count(config)
+    longest = DEFAULT_TOKENS if positions is None else positions - reserved_positions
     return job.seq or max(1, min(DEFAULT_TOKENS, longest))
+
+
+def _position_count(config: Any) -> int | None:
+    positions = getattr(_text_config(config), "max_position_embeddings", None)
+    return positions if isinstance(positions, int) else None
 
 
 def _text_config(config: Any) -> Any:
@@ -154,10 +177,11 @@ def describe_sample(sample: Sample, config: Any, job: LoopJob) -> str:
         limit = " (the model's maximum)" if shortened else ""
         packed = f"a row of {number_with_noun(job.packing, 'text')} with " if job.packing else "a text of "
         role = " for the encoder" if config.is_encoder_decoder else ""
-        words.append(f"{packed}{len(sample['input_ids'])} tokens{limit}{role}")
+        image_tokens = count_image_tokens(config, sample)
+        part = f" ({image_tokens} of them for the image)" if image_tokens else ""
+        words.append(f"{packed}{len(sample['input_ids'])} tokens{limit}{part}{role}")
     if "pixel_values" in sample:
-        height, width = sample["pixel_values"].shape[-2:]
-        words.append(f"an image of {height} x {width} pixels")
+        words.append(describe_image(config, sample))
     if "input_features" in sample:
         words.append("a spectrum of {} x {}".format(*sample["input_features"].shape))
     if "input_values" in sample:

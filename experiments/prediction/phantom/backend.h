@@ -21,20 +21,32 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   Stream getStream(Device) const override { return stream(current_stream); }
   Stream getDefaultStream(Device) const override { return stream(0); }
   Stream getStreamFromGlobalPool(Device, bool) const override { return stream(1); }
-  Stream getNewStream(Device, int) const override { return stream(1); }
+  Stream getNewStream(Device, int) const override { return stream(++streams); }
   Stream exchangeStream(Stream next) const override {
     const int64_t before = current_stream;
     current_stream = next.id();
     return stream(before);
   }
   c10::DeviceIndex deviceCount() const noexcept override { return 1; }
+  // An event is the number of the last operation before it, in place of a pointer. Queries always return true, so they
+  // count as waits of the host.
+  static int64_t operations_before(void* event) { return reinterpret_cast<intptr_t>(event); }
   void destroyEvent(void*, const c10::DeviceIndex) const noexcept override {}
-  void record(void**, const Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {}
-  void block(void*, const Stream& waiting) const override { make_stream_wait(waiting.id(), started_operations()); }
-  bool queryEvent(void*) const override { return true; }
-  bool queryStream(const Stream&) const override { return true; }
-  void synchronizeStream(const Stream&) const override {}
-  void synchronizeEvent(void*) const override {}
+  void record(void** event, const Stream& on, const c10::DeviceIndex, const c10::EventFlag) const override {
+    *event = reinterpret_cast<void*>(static_cast<intptr_t>(last_operation_on(on.id())));
+  }
+  void block(void* event, const Stream& waiting) const override { make_stream_wait(waiting.id(), operations_before(event)); }
+  bool queryEvent(void* event) const override {
+    synchronizeEvent(event);
+    return true;
+  }
+  bool queryStream(const Stream& waited_for) const override {
+    synchronizeStream(waited_for);
+    return true;
+  }
+  void synchronizeStream(const Stream& waited_for) const override { record_wait(last_operation_on(waited_for.id())); }
+  void synchronizeEvent(void* event) const override { record_wait(operations_before(event)); }
+  double elapsedTime(void*, void*, const c10::DeviceIndex) const override { return 1.0; }
   void synchronizeDevice(const c10::DeviceIndex) const override {}
   void recordDataPtrOnStream(const c10::DataPtr& data, const Stream& stream) const override { record_use(data, stream.id()); }
 };

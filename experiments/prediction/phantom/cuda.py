@@ -3,11 +3,12 @@
 import json
 import time
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, Self
 
 import torch
 import torch.backends.cudnn.rnn
 import torch.cuda.nccl
+import torch.cuda.streams
 import torch.distributions
 import torch.fx.experimental._config
 import torch.nn.parallel.comm
@@ -27,79 +28,56 @@ NCCL_VERSION = (2, 28, 9)
 CUDNN_DATA_TYPES = (torch.float16, torch.float32, torch.float64)
 CUDNN_MODES = ("RNN_RELU", "RNN_TANH", "LSTM", "GRU")
 """Kinds of recurrent layers in the order of cuDNN's numbers for them."""
+CUDA_DEVICE_TYPE = 1
+"""Number of CUDA in PyTorch's c10::DeviceType."""
+STREAM_PRIORITIES = (0, -5)
+"""Least and greatest priority of a stream, as torch.cuda.Stream.priority_range() returns them on an H200."""
 RELEASE_WAIT_S = 0.01
 """Seconds in which the threads of autograd release the last tensors of a backward pass."""
 _resize_on_host = torch.UntypedStorage.resize_
 _detect_causal_mask_on_host = torch.nn.modules.transformer._detect_is_causal_mask
 
 
-class Stream:
+class Stream(torch.Stream):
     """A CUDA stream. Its id selects a memory pool of the allocator."""
 
-    phantom: ClassVar[Phantom]
-    _count = 0
+    def __new__(cls, device: Any = None, priority: int = 0, **ids: int) -> Self:
+        """Return a new stream; with its id, index and type of the device: the stream with this id."""
+        return super().__new__(cls, **ids) if ids else super().__new__(cls, "cuda", priority=priority)
 
-    def __init__(self, device: Any = None, priority: int = 0, stream_id: int | None = None, **_: Any) -> None:
-        if stream_id is None:
-            Stream._count += 1
-        self.stream_id = self._count if stream_id is None else stream_id
-        self.device = torch.device("cuda", 0)
-        self.device_index, self.device_type, self.cuda_stream = 0, 1, self.stream_id
+    @property
+    def cuda_stream(self) -> int:
+        return self.stream_id
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Stream) and other.stream_id == self.stream_id
+    @staticmethod
+    def priority_range() -> tuple[int, int]:
+        return STREAM_PRIORITIES
 
-    def __hash__(self) -> int:
-        return hash(self.stream_id)
-
-    def wait_stream(self, stream: Any) -> None:
-        self.phantom.make_stream_wait(self.stream_id, self.phantom.last_operation_on(stream.stream_id))
-
-    def wait_event(self, event: Any) -> None:
-        event.wait(self)
-
-    def synchronize(self) -> None:
-        self.phantom.record_wait(self.phantom.last_operation_on(self.stream_id))
-
-    def query(self) -> bool:
-        self.synchronize()
-        return True
-
-    def record_event(self, event: "Event | None" = None) -> "Event":
-        event = event or Event()
+    def record_event(self, event: torch.Event | None = None) -> torch.Event:
+        event = Event() if event is None else event
         event.record(self)
         return event
 
 
-class Event:
+class Event(torch.Event):
     """A CUDA event. ``query`` always returns True, so it counts as a wait of the host for the event."""
 
-    phantom: ClassVar[Phantom]
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Return a new event, which has no options: there are no times and no other processes on the device."""
+        return super().__new__(cls, "cuda")
 
-    def __init__(self, *_: Any, **__: Any) -> None:
-        self._recorded_at = 0
+    @property
+    def cuda_event(self) -> int:
+        return self.event_id
 
-    def record(self, stream: Any = None) -> None:
-        self._recorded_at = self.phantom.last_operation_on(_stream_id(self.phantom, stream))
-
-    def wait(self, stream: Any = None) -> None:
-        self.phantom.make_stream_wait(_stream_id(self.phantom, stream), self._recorded_at)
-
-    def synchronize(self) -> None:
-        self.phantom.record_wait(self._recorded_at)
-
-    def query(self) -> bool:
-        self.synchronize()
-        return True
-
-    def elapsed_time(self, _: "Event") -> float:
+    def elapsed_time(self, _: torch.Event) -> float:
         return 1.0
 
 
 class StreamContext:
     """Context manager (torch.cuda.stream). Allocations in its body are made for the stream."""
 
-    def __init__(self, phantom: Phantom, stream: Stream | None) -> None:
+    def __init__(self, phantom: Phantom, stream: torch.Stream | None) -> None:
         self._phantom, self._stream = phantom, stream
 
     def __enter__(self) -> None:
@@ -138,7 +116,6 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         gcnArchName=card.compute_capability,
         warp_size=32,
     )
-    Stream.phantom = Event.phantom = phantom
     replacements: dict[str, Any] = {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
@@ -162,14 +139,17 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         "Stream": Stream,
         "Event": Event,
         "stream": lambda stream: StreamContext(phantom, stream),
-        "current_stream": lambda device=None: Stream(stream_id=_current_stream(phantom)),
-        "default_stream": lambda device=None: Stream(stream_id=0),
+        "current_stream": lambda device=None: _stream(_current_stream(phantom)),
+        "default_stream": lambda device=None: _stream(0),
         "set_stream": lambda stream: phantom.set_stream(stream.stream_id) and None,
     }
     for name, replacement in replacements.items():
         setattr(torch.cuda, name, replacement)
     no_nvtx = SimpleNamespace(rangePushA=lambda _: 0, rangePop=lambda: 0, markA=lambda _: None)
     other_replacements: list[tuple[Any, str, Any]] = [
+        (torch.accelerator, "synchronize", lambda device=None: _synchronize(phantom)),
+        (torch.cuda.streams, "Stream", Stream),
+        (torch.cuda.streams, "Event", Event),
         (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
         (torch.cuda.nvtx, "_nvtx", no_nvtx),
         (torch.cuda.nccl, "version", lambda: NCCL_VERSION),
@@ -246,15 +226,14 @@ def _make_resize(phantom: Phantom) -> Any:
 
 
 def _make_record_stream(phantom: Phantom) -> Any:
-    def record_stream(tensor: torch.Tensor, stream: Stream) -> None:
+    def record_stream(tensor: torch.Tensor, stream: torch.Stream) -> None:
         phantom.record_use(tensor.untyped_storage()._cdata, stream.stream_id)
 
     return record_stream
 
 
-def _stream_id(phantom: Phantom, stream: Any) -> int:
-    """Return the id of ``stream``; None: the current stream."""
-    return _current_stream(phantom) if stream is None else int(stream.stream_id)
+def _stream(stream_id: int) -> Stream:
+    return Stream(stream_id=stream_id, device_index=0, device_type=CUDA_DEVICE_TYPE)
 
 
 def _current_stream(phantom: Phantom) -> int:

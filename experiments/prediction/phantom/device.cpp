@@ -336,8 +336,20 @@ int64_t phantom_flash_scratch(const int64_t* sizes, bool backward, double dropou
 // Return the number of the last operation that a stream executes or waits for, counted from 1; 0: none.
 int64_t phantom_last_operation_on(int64_t stream) { return phantom::last_operation_on(stream); }
 
-// Make a stream wait until the GPU has executed the first `operations` operations.
-void phantom_make_stream_wait(int64_t stream, int64_t operations) { phantom::make_stream_wait(stream, operations); }
+// Return the number of waits of the host for the GPU.
+int64_t phantom_wait_count() {
+  auto& device_work = phantom::work();
+  std::lock_guard<std::mutex> lock(device_work.mutex);
+  return static_cast<int64_t>(device_work.waits.size());
+}
+
+// Write the first `count` waits of the host: the number of operations started, and of those that it waited for.
+void phantom_waits(int64_t count, int64_t* out) {
+  auto& device_work = phantom::work();
+  std::lock_guard<std::mutex> lock(device_work.mutex);
+  for (int64_t place = 0; place < count; ++place)
+    std::tie(out[2 * place], out[2 * place + 1]) = device_work.waits[place];
+}
 
 // Return whether the program released a block that another stream may still have used.
 bool phantom_released_in_use() {

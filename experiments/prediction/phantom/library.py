@@ -74,8 +74,6 @@ class Phantom:
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
         self._large_allocation_callback = NO_CALLBACK
-        self.waits: list[tuple[int, int]] = []
-        """Waits of the host for the GPU. For each: the number of operations started, and of those it waited for."""
 
     def install(self, kernels: KernelProperties) -> None:
         """Register the device with PyTorch at the first call. Use the kernels of a card from now on."""
@@ -207,13 +205,15 @@ class Phantom:
         """Return the number of the last operation that a stream executes or waits for, counted from 1; 0: none."""
         return int(self._library.phantom_last_operation_on(ctypes.c_int64(stream)))
 
-    def make_stream_wait(self, stream: int, operations: int) -> None:
-        """Make a stream wait until the GPU has executed the first ``operations`` operations."""
-        self._library.phantom_make_stream_wait(ctypes.c_int64(stream), ctypes.c_int64(operations))
+    def waits(self) -> list[tuple[int, int]]:
+        """Return the waits of the host for streams and events, in their order.
 
-    def record_wait(self, operations: int) -> None:
-        """Record that the host waits until the GPU has executed the first ``operations`` operations."""
-        self.waits.append((self.operation_count(), operations))
+        For each: the number of operations started, and of those it waited for.
+        """
+        count = int(self._library.phantom_wait_count())
+        out = (ctypes.c_int64 * (2 * count))()
+        self._library.phantom_waits(ctypes.c_int64(count), out)
+        return list(zip(out[::2], out[1::2], strict=True))
 
     def released_in_use(self) -> bool:
         """Return whether the program released a block that another stream may still have used."""
@@ -288,6 +288,7 @@ def load(cache: Path) -> Phantom:
     library.phantom_has_values.restype = ctypes.c_bool
     library.phantom_released_in_use.restype = ctypes.c_bool
     library.phantom_last_operation_on.restype = ctypes.c_int64
+    library.phantom_wait_count.restype = ctypes.c_int64
     library.phantom_host_peak.restype = ctypes.c_int64
     library.phantom_operation_count.restype = ctypes.c_int64
     library.phantom_operation_key.restype = ctypes.c_char_p

@@ -71,6 +71,7 @@ std::unordered_map<int64_t, int64_t> bytes_alive_after(const Log& device_log, in
 }
 
 thread_local int64_t current_stream = 0;
+std::atomic<int64_t> streams = 0;  // created so far
 
 // GPU on which this thread allocates. PyTorch sees all tensors of a process on one GPU; only the log knows their GPUs.
 thread_local int64_t current_gpu = 0;

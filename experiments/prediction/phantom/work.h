@@ -21,6 +21,7 @@ struct Work {
   std::vector<int64_t> executed;  // numbers of keys, in the order of execution
   // Stream -> number of the last operation that it executes or waits for, counted from 1.
   std::unordered_map<int64_t, int64_t> last_on_stream;
+  std::vector<std::pair<int64_t, int64_t>> waits;  // of the host: operations started, and those that it waited for
   std::vector<bool> recomputed;   // whether the operation repeats a forward pass during a backward pass
 };
 
@@ -39,6 +40,13 @@ int64_t started_operations() {
   auto& device_work = work();
   std::lock_guard<std::mutex> lock(device_work.mutex);
   return static_cast<int64_t>(device_work.executed.size());
+}
+
+// Record that the host waits until the GPU has executed the first `operations` operations.
+void record_wait(int64_t operations) {
+  auto& device_work = work();
+  std::lock_guard<std::mutex> lock(device_work.mutex);
+  device_work.waits.emplace_back(static_cast<int64_t>(device_work.executed.size()), operations);
 }
 
 // Make a stream wait until the GPU has executed the first `operations` operations.

@@ -39,7 +39,7 @@ def set_clocks_of(card: str, phantom: Phantom, recorded: Sequence[RecordedPhase]
     later = _after_first_step(recorded)
     begin = recorded[-len(later) - 1].end if later else 0
     points = clock_points(begin, ((part.end, phase_time(part, table, target)) for part in later))
-    phantom.set_clocks([*delay_host(points, sorted([*phantom.waits, *queue_waits(points)]))])
+    phantom.set_clocks([*delay_host(points, sorted([*phantom.waits(), *queue_waits(points)]))])
 
 
 def clock_points(begin: int, parts: Iterable[tuple[int, PhaseTime]]) -> list[ClockPoint]:

@@ -7,9 +7,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from experiments.errors import unknown_name_error
+from experiments.errors import InputError, unknown_name_error
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Quantization
+from experiments.training.failures import first_line
 from experiments.training.models.activation_offload import offload_activations
 from experiments.training.models.chunked_loss import chunk_causal_loss
 from experiments.training.models.compilation import compile_blocks
@@ -35,6 +36,8 @@ def build_model(spec: RowSpec, device: torch.device) -> nn.Module:
             {"use_reentrant": False, "context_fn": build_contexts} if selective else None
         )
     adapted: nn.Module = add_adapters(model, settings.lora, settings.quantization) if settings.lora else model
+    if settings.strategy == "fsdp":
+        reject_adapters_of_experts(adapted)
     if settings.chunked_loss:
         chunk_causal_loss(model)
     if settings.activation_offload:
@@ -49,7 +52,7 @@ def add_adapters(model: PreTrainedModel, lora: Lora, quantization: Quantization 
 
     quantization: how the weights are stored; None: not quantized. A quantized model is prepared as peft requires.
 
-    Raises InputError if a target names no layer of the model.
+    Raises InputError if a target names no layer of the model, or if peft does not support the adapters.
     """
     from peft import (
         LoraConfig,
@@ -62,7 +65,26 @@ def add_adapters(model: PreTrainedModel, lora: Lora, quantization: Quantization 
         model = prepare_model_for_kbit_training(model)
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none")
-    return get_peft_model(model, config)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        layers = lora.targets if isinstance(lora.targets, str) else ", ".join(lora.targets)
+        settings = f"adapters of {layers} with dropout {lora.dropout:g}"
+        raise InputError(f"{settings} are not supported: {first_line(error)}") from None
+
+
+def reject_adapters_of_experts(model: nn.Module) -> None:
+    """Raise InputError if adapters belong to a tensor that experts share, because FSDP1 cannot train such adapters.
+
+    Sources: ``ParamWrapper._activate_lora`` of peft 0.21 reads the weights of the adapters outside of the forward pass
+    of their layers, where FSDP1 has not gathered them. Where it has, ``torch.nn.utils.parametrize`` changes the
+    parameter in place, and the parameter is a view of FSDP1's flat parameter. Both are errors on CPUs too.
+    """
+    if any(type(part).__name__ == "ParamWrapper" for part in model.modules()):
+        raise InputError(
+            "strategy fsdp: FSDP of version 1 cannot train adapters of experts that share a tensor; allowed: ddp,"
+            " fsdp2, or adapters of other layers, such as q_proj,v_proj"
+        )
 
 
 def _reject_missing_layers(lora: Lora, model: PreTrainedModel) -> None:

@@ -10,10 +10,12 @@ import pytest
 from experiments.errors import InputError
 from experiments.prediction import custom_spec
 from experiments.prediction.custom import CustomTraining
+from experiments.prediction.loop import describe_training
 from experiments.prediction.predict import predict
 
 CARD = "v100_32gb"
 GPT2 = {"model_type": "gpt2", "n_positions": 1024, "n_embd": 768}
+EXPERTS = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
 T5 = {"model_type": "t5", "n_positions": 512, "d_model": 512}
 
 
@@ -78,6 +80,23 @@ def test_adapters_are_on_the_named_layers(given, targets):
     assert CustomTraining("blip2-opt-2.7b", CARD, lora_r=4, lora_targets=given).spec.settings.lora.targets == targets
 
 
+@pytest.mark.parametrize(
+    ("model", "given", "dropout"),
+    [
+        (GPT2, None, 0.05),
+        (EXPERTS, None, 0.0),
+        ({"model_type": "llama4", "text_config": EXPERTS}, None, 0.0),
+        (EXPERTS | {"num_local_experts": 1}, None, 0.05),
+        (EXPERTS, 0.1, 0.1),
+        (GPT2, 0.0, 0.0),
+    ],
+)
+def test_adapters_have_by_default_no_dropout_only_in_a_mixture_of_experts(tmp_path, model, given, dropout):
+    training = CustomTraining(config(tmp_path / "m.json", model), CARD, lora_r=4, lora_dropout=given)
+    assert training.spec.settings.lora.dropout == dropout
+    assert (f"LoRA rank 4, dropout {dropout:g}" in describe_training(training, "a text")) == (dropout != 0.05)
+
+
 @pytest.mark.parametrize("setting", ["activation_offload", "chunked_loss", "optimizer_in_backward"])
 def test_an_option_that_saves_memory_changes_only_the_setting_with_the_same_name(setting):
     change: dict[str, Any] = {setting: True}
@@ -127,6 +146,9 @@ def test_the_config_of_a_hub_id_is_downloaded(monkeypatch):
         ({"seq": 2049}, "--seq 2049: tiny-llama-1.1b has 2048 positions; allowed: 1 to 2048"),
         ({"lora_targets": "q"}, "--lora-targets q: needs --lora-r"),
         ({"lora_r": 4, "lora_targets": " , "}, "allowed: names of linear layers"),
+        ({"lora_dropout": 0.1}, "--lora-dropout 0.1: needs --lora-r, the rank of the adapters"),
+        ({"lora_r": 4, "lora_dropout": 1.5}, "--lora-dropout 1.5: allowed: a number from 0 to less than 1"),
+        ({"lora_r": 4, "lora_dropout": -0.1}, "--lora-dropout -0.1: allowed: a number from 0 to less than 1"),
         ({"optim": "deepspeed_cpu"}, "--optim deepspeed_cpu: needs --strategy, one of deepspeed_stage_2_offload"),
         (
             {"optim": "sgd", "strategy": "deepspeed_stage_2_offload"},

@@ -30,7 +30,7 @@ from experiments.prediction.script.record import (
 from experiments.prediction.script.traced import imports
 from experiments.prediction.script.traced.lines import LineTracker
 from experiments.prediction.script.traced.missing import substitutes
-from experiments.prediction.script.traced.stated import stated_sample
+from experiments.prediction.script.traced.stated import stated_notes, stated_sample
 from experiments.prediction.script.traced.step_times import predict_step_times
 from experiments.prediction.script.traced.watch import TrainingWatcher, whole_size
 from experiments.prediction.times.lag import set_clocks_of
@@ -98,7 +98,7 @@ def build_prediction(
         modules=_memory_by_module(allocations, watcher),
         lines=_memory_by_line(allocations, lines),
         blocks=_peak_blocks(allocations, watcher, lines),
-        notes=(*traced.notes, *substitutes.notes(), *imports.modeling_notes(model)),
+        notes=(*traced.notes, *stated_notes(), *substitutes.notes(), *imports.modeling_notes(model)),
         time_unknown=time_unknown,
         versions={"torch": torch.__version__, **versions()},
         elapsed_s=time.perf_counter() - traced.started_s,

@@ -31,8 +31,14 @@ NOT_MODELED = {
     "transformer_engine": "its fused kernels",
 }
 """Libraries with their own kernels, whose scratch memory is unknown."""
+NOT_COUNTED = "is not counted, so the peak can be too low"
+GRAPH_MODES = ("reduce-overhead", "max-autotune")
+"""Modes of torch.compile in which the compiled code captures CUDA graphs."""
+GRAPHS_NOT_COUNTED = "; the pools of its CUDA graphs are not counted, so reserved memory is too low"
 _compiled: set[str] = set()
 """Names of modules and functions that the script compiled, and whose compiled memory is unknown."""
+_graph_modes: set[str] = set()
+"""Modes of calls of torch.compile whose compiled code captures CUDA graphs."""
 _modeled: set[str] = set()
 """Names of functions that the script compiled, and whose replacements allocate what the compiled code does."""
 _launched: set[str] = set()
@@ -116,23 +122,29 @@ def modeling_notes(model: "torch.nn.Module | None") -> list[str]:
     from torch.nn import DataParallel, RNNBase
 
     imported = {name: what for name, what in NOT_MODELED.items() if name in sys.modules}
-    lines = [f"{name} was imported: memory inside {what} is not modeled" for name, what in imported.items()]
+    lines = [f"{name} was imported: memory inside {what} {NOT_COUNTED}" for name, what in imported.items()]
     if _launched and isinstance(sys.modules["triton"], FakeModule):
         names = ", ".join(sorted(_launched))
-        lines.append(f"triton is not installed: memory that its kernels allocate themselves is not counted ({names})")
+        lines.append(f"triton is not installed: memory that its kernels allocate themselves {NOT_COUNTED} ({names})")
     if flash_attn := sys.modules.get("flash_attn"):
         installed = len(flash_attn.__path__) > 1
         where = "functions with equal allocations replace its kernels" if installed else "it is not installed here"
         lines.append(f"flash-attn was imported ({where}): the prediction is for a machine with flash-attn 2.8")
     if model is not None and any(isinstance(part, RNNBase) for part in model.modules()):
-        lines.append("LSTM and GRU layers: the memory of cuDNN's kernels is that of an H200")
+        where = "that of an H200, so too low or too high on other cards"
+        lines.append(f"LSTM and GRU layers: the memory of cuDNN's kernels is {where}")
     if isinstance(model, DataParallel):
-        lines.append("DataParallel trained on one GPU, with the whole batch: torch.cuda.device_count() is 1")
+        reason = "torch.cuda.device_count() is 1, so the peak is too high for several GPUs"
+        lines.append(f"DataParallel trained on one GPU, with the whole batch: {reason}")
     if _compiled:
         names = ", ".join(sorted(_compiled))
-        lines.append(f"torch.compile was called ({names}): the prediction is for the uncompiled code")
+        line = f"torch.compile was called ({names}): the prediction is for the uncompiled code, so the peak is usually"
+        lines.append(f"{line} too high{GRAPHS_NOT_COUNTED if _graph_modes else ''}")
     if captures_graphs():
-        lines.append("CUDA graphs were captured: the memory of their pools is counted, but not that of the driver")
+        lines.append(
+            "CUDA graphs were captured: the memory of their pools is counted, but not that of the driver, so the needed"
+            " memory is too low"
+        )
     return lines
 
 
@@ -160,6 +172,8 @@ def record_compile_calls() -> None:
         if isinstance(target, CompiledUpdate):
             _modeled.add(type(target).__name__)
             return target
+        if options.get("mode") in GRAPH_MODES or (options.get("options") or {}).get("triton.cudagraphs"):
+            _graph_modes.add(options.get("mode") or "options")
         compiled = compile(*arguments, **options)
         if isinstance(target, torch.nn.Module):
             _compiled.add(type(target).__name__)

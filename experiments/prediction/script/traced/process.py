@@ -21,7 +21,6 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NoReturn
 
 from pydantic import BaseModel
@@ -36,7 +35,7 @@ from experiments.prediction.script.traced.lines import LineTracker
 from experiments.prediction.script.traced.missing import substitutes
 from experiments.prediction.script.traced.missing.failure import describe_failure
 from experiments.prediction.script.traced.stated import remove_temporary_folders
-from experiments.system.files import read_notebook, write_atomically
+from experiments.system.files import write_atomically
 from experiments.system.signals import die_with_parent
 
 LIMIT_SIGNAL = signal.SIGRTMIN + 7
@@ -222,24 +221,9 @@ def _run_program(program: Program) -> None:
     if program.kind == "file":
         runpy.run_path(program.target, run_name="__main__")
     else:
-        _run_notebook(Path(program.target))
+        from experiments.prediction.script.traced.notebook import run_notebook
 
-
-def _run_notebook(path: Path) -> None:
-    """Run the code cells of a notebook from top to bottom, with IPython's magics.
-
-    Raises InputError if the file is not a notebook.
-    """
-    from IPython.core.interactiveshell import InteractiveShell
-
-    notebook = read_notebook(path)
-    shell = InteractiveShell.instance()
-    shell.user_module = sys.modules["__main__"] = ModuleType("__main__")
-    shell.user_ns = vars(shell.user_module)
-    shell.init_user_ns()
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            shell.run_cell(cell.source, store_history=True).raise_error()
+        run_notebook(Path(program.target))
 
 
 def _cut_traceback(error: BaseException) -> BaseException:

@@ -1,4 +1,4 @@
-"""What a training program of this package tells its trace: what a sample is, and folders to remove at a sudden end."""
+"""What a training program of this package tells its trace: samples, notes, and folders to remove at a sudden end."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ from pathlib import Path
 from provision.temporary import TemporaryFolder
 
 _STATED: dict[str, str] = {}
+_NOTES: dict[str, None] = {}
 _FOLDERS: list[TemporaryFolder] = []
 
 
@@ -18,6 +19,16 @@ def state_sample(words: str) -> None:
 def stated_sample() -> str:
     """Return what the program stated about a sample; empty: nothing."""
     return _STATED.get("sample", "")
+
+
+def state_note(words: str) -> None:
+    """State in words what the prediction does not count. Each note is shown once."""
+    _NOTES[words] = None
+
+
+def stated_notes() -> list[str]:
+    """Return the notes that the program stated."""
+    return [*_NOTES]
 
 
 @contextmanager

@@ -5,8 +5,9 @@ TensorBoard and Trackio without a Space write only local files. Sources of the v
 - Weights & Biases: docs.wandb.ai, "What is the difference between wandb.init modes?"
 - MLflow: mlflow.org/docs, "Tracking server" (MLFLOW_TRACKING_URI). Version 3.17 rejects file stores without
   MLFLOW_ALLOW_FILE_STORE.
-- Comet: comet_ml.start reads COMET_START_ONLINE. transformers' CometCallback logs nothing for a COMET_MODE that it does
-  not know, and its documentation names `disabled`.
+- Comet: comet_ml.start reads COMET_START_ONLINE. COMET_AUTO_LOG_DISABLE is the default of the parameter `disabled` of
+  Experiment and ExistingExperiment (comet_ml 3.58, _online.py): no network communication. transformers' CometCallback
+  logs nothing for a COMET_MODE that it does not know, and its documentation names `disabled`.
 - Neptune: docs.neptune.ai, "Environment variables". Neptune and Neptune Scale both allow `offline`.
 - ClearML: clear.ml/docs, "Offline mode".
 - SwanLab: docs.swanlab.cn, "swanlab disabled".
@@ -25,6 +26,7 @@ VARIABLES = {
     "MLFLOW_ALLOW_FILE_STORE": "true",
     "COMET_MODE": "disabled",
     "COMET_START_ONLINE": "0",
+    "COMET_AUTO_LOG_DISABLE": "1",
     "NEPTUNE_MODE": "offline",
     "CLEARML_OFFLINE_MODE": "1",
     "SWANLAB_MODE": "disabled",

@@ -9,7 +9,7 @@ import torch
 from experiments.errors import InputError
 from experiments.prediction.loops import job as jobs
 from experiments.prediction.loops.build import build_model
-from experiments.prediction.loops.job import LoopJob
+from experiments.prediction.loops.job import LoopJob, LoopLora
 from experiments.prediction.loops.samples import describe_sample, make_sample
 
 TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 40}
@@ -105,6 +105,17 @@ def test_a_detector_is_rejected_with_the_reason():
     model = {"family": "transformers", "architecture": {"model_type": "yolos"}}
     with pytest.raises(InputError, match=r"^YolosForObjectDetection: its loss checks and matches boxes by"):
         build_model(LoopJob.model_validate({"model": model}))
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "v_proj")])
+@pytest.mark.parametrize("fsdp", [None, 1, 2])
+def test_only_fsdp_of_version_1_rejects_adapters_of_experts(targets, fsdp):
+    asked = job("mixtral").model_copy(update={"fsdp": fsdp, "lora": LoopLora(r=4, targets=targets)})
+    if fsdp == 1 and targets == "all-linear":
+        with pytest.raises(InputError, match=r"strategy fsdp: .* allowed: ddp, fsdp2, or adapters of other layers"):
+            build_model(asked)
+    else:
+        assert build_model(asked).get_nb_trainable_parameters()[0] > 0
 
 
 def test_an_error_of_a_library_is_summarized_in_one_line_after_its_traceback(monkeypatch, capsys):

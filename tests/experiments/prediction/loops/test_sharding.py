@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.loop import program_command
 from experiments.prediction.predict import predict
@@ -68,6 +69,15 @@ def test_each_rank_of_fsdp_keeps_its_share_of_parameters_and_optimizer_state(tra
     assert (found.model, found.ranks) == ("LlamaForCausalLM", ranks)
 
 
+def test_fsdp2_shards_a_model_with_adapters(training, traced):
+    whole, found = (
+        traced(training(loop="trainer", lora_r=8, precision="bf16-mixed", **options))
+        for options in ({}, {"strategy": "fsdp2", "devices": 2})
+    )
+    assert found.at_peak.optimizer_gib == pytest.approx(whole.at_peak.optimizer_gib / 2, rel=0.05)
+    assert (found.trainable_parameters, found.ranks) == (whole.trainable_parameters, 2)
+
+
 def test_fsdp_gathers_no_more_than_two_blocks_and_the_root_at_a_time(training, traced):
     ddp, sharded = (
         traced(training(loop="plain", devices=8, strategy=strategy, precision="bf16-mixed", batch=1, seq=8))
@@ -81,6 +91,26 @@ def test_a_plain_loop_clips_gradients_only_if_a_norm_above_zero_is_given(trainin
     off, on = traced(training(**options)), traced(training(clip_gradients=1.0, **options))
     assert off.peak_gib == traced(training(clip_gradients=0.0, **options)).peak_gib
     assert on.cards[0].time.step_s > off.cards[0].time.step_s
+
+
+def test_adapters_of_experts_are_trained_by_lightning(training, traced, tmp_path):
+    asked = training(loop="lightning", lora_r=4)
+    (tmp_path / "tiny.json").write_text(json.dumps(CONFIG | {"model_type": "mixtral", "num_local_experts": 2}))
+    assert traced(asked).trainable_parameters > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"devices": 2, "strategy": "fsdp"}, "strategy fsdp: FSDP of version 1 cannot train adapters of experts"),
+        ({"lora_dropout": 0.1}, r"adapters of all-linear with dropout 0.1 are not supported: lora\.ParamWrapper"),
+    ],
+)
+def test_a_loop_of_the_labs_names_what_it_does_not_support(training, traced, tmp_path, options, message):
+    asked = training(loop="lightning", lora_r=4, **options)
+    (tmp_path / "tiny.json").write_text(json.dumps(CONFIG | {"model_type": "mixtral", "num_local_experts": 2}))
+    with pytest.raises(InputError, match=message):
+        traced(asked)
 
 
 @pytest.fixture(scope="module")

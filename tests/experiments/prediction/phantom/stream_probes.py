@@ -1,5 +1,8 @@
 """Programs with several streams that run on the phantom device; see probes.py."""
 
+import itertools
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 MIB = 1024**2
@@ -117,12 +120,63 @@ def waits_for_events(phantom: Any) -> Any:
         recorded_at = phantom.operation_count()
         counter.add_(1)
         wait(event)
-        at, waited_for = phantom.waits[-1]
+        at, waited_for = phantom.waits()[-1]
         waits.append([at - recorded_at, waited_for == recorded_at])
     return waits
 
 
+def both_families(phantom: Any) -> Any:
+    """Return, by families of an event and of streams, whether each of their methods waits for the right operation.
+
+    The families are torch.cuda.Event and torch.cuda.Stream, and torch.Event and torch.Stream.
+    """
+    import torch
+
+    counter, right = torch.zeros(1, device="cuda"), {}
+    events = {"cuda": torch.cuda.Event, "torch": partial(torch.Event, "cuda")}
+    streams = {"cuda": torch.cuda.Stream, "torch": partial(torch.Stream, "cuda")}
+    current = {"cuda": torch.cuda.current_stream, "torch": torch.accelerator.current_stream}
+
+    def waits_for(operation: int, wait: Callable[[Any], Any], family: str) -> bool:
+        counter.add_(1)
+        waiting = streams[family]()
+        waited, waits = wait(waiting), phantom.waits()
+        by_host = bool(waits) and waits[-1] == (phantom.operation_count(), operation)
+        return waited is not False and (by_host or phantom.last_operation_on(waiting.stream_id) == operation)
+
+    for event_family, stream_family in itertools.product(events, streams):
+        event = events[event_family](enable_timing=True)
+        other = streams["torch" if stream_family == "cuda" else "cuda"]()
+        with torch.cuda.stream(other):
+            counter.add_(1)
+        at = phantom.operation_count()
+        event.record(other)
+        checks = {
+            "wait_event": lambda stream, event=event: stream.wait_event(event),
+            "wait": lambda stream, event=event: event.wait(stream),
+            "wait_stream": lambda stream, other=other: stream.wait_stream(other),
+            "synchronize": lambda _, event=event: event.synchronize(),
+            "query": lambda _, event=event: event.query(),
+            "synchronize a stream": lambda _, other=other: other.synchronize(),
+            "query a stream": lambda _, other=other: other.query(),
+        }
+        found = {name: waits_for(at, wait, stream_family) for name, wait in checks.items()}
+        later = events[event_family](enable_timing=True)
+        later.record(other)
+        # A torch.Stream accepts only an event of its own family here, also on a GPU.
+        recorded = other.record_event(later if isinstance(other, torch.cuda.Stream) else None)
+        found["record_event"] = waits_for(at, recorded.wait, stream_family)
+        found["elapsed_time"] = event.elapsed_time(later) > 0
+        counter.add_(1)
+        now = current[stream_family]()
+        found["current stream"] = waits_for(phantom.operation_count(), now.record_event().wait, stream_family)
+        found["equal"] = now == torch.cuda.default_stream() and hash(now) == hash(torch.cuda.default_stream())
+        right[f"{event_family} event, {stream_family} stream"] = found
+    return right
+
+
 PROBES = (
+    both_families,
     pools,
     replays_with_clocks,
     gradients_used_on_another_stream,

@@ -47,3 +47,14 @@ def test_a_wait_for_a_collective_operation_uses_no_tensors_and_a_wait_for_its_fu
 
 def test_a_wait_for_an_event_and_a_query_of_it_are_recorded(probe_results):
     assert probe_results["waits_for_events"] == [[1, True], [1, True]]
+
+
+def test_events_and_streams_of_torch_cuda_and_of_torch_wait_for_each_other(probe_results):
+    assert len(probe_results["both_families"]) == 4
+    wrong = {
+        f"{families}: {name}"
+        for families, found in probe_results["both_families"].items()
+        for name, right in found.items()
+        if not right
+    }
+    assert not wrong

@@ -257,11 +257,29 @@ while True:
 """
 
 
-@pytest.mark.parametrize("options", ["", "(dynamic=True)"])
-def test_a_call_of_a_compiled_function_is_named_and_its_time_is_unknown(traced, options):
+@pytest.mark.parametrize(
+    ("options", "has_graphs"),
+    [
+        ("", False),
+        ("(dynamic=True)", False),
+        ("(mode='reduce-overhead')", True),
+        ("(options={'triton.cudagraphs': True})", True),
+    ],
+)
+def test_a_call_of_a_compiled_function_is_named_and_its_time_is_unknown(traced, options, has_graphs):
     one = traced(COMPILED.format(options=options, loss="loss_of(weights)"))
-    assert any("torch.compile was called (loss_of)" in note for note in one.notes)
+    (note,) = (note for note in one.notes if "torch.compile was called (loss_of)" in note)
+    assert "so the peak is usually too high" in note
+    assert ("reserved memory is too low" in note) == has_graphs
     assert one.time_unknown == "torch.compile was called"
+
+
+@pytest.mark.parametrize("library", ["xformers", "apex", "transformer_engine"])
+def test_a_library_whose_kernels_are_not_modeled_is_named_with_the_direction_of_the_error(traced, tmp_path, library):
+    (tmp_path / f"{library}.py").touch()
+    one = traced(f"import {library}, torch\ntorch.ones(1, device='cuda')")
+    (note,) = (note for note in one.notes if note.startswith(f"{library} was imported"))
+    assert note.endswith("is not counted, so the peak can be too low")
 
 
 def test_a_compiled_function_that_is_not_called_has_no_note(traced):

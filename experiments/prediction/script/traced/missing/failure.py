@@ -1,5 +1,6 @@
 """Why a script failed: something is missing, the simulated GPU has a limit, or the script has an error of its own."""
 
+import getpass
 import os
 import re
 import subprocess
@@ -35,6 +36,8 @@ LIMITS = re.compile(
 )
 """Messages of PyTorch and Triton about parts of a real GPU, its driver or PyTorch's CUDA build."""
 GPU_PROGRAMS = ("nvidia-smi", "nvcc", "rocm-smi")
+NO_KEYBOARD = "EOF when reading a line"
+"""Message of Python's input() if there is no keyboard."""
 NETWORK_ERRORS = {
     "ConnectionError",
     "ConnectError",
@@ -79,6 +82,8 @@ def _describe_missing(error: BaseException) -> str:
     is_known = str(error).startswith("cannot import name") or LIMITS.search(str(error))
     if isinstance(error, ImportError) and not error.__cause__ and not is_known:
         return f"missing: a Python package: {_first_line(error)}"
+    if isinstance(error, EOFError) and (str(error) == NO_KEYBOARD or _raised_in(error) == Path(getpass.__file__)):
+        return "missing: an answer to a question (input or getpass); let the script run without asking"
     if names & NETWORK_ERRORS:
         if file := _hub_file(error):
             return f"missing: {file} ({_network_problem(error)}); download it once with network"

@@ -18,7 +18,14 @@ TRACKERS = {
     "mlflow": "def start_run():\n    uri = os.environ.get('MLFLOW_TRACKING_URI', 'http://lab')\n"
     "    upload() if uri.startswith('http') else None",
     # comet.com/docs: start() creates an offline experiment for COMET_START_ONLINE=0
-    "comet_ml": "def start():\n    if os.environ.get('COMET_START_ONLINE', '1') not in ('0', 'false'): upload()",
+    # comet.com/docs: COMET_AUTO_LOG_DISABLE=1 is `disabled`, "disable all network communication", of an experiment
+    "comet_ml": "def start(online=None):\n"
+    "    default = os.environ.get('COMET_START_ONLINE', '1') not in ('0', 'false')\n"
+    "    Experiment() if (default if online is None else online) else None\n"
+    "class Experiment:\n"
+    "    def __init__(self, api_key=None, disabled=False):\n"
+    "        disabled or os.environ.get('COMET_AUTO_LOG_DISABLE') in ('1', 'true') or upload()\n"
+    "class ExistingExperiment(Experiment): pass",
     # docs.neptune.ai: "async, disabled, or offline", before: "async, debug, offline, read-only, sync"
     "neptune": "def init_run():\n    if os.environ.get('NEPTUNE_MODE', 'async') in ('async', 'sync'): upload()",
     # clear.ml/docs: CLEARML_OFFLINE_MODE=1
@@ -37,6 +44,9 @@ import clearml, comet_ml, mlflow, neptune, swanlab, torch, trackio, wandb
 wandb.init(project="p")
 mlflow.start_run()
 comet_ml.start()
+comet_ml.start(online=True)
+comet_ml.Experiment("key")
+comet_ml.ExistingExperiment(api_key="key", disabled=False)
 neptune.init_run()
 clearml.Task.init()
 swanlab.init()
