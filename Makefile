@@ -7,8 +7,10 @@ CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llm-testbed
 STATE_FOLDER := $(or $(TESTBED_LEDGER),$(or $(XDG_STATE_HOME),$(HOME)/.local/state)/llm-testbed)
 
 PINS    := containers/current.txt
-PYTHON  := $(or $(shell command -v python3.11),$(shell command -v python3),python3)
-PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&1)
+# The Python of a distribution comes first: it is built with optimizations, which pyenv omits (tests/README.md).
+OF_SYSTEM := import ensurepip, os, sys, sysconfig, venv; os.path.exists(sysconfig.get_path("include") + "/Python.h") and print(sys.executable)
+PYTHON  := $(or $(shell /usr/bin/python3.11 -c '$(OF_SYSTEM)' 2> /dev/null),$(shell command -v python3.11),$(shell command -v python3),python3)
+PYTHON_VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())' 2>&1)
 LOCKS    = $(PINS:containers/%=containers/locks/%)
 ENV     := $(CACHE)/env-$(shell cat $(LOCKS) | sha256sum | cut -c1-12)-py$(PYTHON_VERSION)
 BIN     := $(ENV)/bin

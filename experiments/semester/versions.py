@@ -1,6 +1,7 @@
 """The sets of versions that a check compares, and an environment for each, made from locked lists of packages."""
 
 import re
+import platform
 import shutil
 import subprocess
 import sys
@@ -97,7 +98,7 @@ def _create_environment(prefix: str, locks: Sequence[Path]) -> Path:
     "newest" are removed.
     """
     digest = sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()[:12]
-    folder = cache_folder() / f"{prefix}-{digest}-py{sys.version_info[0]}.{sys.version_info[1]}"
+    folder = cache_folder() / f"{prefix}-{digest}-py{platform.python_version()}"
     if prefix == "newest":
         for old in cache_folder().glob("newest-*-py*"):
             if old.is_dir() and old != folder:

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import hashlib
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ def environment(name: str = "openstack") -> Path:
     """Return the folder of the environment with the lock of that name; create it if it is missing (takes minutes)."""
     lock = LOCKS / f"{name}.txt"
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:12]
-    folder = cache_folder() / f"{name}-{digest}-py{sys.version_info.major}.{sys.version_info.minor}"
+    folder = cache_folder() / f"{name}-{digest}-py{platform.python_version()}"
     with locked(folder):
         if not (folder / ".made").exists():
             command = [sys.executable, *map(str, (PROJECT / "containers" / "environment.py", folder, lock))]
