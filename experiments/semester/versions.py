@@ -1,7 +1,7 @@
 """The sets of versions that a check compares, and an environment for each, made from locked lists of packages."""
 
-import re
 import platform
+import re
 import shutil
 import subprocess
 import sys
