@@ -9,7 +9,8 @@ from experiments.errors import InputError
 from experiments.prediction import loop_fit
 from experiments.prediction.script import trace
 from experiments.prediction.script.trace import ScriptFailed, SimulationFailed
-from tests.experiments.cli.predict.test_predict_script import card_prediction, prediction
+from tests.experiments.cli.predict.test_predict_script import prediction
+from tests.support.runners.fake_predictions import card_prediction
 
 MODEL = ["--model", "tiny-llama-1.1b", "--card", "a100_80gb"]
 FAILURES = [
@@ -32,7 +33,7 @@ def failing_batches(monkeypatch):
         if batch in failures:
             raise failures[batch]
         needed = 10.0 + batch
-        on_cards = tuple(card_prediction(card, 78.6, needed) for card in cards)
+        on_cards = tuple(card_prediction(card, needed, usable_gib=78.6) for card in cards)
         return [prediction(needed).model_copy(update={"cards": on_cards})]
 
     monkeypatch.setattr(trace, "trace_script", trace_script)

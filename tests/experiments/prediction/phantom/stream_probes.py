@@ -133,8 +133,8 @@ def both_families(phantom: Any) -> Any:
     import torch
 
     counter, right = torch.zeros(1, device="cuda"), {}
-    events = {"cuda": torch.cuda.Event, "torch": partial(torch.Event, "cuda")}
-    streams = {"cuda": torch.cuda.Stream, "torch": partial(torch.Stream, "cuda")}
+    events: dict[str, Callable[..., Any]] = {"cuda": torch.cuda.Event, "torch": partial(torch.Event, "cuda")}
+    streams: dict[str, Callable[..., Any]] = {"cuda": torch.cuda.Stream, "torch": partial(torch.Stream, "cuda")}
     current = {"cuda": torch.cuda.current_stream, "torch": torch.accelerator.current_stream}
 
     def waits_for(operation: int, wait: Callable[[Any], Any], family: str) -> bool:

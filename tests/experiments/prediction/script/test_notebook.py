@@ -58,8 +58,8 @@ def trace_cells(trace, tmp_path):
     """Return a function that predicts a notebook with these cells."""
 
     def trace_cells(*cells):
-        cells = [nbformat.v4.new_code_cell(cell.replace("\\n", "\n")) for cell in cells]
-        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "lab.ipynb")
+        written = [nbformat.v4.new_code_cell(cell.replace("\\n", "\n")) for cell in cells]
+        nbformat.write(nbformat.v4.new_notebook(cells=written), tmp_path / "lab.ipynb")
         (found,) = trace_script(["lab.ipynb"], CARD, lambda _: None, ScriptOptions())
         return found
 
