@@ -19,7 +19,7 @@ from experiments.training.models.architecture import build_config, has_untied_ou
 from experiments.training.models.build import reject_adapters_of_experts
 from experiments.training.models.chunked_loss import chunk_causal_loss
 from experiments.training.models.device_map import spread_evenly
-from experiments.training.models.weights import fill_randomly
+from experiments.training.models.weights import fill_randomly, find_device
 
 DTYPES = {
     "32-true": torch.float32,
@@ -166,8 +166,12 @@ def build_on_gpus(model_class: Any, config: PretrainedConfig, job: LoopJob) -> A
         quantizer.postprocess_model(model)
         model.hf_quantizer, model.is_quantized = quantizer, True
     if job.gpus > 1:
+        _move_buffers(model, device_map)
         return dispatch_model(model, device_map, skip_keys=model._skip_keys_device_placement)
-    return _move_buffers_to_gpu(model) if job.quantization == "8bit" else model.to("cuda")
+    if job.quantization == "8bit":  # such a model rejects `to`, and its parameters are already on the GPU
+        _move_buffers(model, device_map)
+        return model
+    return model.to("cuda")
 
 
 def _quantize_layers(model: Any, job: LoopJob) -> Any:
@@ -183,12 +187,11 @@ def _quantize_layers(model: Any, job: LoopJob) -> Any:
     return quantizer
 
 
-def _move_buffers_to_gpu(model: torch.nn.Module) -> torch.nn.Module:
-    """Move the buffers to the GPU. An 8-bit model rejects `to`, and its parameters are already on the GPU."""
-    for module in model.modules():
+def _move_buffers(model: torch.nn.Module, device_map: dict[str, Any]) -> None:
+    """Move each buffer to the GPU of its part, as from_pretrained does; ``dispatch_model`` moves only parameters."""
+    for path, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, buffer.to("cuda"))
-    return model
+            setattr(module, name, buffer.to(find_device(f"{path}.{name}", device_map)))
 
 
 def _untie_output_head(model: Any) -> None:

@@ -174,14 +174,15 @@ def test_for_a_type_without_an_image_a_note_says_that_the_peak_is_too_low(monkey
 
 @pytest.fixture
 def traced(tmp_path, capfd, traces_start_warm):
-    """Return the prediction of a training of a tiny model."""
+    """Return the prediction for the first GPU of a training, or a text generation, of a tiny model."""
 
     def trace(name, **options):
         (tmp_path / "tiny.json").write_text(json.dumps(configuration(name)))
         training = CustomTraining(str(tmp_path / "tiny.json"), "a100_80gb", seq=TOKENS, **options)
-        (found,) = trace_script(program_command(training), [training.card], lambda _: None, ScriptOptions())
+        script_options = ScriptOptions(gpus=training.gpus_per_process)
+        first, *_ = trace_script(program_command(training), [training.card], lambda _: None, script_options)
         capfd.readouterr()
-        return found
+        return first
 
     return trace
 
@@ -192,6 +193,12 @@ def test_memory_of_the_vision_tower_is_in_the_prediction(traced, name):
     assert f"({MODELS[name][1]} of them for the image)" in found.sample
     assert any(tower in one.module for one in found.modules for tower in TOWERS)
     assert not any("no image" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_prompt_with_an_image_is_continued_on_one_gpu_and_on_two(traced, devices):
+    found = traced("qwen2_vl", task="generate", new_tokens=2, devices=devices)
+    assert "(256 of them for the image)" in found.sample
 
 
 @pytest.mark.parametrize(("name", "loop"), [("aria", "trainer"), ("gemma3", "lightning")])
