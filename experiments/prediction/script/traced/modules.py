@@ -76,7 +76,8 @@ class ModuleTracker:
 
     def _observe_backward(self, name: str, output: Any) -> None:
         """Let the backward pass of the module begin when the gradient of its output is known."""
-        for node in {one.grad_fn for one in find_tensors(output)} - {None}:
+        nodes: set[Any] = {one.grad_fn for one in find_tensors(output) if one.grad_fn is not None}
+        for node in nodes:
             if OBSERVED not in node.metadata:  # else the output is that of an inner module
                 node.metadata[OBSERVED] = name
                 node.register_prehook(partial(self._on_gradient, name))

@@ -38,7 +38,7 @@ def sizes(traced):
         loop = STEPS.format(optimizer=optimizer, batch=batch, options=options or {})
         found = traced(MODEL + model + loop)
         assert sum(one.size_gib for one in found.modules) == pytest.approx(found.peak_gib, abs=0.001)
-        shares = Counter()
+        shares: Counter[tuple[str, str, str]] = Counter()
         for one in found.modules:
             shares[one.module, one.phase, one.category] += one.size_gib
         return shares
