@@ -1,7 +1,9 @@
 """Analyze the log of the phantom device, a simulated GPU: the peak of memory, its parts, and the needed memory."""
 
+import itertools
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from experiments.prediction.phantom.library import Phantom, Replay
@@ -85,8 +87,12 @@ class MemoryTags:
 
 def _pointers(tensors: Iterable[Any]) -> list[int]:
     """Return the data pointers of the storages of ``tensors`` that are on the GPU."""
-    plain = (part for tensor in tensors for part in _plain_tensors(tensor))
-    return [tensor.untyped_storage().data_ptr() for tensor in plain if tensor.device.type == "cuda"]
+    pointers = []
+    for tensor in itertools.chain.from_iterable(map(_plain_tensors, tensors)):
+        if tensor.device.type == "cuda":
+            with suppress(NotImplementedError):  # a wrapper of torch.func has no storage
+                pointers.append(tensor.untyped_storage().data_ptr())
+    return pointers
 
 
 def _plain_tensors(tensor: Any) -> Iterator[Any]:

@@ -101,3 +101,26 @@ def test_buffers_and_wrapped_weights_belong_to_modules(sizes):
         "model = model.cuda()\n"
     )
     assert found["1", "load", "buffers"] == pytest.approx(WEIGHT, rel=0.01)
+
+
+def test_modules_can_be_called_by_transforms_of_torch_func_and_gradients_of_gradients(traced):
+    found = traced(
+        MODEL
+        + """
+from torch.func import functional_call, grad, vmap
+model = nn.Sequential(Block(), nn.Tanh()).cuda()
+weights = {name: one.detach() for name, one in model.named_parameters()}
+batch = torch.zeros(4, 1024, device="cuda", requires_grad=True)
+def loss(weights, sample):
+    return functional_call(model, weights, (sample[None],)).sum()
+each = vmap(grad(loss), in_dims=(None, 0))(weights, batch.detach())
+optimizer = torch.optim.SGD(model.parameters())
+while True:
+    optimizer.zero_grad()
+    (gradient,) = torch.autograd.grad(model(batch).sum(), batch, create_graph=True)
+    gradient.square().sum().backward()
+    optimizer.step()
+"""
+    )
+    assert found.steps == 2
+    assert found.peak_gib > 4 * 2 * WEIGHT
