@@ -162,7 +162,7 @@ def test_the_installed_package_and_a_checkout_build_the_image_from_the_same_byte
 def test_the_image_installs_the_command_from_its_context(tmp_path: Path) -> None:
     write_build_context(tmp_path / "context.tar.gz")
     with tarfile.open(tmp_path / "context.tar.gz") as context:
-        context.extractall(tmp_path / "code", filter="data")
+        context.extractall(tmp_path / "code")
     shutil.copy(tmp_path / "code" / "containers" / "pyproject.toml", tmp_path / "code")
     libraries = Path(sysconfig.get_path("purelib"))
     image = install(tmp_path / "code", tmp_path, libraries, "--no-build-isolation", "--editable")
