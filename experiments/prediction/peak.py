@@ -38,6 +38,7 @@ class MemoryTags:
         self._phantom = phantom
         self.phases: list[tuple[int, Phase]] = [(0, "load")]
         self.last_tagged_event = 0
+        self._owners = {"": 0}
 
     @property
     def event_count(self) -> int:
@@ -53,6 +54,14 @@ class MemoryTags:
         self._tag(category, tensors)
         self.last_tagged_event = self.event_count - 1
 
+    def set_owner(self, owner: str, tensors: Iterable[Any]) -> None:
+        """Set the owner of the storages of ``tensors``, the name of a module."""
+        self._phantom.set_owner(_pointers(tensors), self._owners.setdefault(owner, len(self._owners)))
+
+    def owner_named(self, number: int) -> str:
+        """Return the name of an allocation's owner; empty for 0."""
+        return [*self._owners][number]
+
     def tag_cache(self, output: Any) -> None:
         """Set the category of the key-value cache in the output of a model of transformers, if it has one."""
         cache = getattr(output, "past_key_values", None)
@@ -63,9 +72,7 @@ class MemoryTags:
                 )
 
     def _tag(self, category: str, tensors: Iterable[Any]) -> None:
-        plain = (part for tensor in tensors for part in _plain_tensors(tensor))
-        pointers = [tensor.untyped_storage().data_ptr() for tensor in plain if tensor.device.type == "cuda"]
-        self._phantom.tag(pointers, CATEGORIES.index(category))
+        self._phantom.tag(_pointers(tensors), CATEGORIES.index(category))
 
     def position_at(self, event: int) -> tuple[Phase, int, int]:
         """Return the phase, optimizer step and micro-step of an event; steps are counted from 0."""
@@ -74,6 +81,12 @@ class MemoryTags:
         steps = before[:-1].count("optimizer step")
         since = len(before) - 1 - before[-2::-1].index("optimizer step") if steps else 0
         return before[-1], steps, max(0, before[since:].count("forward") - 1)
+
+
+def _pointers(tensors: Iterable[Any]) -> list[int]:
+    """Return the data pointers of the storages of ``tensors`` that are on the GPU."""
+    plain = (part for tensor in tensors for part in _plain_tensors(tensor))
+    return [tensor.untyped_storage().data_ptr() for tensor in plain if tensor.device.type == "cuda"]
 
 
 def _plain_tensors(tensor: Any) -> Iterator[Any]:

@@ -26,6 +26,8 @@ OPTIMIZER_CPU = MemoryPart("optimizer_cpu", "optimizer in host memory", "host")
 ACTIVATIONS = MemoryPart("activations", "activations", "activ.")
 BUFFERS = MemoryPart("buffers", "buffers", "buffers")
 CACHE = MemoryPart("cache", "key-value cache", "cache")
+TEMPORARY = MemoryPart("temporary", "temporary memory of the optimizer", "temp.")
+"""A part of the activations where the parts of a peak are listed, and a part of its own in lists of allocations."""
 
 PARTS_AT_POINT = (PARAMETERS, GRADIENTS, OPTIMIZER, ACTIVATIONS)
 PARTS_AT_PEAK = (*PARTS_AT_POINT, BUFFERS)

@@ -11,9 +11,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from experiments.report.write import write_report
+from experiments.results.predictions import Prediction
 from experiments.results.run_folder import RunFolder
 from experiments.system.files import CODE_FOLDER
 from tests.support.results.evidence import EVIDENCE
+from tests.support.runners.fake_predictions import failure_on_card
 
 SUITE = "single_gpu_blip2"
 STORED = RunFolder(EVIDENCE / f"{SUITE}-a100_80gb-without-gpu")
@@ -56,14 +58,14 @@ def main(words: list[str]) -> int:
         print("not predicted: baseline: cannot be traced (ValueError: one tensor)")
         write_report(folder)
         return 0
-    folder.write_predictions(
-        [
-            one.model_copy(update={"needed_gib": 2 * one.usable_gib}) if one.spec.row == oom else one
-            for one in STORED.predictions()
-        ]
-    )
+    folder.write_predictions([_out_of_memory(one) if one.spec.row == oom else one for one in STORED.predictions()])
     write_report(folder)
     return 0
+
+
+def _out_of_memory(one: Prediction) -> Prediction:
+    needed_gib = 2 * one.usable_gib
+    return one.model_copy(update={"needed_gib": needed_gib, "failure": failure_on_card(needed_gib, one.usable_gib)})
 
 
 def _setting(file: Path) -> str:

@@ -30,8 +30,8 @@ CUDNN_MODES = ("RNN_RELU", "RNN_TANH", "LSTM", "GRU")
 """Kinds of recurrent layers in the order of cuDNN's numbers for them."""
 CUDA_DEVICE_TYPE = 1
 """Number of CUDA in PyTorch's c10::DeviceType."""
-STREAM_PRIORITIES = (0, -5)
-"""Least and greatest priority of a stream, as torch.cuda.Stream.priority_range() returns them on an H200."""
+STREAM_PRIORITIES = (0, -3)
+"""Least and greatest priority of a stream: PyTorch has four (c10/cuda/CUDAStream.h)."""
 RELEASE_WAIT_S = 0.01
 """Seconds in which the threads of autograd release the last tensors of a backward pass."""
 _resize_on_host = torch.UntypedStorage.resize_
@@ -52,6 +52,9 @@ class Stream(torch.Stream):
     @staticmethod
     def priority_range() -> tuple[int, int]:
         return STREAM_PRIORITIES
+
+    def wait_event(self, event: torch.Event) -> None:
+        event.wait(self)
 
     def record_event(self, event: torch.Event | None = None) -> torch.Event:
         event = Event() if event is None else event
@@ -138,6 +141,7 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         "device_of": DeviceContext,
         "Stream": Stream,
         "Event": Event,
+        "ExternalStream": lambda stream_ptr, device=None: _stream(int(stream_ptr)),
         "stream": lambda stream: StreamContext(phantom, stream),
         "current_stream": lambda device=None: _stream(_current_stream(phantom)),
         "default_stream": lambda device=None: _stream(0),

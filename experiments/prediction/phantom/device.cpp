@@ -165,6 +165,14 @@ bool phantom_tag(const void* pointer, int64_t category) {
   return found != device_log.by_pointer.end();
 }
 
+// Set the owner of the allocation at a data pointer. Do nothing if the device has no allocation there.
+void phantom_set_owner(const void* pointer, int64_t owner) {
+  auto& device_log = phantom::log();
+  std::lock_guard<std::mutex> lock(device_log.mutex);
+  const auto found = device_log.by_pointer.find(pointer);
+  if (found != device_log.by_pointer.end()) device_log.owners[found->second] = owner;
+}
+
 // Replay the log on a card with `capacity` bytes. out: peak of allocated bytes, peak of reserved bytes, number of
 // retries, event with the most allocated bytes, event that did not fit (-1: none), bytes that this event requested.
 void phantom_replay(int64_t capacity, int64_t* out) {
@@ -224,8 +232,8 @@ void phantom_bytes_by_category(int64_t index, int64_t count, int64_t* out) {
   }
 }
 
-// Return the number of allocations that are alive right after event `index`. Write the first `capacity` of them, three
-// values each: the event that allocated it, its bytes, its category.
+// Return the number of allocations that are alive right after event `index`. Write the first `capacity` of them, four
+// values each: the event that allocated it, its bytes, its category, its owner (0: none).
 int64_t phantom_live_allocations(int64_t index, int64_t capacity, int64_t* out) {
   auto& device_log = phantom::log();
   std::lock_guard<std::mutex> lock(device_log.mutex);
@@ -239,8 +247,11 @@ int64_t phantom_live_allocations(int64_t index, int64_t capacity, int64_t* out) 
   for (const auto& [id, place] : born) {
     if (written == capacity) break;
     const auto tag = device_log.tags.find(id);
-    const int64_t values[] = {place, device_log.events[place].bytes, tag == device_log.tags.end() ? 0 : tag->second};
-    std::copy(std::begin(values), std::end(values), out + 3 * written++);
+    const auto owner = device_log.owners.find(id);
+    const int64_t values[] = {
+        place, device_log.events[place].bytes, tag == device_log.tags.end() ? 0 : tag->second,
+        owner == device_log.owners.end() ? 0 : owner->second};
+    std::copy(std::begin(values), std::end(values), out + 4 * written++);
   }
   return static_cast<int64_t>(born.size());
 }

@@ -44,11 +44,12 @@ class Replay:
 
 
 class LiveAllocation(NamedTuple):
-    """A live allocation: the event that allocated it, its size in bytes, and its category."""
+    """A live allocation: the event that allocated it, its size in bytes, its category and its owner (0: none)."""
 
     allocated_at: int
     size: int
     category: int
+    owner: int
 
 
 class FlashSizes(NamedTuple):
@@ -109,6 +110,11 @@ class Phantom:
         for pointer in pointers:
             self._library.phantom_tag(ctypes.c_void_p(pointer), ctypes.c_int64(category))
 
+    def set_owner(self, pointers: Sequence[int], owner: int) -> None:
+        """Set the owner of the storages at these data pointers."""
+        for pointer in pointers:
+            self._library.phantom_set_owner(ctypes.c_void_p(pointer), ctypes.c_int64(owner))
+
     def tag_untagged(self, event: int, category: int) -> None:
         """Set the category of all untagged storages that exist right after an event."""
         self._library.phantom_tag_untagged(ctypes.c_int64(event), ctypes.c_int64(category))
@@ -129,9 +135,9 @@ class Phantom:
     def live_allocations(self, event: int) -> list[LiveAllocation]:
         """Return the allocations that are alive right after an event, in no particular order."""
         count = self._library.phantom_live_allocations(ctypes.c_int64(event), ctypes.c_int64(0), None)
-        out = (ctypes.c_int64 * (3 * count))()
+        out = (ctypes.c_int64 * (4 * count))()
         self._library.phantom_live_allocations(ctypes.c_int64(event), ctypes.c_int64(count), out)
-        return [LiveAllocation(*out[place : place + 3]) for place in range(0, 3 * count, 3)]
+        return [LiveAllocation(*out[place : place + 4]) for place in range(0, 4 * count, 4)]
 
     def timeline(self, points: int) -> list[int]:
         """Return the maximum of allocated bytes in each of ``points`` equal parts of the log."""

@@ -48,6 +48,7 @@ struct Log {
   CachingAllocator allocator{INT64_MAX};
   std::vector<Event> events;
   std::unordered_map<int64_t, int64_t> tags;           // allocation -> category
+  std::unordered_map<int64_t, int64_t> owners;         // allocation -> number of a module's name
   std::unordered_map<const void*, int64_t> by_pointer;  // data pointer in use -> allocation
   int64_t allocations = 0;
   int64_t selected_gpu = kAllGpus;  // the only GPU whose allocations are analyzed and replayed

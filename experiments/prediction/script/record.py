@@ -45,9 +45,9 @@ class PhaseStart(Record):
 
 
 class ModuleMemory(Record):
-    """Memory at the peak that was allocated by one module in one phase."""
+    """Memory at the peak that belongs to one module and was allocated in one phase."""
 
-    module: str = Field(description="name of the module in the model; empty: outside of all modules")
+    module: str = Field(description="name of the module that has the parameter or ran; empty: outside of all modules")
     phase: Phase = Field(description="phase in which the memory was allocated")
     category: str = Field(description="kind of memory, such as params or activations")
     size_gib: float = Field(description="memory in GiB (bytes / 1024**3)")

@@ -9,7 +9,7 @@ from experiments.prediction.script.record import CardPrediction, ScriptPredictio
 from experiments.prediction.script.speed import step_cell, time_notes
 from experiments.report.pages.charts import step_bar
 from experiments.report.pages.environment import render_template, save_page
-from experiments.results.memory_parts import ACTIVATIONS, PARTS_OF_SCRIPT
+from experiments.results.memory_parts import ACTIVATIONS, PARTS_OF_SCRIPT, TEMPORARY
 
 HEIGHT_PX = 360
 MIN_TILE_SHARE = 0.002
@@ -85,8 +85,8 @@ def _block_treemap(prediction: ScriptPrediction) -> Chart:
 
     Blocks smaller than MIN_TILE_SHARE of the peak are combined into one tile per part.
     """
-    names = {part.key: part.name for part in PARTS_OF_SCRIPT}
-    groups: dict[str, list[Tile]] = {part.name: [] for part in PARTS_OF_SCRIPT}
+    names = {part.key: part.name for part in (*PARTS_OF_SCRIPT, TEMPORARY)}
+    groups: dict[str, list[Tile]] = {name: [] for name in names.values()}
     small = dict.fromkeys(groups, 0.0)
     for block in prediction.blocks:
         name = names.get(block.category, ACTIVATIONS.name)

@@ -33,6 +33,8 @@ class FakeTags(MemoryTags):
 
     def _tag(self, kind: str, tensors: object) -> None: ...
 
+    def set_owner(self, owner: str, tensors: object) -> None: ...
+
 
 class FakeRecorder(StepRecorder):
     """Fake of the phantom device's recorder of operations, which records none."""

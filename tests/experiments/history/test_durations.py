@@ -11,6 +11,7 @@ from experiments.results.schema import StageTimes
 from experiments.suites.suite import suite_named
 from experiments.training.measure.step_profile import StepProfile
 from tests.support.results.stored_runs import stored_run, write_result
+from tests.support.runners.fake_predictions import failure_on_card
 
 NAME, CARD = "single_gpu_blip2", "a100_80gb"
 
@@ -152,7 +153,9 @@ def test_the_expected_time_of_a_borderline_row_is_that_of_its_likelier_outcome_a
     tmp_path, needed_share, ends_in_first_step
 ):
     fits = _prediction("reduced-batch", StoredTimes.read(tmp_path))
-    borderline = fits.model_copy(update={"needed_gib": needed_share * fits.usable_gib, "peak_step": 0})
+    needed_gib = needed_share * fits.usable_gib
+    failure = failure_on_card(needed_gib, fits.usable_gib)
+    borderline = fits.model_copy(update={"needed_gib": needed_gib, "failure": failure, "peak_step": 0})
     time, whole = (expected_time(StoredTimes((), (one,)), "reduced-batch") for one in (borderline, fits))
     assert (time.expected_s < whole.expected_s, time.high_s) == (ends_in_first_step, whole.high_s)
     assert time.low_s < whole.low_s

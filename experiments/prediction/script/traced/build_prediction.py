@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from experiments.prediction.peak import (
     CATEGORIES,
     UNLIMITED,
+    UNTAGGED,
     MemoryTags,
     failure_in_replay,
     needed_bytes,
@@ -35,6 +36,7 @@ from experiments.prediction.script.traced.step_times import predict_step_times
 from experiments.prediction.script.traced.watch import TrainingWatcher, whole_size
 from experiments.prediction.times.lag import set_clocks_of
 from experiments.prediction.times.phase import RecordedPhase
+from experiments.results.memory_parts import TEMPORARY
 from experiments.results.predictions import StepTime
 from experiments.results.provenance import versions
 from experiments.results.schema import Phase
@@ -96,7 +98,7 @@ def build_prediction(
         timeline_gib=tuple(size / GIB for size in phantom.timeline(TIMELINE_POINTS)),
         phases=tuple(PhaseStart(at=event / max(1, event_count), phase=phase) for event, phase in tags.phases),
         modules=_memory_by_module(allocations, watcher),
-        lines=_memory_by_line(allocations, lines),
+        lines=_memory_by_line(allocations, watcher, lines),
         blocks=_peak_blocks(allocations, watcher, lines),
         notes=(*traced.notes, *stated_notes(), *substitutes.notes(), *imports.modeling_notes(model)),
         time_unknown=time_unknown,
@@ -154,20 +156,34 @@ def _memory_by_module(allocations: Sequence[LiveAllocation], watcher: TrainingWa
     sizes: Counter[tuple[str, Phase, str]] = Counter()
     for allocation in allocations:
         phase, *_ = watcher.tags.position_at(allocation.allocated_at)
-        sizes[watcher.module_spans.name_at(allocation.allocated_at), phase, CATEGORIES[allocation.category]] += (
-            allocation.size
-        )
+        sizes[_module_of(allocation, watcher), phase, _category(allocation, watcher.tags)] += allocation.size
     return tuple(
         ModuleMemory(module=module, phase=phase, category=category, size_gib=size / GIB)
         for (module, phase, category), size in sizes.most_common(MAX_ENTRIES)
     )
 
 
-def _memory_by_line(allocations: Sequence[LiveAllocation], lines: LineTracker) -> tuple[LineMemory, ...]:
+def _module_of(allocation: LiveAllocation, watcher: TrainingWatcher) -> str:
+    """Return the name of the module to which an allocation belongs; empty: to no module."""
+    owner = watcher.tags.owner_named(allocation.owner)
+    return owner or watcher.modules.spans.name_at(allocation.allocated_at)
+
+
+def _category(allocation: LiveAllocation, tags: MemoryTags) -> str:
+    """Return the kind of memory of an allocation. Optimizers have temporary memory, but no activations."""
+    category = CATEGORIES[allocation.category]
+    in_optimizer_step = tags.position_at(allocation.allocated_at)[0] == "optimizer step"
+    return TEMPORARY.key if category == UNTAGGED and in_optimizer_step else category
+
+
+def _memory_by_line(
+    allocations: Sequence[LiveAllocation], watcher: TrainingWatcher, lines: LineTracker
+) -> tuple[LineMemory, ...]:
     """Return the memory at the peak by line of the script and category, largest first."""
     sizes: Counter[tuple[str, str]] = Counter()
     for allocation in allocations:
-        sizes[lines.spans.name_at(allocation.allocated_at), CATEGORIES[allocation.category]] += allocation.size
+        line = lines.spans.name_at(allocation.allocated_at)
+        sizes[line, _category(allocation, watcher.tags)] += allocation.size
     return tuple(
         LineMemory(line=line, category=category, size_gib=size / GIB)
         for (line, category), size in sizes.most_common(MAX_ENTRIES)
@@ -180,8 +196,9 @@ def _peak_blocks(
     """Return the memory at the peak by category, module and line, largest first. Modules have * for layer numbers."""
     sizes: Counter[tuple[str, str, str]] = Counter()
     for allocation in allocations:
-        module = LAYER_NUMBER.sub("*", watcher.module_spans.name_at(allocation.allocated_at))
-        sizes[CATEGORIES[allocation.category], module, lines.spans.name_at(allocation.allocated_at)] += allocation.size
+        module = LAYER_NUMBER.sub("*", _module_of(allocation, watcher))
+        line = lines.spans.name_at(allocation.allocated_at)
+        sizes[_category(allocation, watcher.tags), module, line] += allocation.size
     return tuple(
         ModuleLineMemory(category=category, module=module, line=line, size_gib=size / GIB)
         for (category, module, line), size in sizes.most_common()

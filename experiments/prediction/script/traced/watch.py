@@ -6,7 +6,7 @@ a backward pass ran since the optimizer's previous step. Therefore, many steps i
 shard, count as one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.optim import optimizer as optimizers
 
 from experiments.prediction.peak import MemoryTags
 from experiments.prediction.phantom.kernels.cuda_graphs import CUDAGraph
-from experiments.prediction.script.traced.lines import NamedSpans
+from experiments.prediction.script.traced.modules import ModuleTracker, find_tensors
 from experiments.prediction.times.record import StepRecorder
 from experiments.results.memory_parts import GRADIENTS, OPTIMIZER, PARAMETERS
 from experiments.results.schema import Phase
@@ -39,11 +39,9 @@ class TrainingWatcher:
         self.tags, self.recorder = tags, recorder
         self.model: torch.nn.Module | None = None
         self.optimizers: dict[str, None] = {}
-        self.module_spans = NamedSpans()
+        self.modules = ModuleTracker(tags)
         self._max_steps, self._on_enough_steps = steps, on_enough_steps
-        self._module_names: dict[int, str] = {}
         self._parameter_counts: dict[int, int] = {}
-        self._module_stack: list[str] = []
         self._backward_count = self._backward_depth = 0
         self.steps_by_optimizer: dict[int, int] = {}
         self._backwards_at_last_step: dict[int, int] = {}
@@ -64,23 +62,18 @@ class TrainingWatcher:
         CUDAGraph.on_replay = self._on_replay
 
     def _on_forward_start(self, module: torch.nn.Module, _: Any) -> None:
-        if not self._module_stack and not self._backward_depth:
+        if not self.modules.in_forward and not self._backward_depth:
             self._begin_forward(module)
-        self._module_stack.append(self._module_names.get(id(module), type(module).__name__))
-        self.module_spans.begin(self.tags.event_count, self._module_stack[-1])
+        self.modules.begin_forward(module)
 
     def _on_forward_end(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG002 - a hook
-        if self._module_stack:
-            self._module_stack.pop()
-        if not self._module_stack:
+        self.modules.end_forward(output)
+        if not self.modules.in_forward:
             self.tags.tag_cache(output)
-        self.module_spans.begin(self.tags.event_count, self._module_stack[-1] if self._module_stack else "")
 
     def _begin_forward(self, module: torch.nn.Module) -> None:
-        if id(module) not in self._module_names:
-            self._module_names |= {
-                id(part): f"{name or type(module).__name__}" for name, part in module.named_modules()
-            }
+        if not self.modules.has_named(module):
+            self.modules.name_parts(module)
             self.tags.tag_tensors(PARAMETERS.key, module.parameters())
         if id(module) not in self._parameter_counts:
             self._parameter_counts[id(module)] = sum(map(whole_size, module.parameters()))
@@ -108,6 +101,8 @@ class TrainingWatcher:
                 backward(*arguments, **options)
             finally:
                 self._backward_depth -= 1
+                if not self._backward_depth:
+                    self.modules.end_backward()
 
         return watched_backward
 
@@ -138,12 +133,14 @@ class TrainingWatcher:
         parameters = [one for group in optimizer.param_groups for one in group["params"]]
         self.tags.tag_tensors(PARAMETERS.key, parameters)
         self.tags.tag_tensors(GRADIENTS.key, (one.grad for one in parameters if one.grad is not None))
+        self.modules.set_owners(parameters)
         self._begin_phase("optimizer step")
 
     def _on_step_end(self, optimizer: Any, *_: Any) -> None:
         key = id(optimizer)
         self.optimizers[type(optimizer).__name__] = None
-        self.tags.tag_tensors(OPTIMIZER.key, _find_tensors(list(optimizer.state.values())))
+        self.tags.tag_tensors(OPTIMIZER.key, find_tensors(list(optimizer.state.values())))
+        self.modules.set_owners_of_state(optimizer.state)
         if self._backwards_at_last_step.get(key) != self._backward_count:
             self._backwards_at_last_step[key] = self._backward_count
             self.steps_by_optimizer[key] = self.steps_by_optimizer.get(key, 0) + 1
@@ -165,15 +162,3 @@ def _extra_steps() -> int:
 def whole_size(parameter: torch.Tensor) -> int:
     """Return the number of elements of a parameter on all ranks together; DeepSpeed's ZeRO-3 keeps it in ds_numel."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
-
-
-def _find_tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors in nested dictionaries, lists and tuples."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for one in value.values():
-            yield from _find_tensors(one)
-    elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _find_tensors(one)
