@@ -292,6 +292,7 @@ def _convolution_flop(operation: Operation) -> float:
     return 2.0 * math.prod(input_sizes) / input_sizes[1] / math.prod(stride) * math.prod(weight)
 
 
+@functools.lru_cache(maxsize=100_000)
 def canonical_key(key: str) -> str:
     """Return the key of the computation: without the tensors that it writes, and without values that do not matter.
 
