@@ -88,8 +88,8 @@ def phantom(card: str, steps: int | None = 2) -> Iterator[BlockPrediction]:
     atexit.register(folder.remove)
     device = install_phantom_device(card, cache_folder(), folder.path)
     from experiments.prediction.peak import MemoryTags
+    from experiments.prediction.script.traced.attribution.lines import LineTracker
     from experiments.prediction.script.traced.build_prediction import Trace, build_prediction
-    from experiments.prediction.script.traced.lines import LineTracker
     from experiments.prediction.script.traced.watch import TrainingWatcher
     from experiments.prediction.times.record import StepRecorder
 

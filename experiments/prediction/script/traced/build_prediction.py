@@ -29,7 +29,7 @@ from experiments.prediction.script.record import (
     TraceEnd,
 )
 from experiments.prediction.script.traced import imports
-from experiments.prediction.script.traced.lines import LineTracker
+from experiments.prediction.script.traced.attribution.lines import LineTracker
 from experiments.prediction.script.traced.missing import substitutes
 from experiments.prediction.script.traced.stated import stated_notes, stated_sample
 from experiments.prediction.script.traced.step_times import predict_step_times

@@ -29,9 +29,9 @@ from experiments.errors import InputError
 from experiments.prediction.phantom.library import Phantom
 from experiments.prediction.script.command import LaunchCommand, Program, parse_command
 from experiments.prediction.script.record import TraceEnd
+from experiments.prediction.script.traced.attribution.lines import LineTracker
 from experiments.prediction.script.traced.children import Command, trace_started_programs
 from experiments.prediction.script.traced.device import install_phantom_device
-from experiments.prediction.script.traced.lines import LineTracker
 from experiments.prediction.script.traced.missing import substitutes
 from experiments.prediction.script.traced.missing.failure import describe_failure
 from experiments.prediction.script.traced.stated import remove_temporary_folders

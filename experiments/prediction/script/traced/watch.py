@@ -15,7 +15,7 @@ from torch.optim import optimizer as optimizers
 
 from experiments.prediction.peak import MemoryTags
 from experiments.prediction.phantom.kernels.cuda_graphs import CUDAGraph
-from experiments.prediction.script.traced.modules import ModuleTracker, find_tensors
+from experiments.prediction.script.traced.attribution.modules import ModuleTracker, find_tensors
 from experiments.prediction.times.record import StepRecorder
 from experiments.results.memory_parts import GRADIENTS, OPTIMIZER, PARAMETERS
 from experiments.results.schema import Phase

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from experiments.prediction.peak import MemoryTags
-from experiments.prediction.script.traced.lines import NamedSpans
+from experiments.prediction.script.traced.attribution.lines import NamedSpans
 
 OBSERVED = "llm_testbed_module"
 """Key in the metadata of a node of the autograd graph: the node is the end of a module's forward pass."""

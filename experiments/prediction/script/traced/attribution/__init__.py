@@ -1,0 +1,1 @@
+"""The modules and the lines of the script to which memory belongs."""
