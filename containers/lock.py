@@ -13,7 +13,9 @@ LISTS = {
     "openstack": PROJECT / "tests" / "testbed" / "openstack" / "requirements.txt",
     "tempest": PROJECT / "tests" / "testbed" / "openstack" / "tempest" / "requirements.txt",
 }
-COMPILE = ["pip", "compile", "--quiet", "--no-deps", "--generate-hashes", "--no-header", "--no-annotate", "-"]
+OLDEST_PYTHON = "--python-version=3.11"  # each list must be installable with Python 3.11.0
+FORMAT = ("--quiet", "--generate-hashes", "--no-header", "--no-annotate")
+COMPILE = ["pip", "compile", "--no-deps", *FORMAT, OLDEST_PYTHON, "-"]
 
 
 def lock_text(versions: Path) -> str:
