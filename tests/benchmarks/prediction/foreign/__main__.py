@@ -15,7 +15,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +52,26 @@ def commands(wanted: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 def measure(folder: Path, command: list[str]) -> list[dict[str, Any]]:
     """Run a command on the GPU until its last timed step. Return each rank's memory, GiB, and time of a step, s."""
+    ranks, log = run_watched(folder, command, STARTED_IN_EACH_PROCESS, {})
+    return ranks or [{"error": log.strip().splitlines()[-LINES:]}]
+
+
+def run_watched(
+    folder: Path, command: list[str], started: str, variables: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], str]:
+    """Run a command on the GPU. Return what each rank measured, none if it failed before, and the log.
+
+    started: code that each Python process runs first. variables: further environment variables.
+    """
     with TemporaryFolder("program") as temporary:
-        (temporary / "sitecustomize.py").write_text(STARTED_IN_EACH_PROCESS)
+        (temporary / "sitecustomize.py").write_text(started)
         found = temporary / "ranks"
         found.mkdir()
         path = os.pathsep.join([str(temporary), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-        environment = os.environ | OFFLINE | {"PYTHONPATH": path, "MEASURED_FOLDER": str(found)}
+        own = {"PYTHONPATH": path, "MEASURED_FOLDER": str(found)}
         words = [sys.executable, *command[1:]] if command[0] == "python" else command
-        ran = run(words, folder, environment)
-        ranks = [json.loads(file.read_text()) for file in sorted(found.iterdir())]
-        return ranks or [{"error": ran.stderr.strip().splitlines()[-LINES:]}]
+        ran = run(words, folder, {**os.environ, **OFFLINE, **variables, **own})
+        return [json.loads(file.read_text()) for file in sorted(found.iterdir())], ran.stderr
 
 
 def predict(folder: Path, command: list[str], card: str) -> list[dict[str, Any]]:
@@ -80,9 +90,10 @@ def predictions(folder: Path, command: list[str], card: str) -> list[ScriptPredi
     environment = os.environ | OFFLINE | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     ran = run(words, folder, environment)
     try:
-        return list(map(_read, json.loads(ran.stdout)["predictions"]))
+        found = json.loads(ran.stdout)
     except ValueError:
         raise PredictionError(ran.stderr.strip().splitlines()[-LINES:]) from None
+    return list(map(_read, found["predictions"]))
 
 
 class PredictionError(Exception):

@@ -11,7 +11,6 @@ the program runs out of memory with limits below its need, and fits with limits 
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -19,15 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from provision.temporary import TemporaryFolder
 from tests.benchmarks.prediction.foreign.__main__ import (
     LINES,
-    OFFLINE,
-    REPOSITORY,
     PredictionError,
     commands,
     predictions,
-    run,
+    run_watched,
 )
 from tests.benchmarks.prediction.tables import markdown
 
@@ -85,21 +81,15 @@ def _needs(predicted: Path) -> dict[str, float]:
 
 def run_within(folder: Path, command: list[str], limit_gib: float) -> dict[str, Any]:
     """Run a command up to its third optimizer step. Return its outcome and, if it fits, the GiB that it reserved."""
-    with TemporaryFolder("program") as temporary:
-        found = temporary / "0.json"
-        (temporary / "sitecustomize.py").write_text(STARTED_IN_EACH_PROCESS)
-        path = os.pathsep.join([str(temporary), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-        limits = {"PYTHONPATH": path, "MEASURED_FOLDER": str(temporary), "LIMIT_GIB": str(limit_gib)}
-        words = [sys.executable, *command[1:]] if command[0] == "python" else command
-        try:
-            ran = run(words, folder, os.environ | OFFLINE | limits)
-        except subprocess.TimeoutExpired:
-            return {"outcome": "error", "log": ["no answer in time"]}
-        if found.exists():
-            return {"outcome": "fits", "reserved_gib": json.loads(found.read_text())["reserved_gib"]}
-        if "OutOfMemoryError" in ran.stderr:
-            return {"outcome": "oom"}
-        return {"outcome": "error", "log": ran.stderr.strip().splitlines()[-LINES:]}
+    try:
+        ranks, log = run_watched(folder, command, STARTED_IN_EACH_PROCESS, {"LIMIT_GIB": str(limit_gib)})
+    except subprocess.TimeoutExpired:
+        return {"outcome": "error", "log": ["no answer in time"]}
+    if ranks:
+        return {"outcome": "fits", "reserved_gib": ranks[0]["reserved_gib"]}
+    if "OutOfMemoryError" in log:
+        return {"outcome": "oom"}
+    return {"outcome": "error", "log": log.strip().splitlines()[-LINES:]}
 
 
 def _append(file: Path, answer: Callable[[Any], dict[str, Any]], cases: Iterable[Any]) -> None:
