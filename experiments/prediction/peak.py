@@ -60,9 +60,9 @@ class MemoryTags:
         """Set the owner of the storages of ``tensors``, the name of a module."""
         self._phantom.set_owner(_pointers(tensors), self._owners.setdefault(owner, len(self._owners)))
 
-    def owner_named(self, number: int) -> str:
-        """Return the name of an allocation's owner; empty for 0."""
-        return [*self._owners][number]
+    def owners(self) -> list[str]:
+        """Return the names of all owners in the order of their numbers; that of 0 is empty."""
+        return [*self._owners]
 
     def tag_cache(self, output: Any) -> None:
         """Set the category of the key-value cache in the output of a model of transformers, if it has one."""

@@ -73,7 +73,7 @@ def build_prediction(
     at_peak = parts_of_peak(phantom, tags, unlimited_replay)
     phase, step, _ = tags.position_at(unlimited_replay.peak_event)
     needed_size = None if recorded else needed_bytes(phantom, unlimited_replay)
-    allocations = phantom.live_allocations(unlimited_replay.peak_event)
+    shares = _shares(phantom.live_allocations(unlimited_replay.peak_event), watcher, lines)
     model_parameters = list(model.parameters()) if model else []
     times, time_unknown = predict_step_times(watcher, traced.cards, traced.ranks)
     return ScriptPrediction(
@@ -97,9 +97,9 @@ def build_prediction(
         cards=tuple(_card_prediction(name, phantom, recorded, tags, needed_size, times[name]) for name in traced.cards),
         timeline_gib=tuple(size / GIB for size in phantom.timeline(TIMELINE_POINTS)),
         phases=tuple(PhaseStart(at=event / max(1, event_count), phase=phase) for event, phase in tags.phases),
-        modules=_memory_by_module(allocations, watcher),
-        lines=_memory_by_line(allocations, watcher, lines),
-        blocks=_peak_blocks(allocations, watcher, lines),
+        modules=_memory_by_module(shares),
+        lines=_memory_by_line(shares),
+        blocks=_peak_blocks(shares),
         notes=(*traced.notes, *stated_notes(), *substitutes.notes(), *imports.modeling_notes(model)),
         time_unknown=time_unknown,
         versions={"torch": torch.__version__, **versions()},
@@ -151,54 +151,56 @@ def _card_prediction(
     )
 
 
-def _memory_by_module(allocations: Sequence[LiveAllocation], watcher: TrainingWatcher) -> tuple[ModuleMemory, ...]:
+class Share(NamedTuple):
+    """A live allocation at the peak: its size in bytes, and to what it belongs. Empty names: to no module, no line."""
+
+    size: int
+    module: str
+    phase: Phase
+    category: str
+    line: str
+
+
+def _shares(allocations: Sequence[LiveAllocation], watcher: TrainingWatcher, lines: LineTracker) -> list[Share]:
+    """Return to what each allocation belongs. Optimizers have temporary memory, but no activations."""
+    owners, shares = watcher.tags.owners(), []
+    for allocation in allocations:
+        at, category = allocation.allocated_at, CATEGORIES[allocation.category]
+        phase, *_ = watcher.tags.position_at(at)
+        if category == UNTAGGED and phase == "optimizer step":
+            category = TEMPORARY.key
+        module = owners[allocation.owner] or watcher.modules.spans.name_at(at)
+        shares.append(Share(allocation.size, module, phase, category, lines.spans.name_at(at)))
+    return shares
+
+
+def _memory_by_module(shares: Sequence[Share]) -> tuple[ModuleMemory, ...]:
     """Return the memory at the peak by module, phase and category, largest first."""
     sizes: Counter[tuple[str, Phase, str]] = Counter()
-    for allocation in allocations:
-        phase, *_ = watcher.tags.position_at(allocation.allocated_at)
-        sizes[_module_of(allocation, watcher), phase, _category(allocation, watcher.tags)] += allocation.size
+    for share in shares:
+        sizes[share.module, share.phase, share.category] += share.size
     return tuple(
         ModuleMemory(module=module, phase=phase, category=category, size_gib=size / GIB)
         for (module, phase, category), size in sizes.most_common(MAX_ENTRIES)
     )
 
 
-def _module_of(allocation: LiveAllocation, watcher: TrainingWatcher) -> str:
-    """Return the name of the module to which an allocation belongs; empty: to no module."""
-    owner = watcher.tags.owner_named(allocation.owner)
-    return owner or watcher.modules.spans.name_at(allocation.allocated_at)
-
-
-def _category(allocation: LiveAllocation, tags: MemoryTags) -> str:
-    """Return the kind of memory of an allocation. Optimizers have temporary memory, but no activations."""
-    category = CATEGORIES[allocation.category]
-    in_optimizer_step = tags.position_at(allocation.allocated_at)[0] == "optimizer step"
-    return TEMPORARY.key if category == UNTAGGED and in_optimizer_step else category
-
-
-def _memory_by_line(
-    allocations: Sequence[LiveAllocation], watcher: TrainingWatcher, lines: LineTracker
-) -> tuple[LineMemory, ...]:
+def _memory_by_line(shares: Sequence[Share]) -> tuple[LineMemory, ...]:
     """Return the memory at the peak by line of the script and category, largest first."""
     sizes: Counter[tuple[str, str]] = Counter()
-    for allocation in allocations:
-        line = lines.spans.name_at(allocation.allocated_at)
-        sizes[line, _category(allocation, watcher.tags)] += allocation.size
+    for share in shares:
+        sizes[share.line, share.category] += share.size
     return tuple(
         LineMemory(line=line, category=category, size_gib=size / GIB)
         for (line, category), size in sizes.most_common(MAX_ENTRIES)
     )
 
 
-def _peak_blocks(
-    allocations: Sequence[LiveAllocation], watcher: TrainingWatcher, lines: LineTracker
-) -> tuple[ModuleLineMemory, ...]:
+def _peak_blocks(shares: Sequence[Share]) -> tuple[ModuleLineMemory, ...]:
     """Return the memory at the peak by category, module and line, largest first. Modules have * for layer numbers."""
     sizes: Counter[tuple[str, str, str]] = Counter()
-    for allocation in allocations:
-        module = LAYER_NUMBER.sub("*", _module_of(allocation, watcher))
-        line = lines.spans.name_at(allocation.allocated_at)
-        sizes[_category(allocation, watcher.tags), module, line] += allocation.size
+    for share in shares:
+        sizes[share.category, LAYER_NUMBER.sub("*", share.module), share.line] += share.size
     return tuple(
         ModuleLineMemory(category=category, module=module, line=line, size_gib=size / GIB)
         for (category, module, line), size in sizes.most_common()
